@@ -36,9 +36,14 @@ pub struct ModelArgs {
 /// How to run a model.
 #[derive(clap::Args)]
 pub struct RunArgs {
-    /// Type of the embedding and the output head in memory; that of the file by default.
+    /// Type of the embedding and the output head in memory; by default that of the file, where it can be multiplied as it
+    /// is, else f32.
     #[arg(long, value_name = "TYPE")]
     embeddings: Option<Table>,
+    /// Round activations to 8 bits instead of 16 where weights are in a GGUF file's blocks, or in six bits: faster, and
+    /// less exact.
+    #[arg(long)]
+    fast: bool,
     #[command(flatten, next_help_heading = "Overriding the checkpoint's configuration")]
     settings: SettingsArgs,
 }
@@ -195,7 +200,7 @@ impl RunArgs {
             Table::Int8 => TableType::Int8,
             Table::Q6 => TableType::Q6,
         });
-        LoadOptions::default().with(|o| (o.settings, o.tables) = (settings, tables))
+        LoadOptions::default().with(|o| (o.settings, o.tables, o.fast) = (settings, tables, self.fast))
     }
 }
 

@@ -26,6 +26,8 @@ import tempfile
 import time
 
 PROMPT, CONTEXT, DECODED, NEW = 512, 16, 64, 256
+# Of the GGUF file: activations of 16 bits at the head, and of 8 as llama.cpp has them.
+FLAGS = [[], ["--fast"]]
 SIZES = dict(vocab_size=32000, hidden_dim=768, num_layers=12, num_heads=12, num_kv_heads=4, head_dim=64,
              mlp_hidden_dim=2048, max_seq_len=2048, rope_base=1e6, rope_scaling=None, use_bitlinear=True,
              bitlinear_per_channel=False, quantization_eps=1e-8, norm_eps=1e-6, tie_word_embeddings=True,
@@ -179,13 +181,14 @@ def busy(ckpt, rounds, pt, gguf, torch_python, llama_python):
                              [(CONTEXT, 1), (CONTEXT, 1 + 2 * DECODED), (CONTEXT + PROMPT, 1)])
         return {"prefill": PROMPT / (long - first), "decode": 2 * DECODED / (more - first), "start": first}
 
-    turns = [(child(llama_python, "llama", gguf, 1, 3, 1), ours(gguf, "--embeddings", "int8")) for _ in range(rounds)]
+    turns = [(child(llama_python, "llama", gguf, 1, 3, 1), *(ours(gguf, *flags) for flags in FLAGS)) for _ in range(rounds)]
     best = lambda side, what: max(turn[side][what] for turn in turns)
     print("| tokens per second of one thread's processor time | llama.cpp | ckpt | ratio |\n| --- | ---: | ---: | ---: |")
-    for what, name in [("prefill", f"prefill of {PROMPT}"), ("decode", "decode")]:
-        a, b = best(0, what), best(1, what)
-        ratio = statistics.median(turn[1][what] / turn[0][what] for turn in turns)
-        print(f"| {name} | {a:.0f} | {b:.0f} | {b / a:.2f} (turns: {ratio:.2f}) |", flush=True)
+    for side, flags in enumerate(FLAGS, 1):
+        for what, name in [("prefill", f"prefill of {PROMPT}"), ("decode", "decode")]:
+            a, b = best(0, what), best(side, what)
+            ratio = statistics.median(turn[side][what] / turn[0][what] for turn in turns)
+            print(f"| {' '.join([name, *flags])} | {a:.0f} | {b:.0f} | {b / a:.2f} (turns: {ratio:.2f}) |", flush=True)
     print(f"\nA process until its first token: {1e3 * min(turn[1]['start'] for turn in turns):.0f} ms of processor time.\n")
     theirs = child(torch_python, "seed", pt, 1, 8, 1)
     print("| decode from the float checkpoint | tokens/s | PyTorch's time over it |\n| --- | ---: | ---: |")
@@ -216,8 +219,8 @@ def main():
             convert = [ckpt, "convert", pt, "--to", "gguf", "--quant", "tq2_0", "--embed", "q8_0", "-o", gguf]
             subprocess.run(convert, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-        def bench(n):
-            command = [ckpt, "bench", gguf, "--embeddings", "int8", "--prompt", PROMPT, "--context", CONTEXT,
+        def bench(n, flags):
+            command = [ckpt, "bench", gguf, *flags, "--prompt", PROMPT, "--context", CONTEXT,
                        "-n", DECODED, "--threads", n, "--repeat", 3, "--format", "json"]
             output = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
             record = json.loads(output.stdout)["threads"][0]
@@ -231,18 +234,21 @@ def main():
         print("| threads | | llama.cpp tokens/s | ckpt tokens/s | ratio | share of the limit |")
         print("| ---: | --- | ---: | ---: | ---: | ---: |")
         for n in threads:
-            ours, theirs = [], []
+            theirs, all_ours = [], [[] for _ in FLAGS]
             for _ in range(rounds):
                 theirs.append(child(llama_python, "llama", gguf, n, 3, 0))
-                ours.append(bench(n))
+                for ours, flags in zip(all_ours, FLAGS):
+                    ours.append(bench(n, flags))
             best = lambda records, what: max(record[what] for record in records)
-            limit = best(ours, "limit")
-            for what, name in [("prefill", f"prefill of {PROMPT}"), ("decode", "decode")]:
-                a, b = best(theirs, what), best(ours, what)
-                share = f"{b / limit:.2f}" if what == "decode" else ""
-                ratio = statistics.median(x[what] / y[what] for x, y in zip(ours, theirs))
-                print(f"| {n} | {name} | {a:.0f} | {b:.0f} | {b / a:.2f} (turns: {ratio:.2f}) | {share} |", flush=True)
-            print(f"\nload {1e3 * min(r['load'] for r in ours):.0f} ms, limit {limit:.0f} tokens/s\n", flush=True)
+            for ours, flags in zip(all_ours, FLAGS):
+                limit = best(ours, "limit")
+                for what, name in [("prefill", f"prefill of {PROMPT}"), ("decode", "decode")]:
+                    a, b = best(theirs, what), best(ours, what)
+                    share = f"{b / limit:.2f}" if what == "decode" else ""
+                    ratio = statistics.median(x[what] / y[what] for x, y in zip(ours, theirs))
+                    row = f"| {n} | {' '.join([name, *flags])} | {a:.0f} | {b:.0f} | {b / a:.2f} (turns: {ratio:.2f}) | {share} |"
+                    print(row, flush=True)
+                print(f"\nload {1e3 * min(r['load'] for r in ours):.0f} ms, limit {limit:.0f} tokens/s\n", flush=True)
 
         most = max(threads)
         theirs = child(torch_python, "seed", pt, most, 1, 0)
@@ -265,7 +271,7 @@ def main():
 
         print("\n| first token of a new process | ms |\n| --- | ---: |")
         for cold in [False, True]:
-            for path, flags in [(gguf, ["--embeddings", "int8"]), (pt, ["--embeddings", "int8"])]:
+            for path, flags in [(gguf, []), (pt, ["--embeddings", "int8"])]:
                 times = []
                 for _ in range(rounds):
                     if cold:

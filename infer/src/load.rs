@@ -6,13 +6,14 @@ use ckpt_inspect::{Checkpoint, DType, TensorInfo, TernaryPacking};
 use half::f16;
 
 use crate::config::configuration;
+use crate::kernel::activation::Rounding;
+use crate::kernel::coded::Coded;
 use crate::kernel::float::Element;
 use crate::kernel::packed::{Bytes, Dense, Matrix, Ternary};
 use crate::kernel::pool::Pool;
 use crate::kernel::product::Stack;
 use crate::kernel::simd::LANES;
-use crate::kernel::six::Six;
-use crate::kernel::{Aligned, Kernel};
+use crate::kernel::{Aligned, Kernel, six};
 use crate::layer::{Gain, Layer, Projection};
 use crate::model::Model;
 use crate::rope::Rope;
@@ -39,8 +40,12 @@ pub enum TableType {
 pub struct LoadOptions {
     /// Settings that override the checkpoint's configuration.
     pub settings: Settings,
-    /// The type of the embedding and the head in memory; the file's own type if `None`.
+    /// The type of the embedding and the head in memory; if `None` the file's own, where that is f16, bf16, or blocks that
+    /// are multiplied as they are, else f32.
     pub tables: Option<TableType>,
+    /// Round activations to 8 bits, with a scale for each 32 columns, instead of 16, where weights are kept in GGUF's
+    /// blocks or in six bits.
+    pub fast: bool,
     /// The instruction set to run with; the processor's best when `None`.
     pub kernel: Option<Kernel>,
 }
@@ -67,8 +72,9 @@ impl Model {
         let names = Names::of(checkpoint);
         let (config, mut assumed) = configuration(checkpoint, &names, &options.settings)?;
         let kernel = options.kernel.unwrap_or_else(Kernel::best);
-        let loader =
-            Loader { checkpoint, names: &names, config: &config, tables: options.tables, kernel, pool };
+        let rounding = if options.fast { Rounding::Coarse } else { Rounding::Fine };
+        let (names, tables) = (&names, options.tables);
+        let loader = Loader { checkpoint, names, config: &config, tables, rounding, kernel, pool };
         let embedding = loader.table(Role::Embedding)?;
         let head = if config.tie_word_embeddings { None } else { Some(loader.table(Role::Head)?) };
         let layers = (0..config.num_layers).map(|n| loader.layer(n)).collect::<Result<Vec<_>>>()?;
@@ -90,6 +96,8 @@ struct Loader<'a> {
     names: &'a Names<'a>,
     config: &'a Config,
     tables: Option<TableType>,
+    /// How activations are rounded for matrices of codes.
+    rounding: Rounding,
     kernel: Kernel,
     pool: &'a Pool,
 }
@@ -238,15 +246,28 @@ impl<'a> Loader<'a> {
                 out.iter_mut().zip(row).for_each(|(out, x)| *out = f16::of(x));
             })),
             TableType::Int8 => Matrix::Int8(Bytes::quantize(self.kernel, self.pool, shape, read)),
-            TableType::Q6 => Matrix::Six(Six::quantize(self.kernel, self.pool, shape, read)),
+            TableType::Q6 => {
+                let six = six::quantize(self.kernel, self.pool, shape, read);
+                let factor = six.factor();
+                Matrix::Coded(six.with(factor, self.rounding))
+            }
         })
     }
 
-    /// A matrix of floats: f16 and bf16 keep their type, everything else becomes f32.
+    /// A matrix that is not ternary: f16, bf16 and most of GGUF's blocks keep their type, everything else becomes f32.
     fn plain(&self, tensor: &TensorInfo, shape: (usize, usize)) -> Result<Matrix> {
         Ok(match tensor.dtype {
             DType::F16 => Matrix::F16(self.copied(tensor, shape)?),
             DType::BF16 => Matrix::BF16(self.copied(tensor, shape)?),
+            DType::Ggml(ggml) if tensor.scales.is_none() && Coded::keeps(ggml) => {
+                let bytes = self.checkpoint.tensor_bytes(tensor)?;
+                let coded = Coded::of_blocks(self.pool, ggml, shape, &bytes).ok_or_else(|| {
+                    let what =
+                        format!("the bytes of tensor `{}` do not fill its shape", tensor.name.escape_debug());
+                    Error::Inconsistent { path: self.checkpoint.path.clone(), what }
+                })?;
+                Matrix::Coded(coded.with(tensor.scale.unwrap_or(1.0), self.rounding))
+            }
             _ => {
                 let rows = Rows::of(self.checkpoint, tensor, shape)?;
                 Matrix::F32(Dense::new(self.pool, shape, |i, out| rows.read(i, out)))

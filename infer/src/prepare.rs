@@ -3,9 +3,9 @@
 use ckpt_inspect::meaning::Activation as Function;
 use ckpt_inspect::measure::Floor;
 
+use crate::kernel::activation::{Activation, Forms};
 use crate::kernel::float::{relu2_gated, rms_norm, rms_scale, swiglu, vectors, vectors_mut};
 use crate::kernel::pool::{Pool, cuts};
-use crate::kernel::product::{Activation, Forms};
 use crate::kernel::simd::{Simd, Work};
 use crate::layer::Gain;
 use crate::model::Model;

@@ -153,6 +153,11 @@ fn one_tensor(state: &State, at: usize, tensor: &TensorRecord, width: usize) -> 
     if !tensor.shared_with.is_empty() {
         lines.push(fact(theme, "shares with", escape(&tensor.shared_with.join(", "))));
     }
+    for (i, part) in tensor.quantized.iter().flat_map(|quantized| &quantized.parts).enumerate() {
+        let (name, dtype, shape) = (escape(&part.name), part.dtype, ckpt_reports::text::shape(&part.shape));
+        let label = if i == 0 { "stored as" } else { "" };
+        lines.extend(long_fact(theme, label, &format!("{name}: {dtype} {shape}, {}", part.role), width));
+    }
     statistics(tensor, theme, &mut lines);
     over_steps(state, tensor, theme, &mut lines);
     if tensor.ternary.is_some() {

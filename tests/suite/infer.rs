@@ -39,6 +39,30 @@ fn ids_go_on_as_pytorch_says() {
     }
 }
 
+/// The head's blocks are multiplied as they are: with activations of 16 bits as good as exactly, and of 8 with `--fast`.
+#[test]
+fn blocks_of_a_file_are_run_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let gguf = folder.path().join("model.gguf");
+    ckpt(&["convert", HEALTHY, "--to", "gguf", "--quant", "f32", "--embed", "q8_0", "-o", text(&gguf)])
+        .exits(0);
+    let logits = |name: &str, flags: &[&str]| {
+        let dump = folder.path().join(name);
+        let command = ["infer", text(&gguf), "--ids", "87,280,295", "-n", "0", "--dump-logits", text(&dump)];
+        ckpt(&[&command, flags].concat()).exits(0);
+        let dump = ckpt_inspect::open(&dump).unwrap();
+        dump.values(dump.tensor("logits").unwrap()).unwrap()
+    };
+    let values = logits("values", &["--embeddings", "f32"]);
+    let off = |logits: &[f32]| {
+        let apart = values.iter().zip(logits).map(|(a, b)| (a - b).abs());
+        apart.fold(0.0, f32::max) / values.iter().fold(0.0, |most, x| x.abs().max(most))
+    };
+    let (blocks, fast) = (off(&logits("blocks", &[])), off(&logits("fast", &["--fast"])));
+    assert!(blocks > 0.0 && blocks <= 2e-4, "{blocks}");
+    assert!(fast > 4.0 * blocks && fast < 0.05, "{fast}, and {blocks} without --fast");
+}
+
 #[test]
 fn what_is_assumed_is_said() {
     let packed = "tests/fixtures/packed/nano-healthy-2000-i2s.pt";

@@ -42,6 +42,16 @@ fn a_quantized_model_is_shown_as_its_weights_and_as_it_is_stored() {
         "[64, 128]",
         "healthy",
     ]);
+    #[cfg(feature = "browse")]
+    {
+        let keys = "/up_proj enter";
+        let draw = ["browse", &model, "--size", "120x40", "--keys", keys, "--snapshot", "detail.svg"];
+        program.run(&draw).exits(0);
+        let drawn = std::fs::read_to_string(program.at("detail.svg")).unwrap();
+        for said in ["stored as", "up_proj.qweight:", "scales"] {
+            assert!(drawn.contains(said), "{said}");
+        }
+    }
     let stored = program.run(&["inspect", &model, "--stored"]).exits(0);
     stored.says(&["up_proj.qweight", "up_proj.qzeros", "up_proj.scales"]);
     let one = program.run(&["inspect", &model, "--tensor", &format!("{LAYER}.weight")]).exits(0);

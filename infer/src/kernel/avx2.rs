@@ -6,8 +6,7 @@ use ckpt_inspect::InstructionSet;
 use half::{bf16, f16};
 
 use super::Block;
-use super::simd::{LANES, Simd, Work};
-use super::six::{GROUP, Halves, SPAN};
+use super::simd::{Four, LANES, Simd, Work};
 
 /// The processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +42,9 @@ fn enabled<W: Work>(token: Avx2, work: W) -> W::Output {
 
 impl Simd for Avx2 {
     type F = [__m256; 2];
+    type Codes = [__m256i; 2];
+    /// Of each half of the codes the rows 0 1 4 5, then 2 3 6 7, each with two sums side by side.
+    type Sums = [[__m256i; 2]; 2];
     const WIDE: bool = false;
 
     #[inline(always)]
@@ -154,12 +156,62 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn six<const M: usize>(self, tile: &[Block], x: [Halves<'_>; M]) -> [[f32; LANES]; M] {
-        let mut sums = [[0.0; LANES]; M];
-        for m in 0..M {
-            sums[m] = has!(six(tile, x[m]));
+    fn load_i8(self, x: &[i8; LANES]) -> Self::F {
+        let eight = |at: usize| has!(_mm_loadl_epi64(x.as_ptr().add(at).cast()));
+        let words = [eight(0), eight(8)];
+        let words = both!(_mm256_cvtepi8_epi32(words));
+        both!(_mm256_cvtepi32_ps(words))
+    }
+    #[inline(always)]
+    fn codes_of(self, block: &Block) -> Self::Codes {
+        let p = block.0.as_ptr();
+        has!([_mm256_load_si256(p.cast()), _mm256_load_si256(p.add(32).cast())])
+    }
+    #[inline(always)]
+    fn field(self, codes: Self::Codes, right: i32, mask: u8) -> Self::Codes {
+        let shifted = if right < 0 {
+            let left = [has!(_mm_cvtsi32_si128(-right)); 2];
+            both!(_mm256_sll_epi32(codes, left))
+        } else {
+            let right = [has!(_mm_cvtsi32_si128(right)); 2];
+            both!(_mm256_srl_epi32(codes, right))
+        };
+        let mask = [has!(_mm256_set1_epi8(mask as i8)); 2];
+        both!(_mm256_and_si256(shifted, mask))
+    }
+    #[inline(always)]
+    fn or(self, a: Self::Codes, b: Self::Codes) -> Self::Codes {
+        both!(_mm256_or_si256(a, b))
+    }
+    #[inline(always)]
+    fn four(self, digits: [i16; 4]) -> Four {
+        Four(bytemuck::cast(digits))
+    }
+    #[inline(always)]
+    fn no_sums(self) -> Self::Sums {
+        [[has!(_mm256_setzero_si256()); 2]; 2]
+    }
+    #[inline(always)]
+    fn dot<const COARSE: bool>(self, mut sums: Self::Sums, codes: Self::Codes, digits: &Four) -> Self::Sums {
+        let (x, zero) = has!((_mm256_set1_epi64x(i64::from_ne_bytes(digits.0)), _mm256_setzero_si256()));
+        for half in 0..2 {
+            has!({
+                let low = _mm256_madd_epi16(_mm256_unpacklo_epi8(codes[half], zero), x);
+                let high = _mm256_madd_epi16(_mm256_unpackhi_epi8(codes[half], zero), x);
+                sums[half][0] = _mm256_add_epi32(sums[half][0], low);
+                sums[half][1] = _mm256_add_epi32(sums[half][1], high);
+            });
         }
         sums
+    }
+    #[inline(always)]
+    fn total(self, sums: Self::Sums, less: i32) -> Self::F {
+        let less = has!(_mm256_set1_epi32(less));
+        has!([
+            // Neighbours of both registers are added, which puts the rows in order.
+            _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_hadd_epi32(sums[0][0], sums[0][1]), less)),
+            _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_hadd_epi32(sums[1][0], sums[1][1]), less)),
+        ])
     }
 }
 
@@ -256,58 +308,6 @@ fn lanes(x: [__m256i; 2]) -> [i32; LANES] {
     unsafe {
         _mm256_storeu_si256(out.as_mut_ptr().cast(), x[0]);
         _mm256_storeu_si256(out.as_mut_ptr().add(8).cast(), x[1]);
-    }
-    out
-}
-
-/// Products are summed in 16-bit pairs, two planes at a time: 2 * 2 * 63 * 128 < 2^15.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn six(tile: &[Block], x: Halves<'_>) -> [f32; LANES] {
-    let (low_bits, high_bits) = (_mm256_set1_epi8(15), _mm256_set1_epi8(48));
-    let ones = _mm256_set1_epi16(1);
-    let code =
-        |low, high| _mm256_or_si256(_mm256_and_si256(low, low_bits), _mm256_and_si256(high, high_bits));
-    let four = |x: &[i8; 4]| _mm256_set1_epi32(i32::from_ne_bytes(x.map(|x| x as u8)));
-    let mut sums = [_mm256_setzero_ps(); 2];
-    let tokens = x.high.as_chunks::<GROUP>().0.iter().zip(x.low.as_chunks::<GROUP>().0).zip(x.excess);
-    let groups = tile.as_chunks::<SPAN>().0.iter().flat_map(|span| [(span, 0), (span, 1)]);
-    for ((span, group), ((high, low), excess)) in groups.zip(tokens) {
-        for (half, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: a block is 64 bytes, and `half` is below 2.
-            let load =
-                |block: usize| unsafe { _mm256_load_si256(span[block].0.as_ptr().add(32 * half).cast()) };
-            let mut total = _mm256_set1_epi32(-excess);
-            for sixteen in 0..2 {
-                let block = 1 + 3 * (2 * group + sixteen);
-                let (a, b, c) = (load(block), load(block + 1), load(block + 2));
-                let codes = [
-                    code(a, _mm256_slli_epi32::<4>(c)),
-                    code(_mm256_srli_epi32::<4>(a), _mm256_slli_epi32::<2>(c)),
-                    code(b, c),
-                    code(_mm256_srli_epi32::<4>(b), _mm256_srli_epi32::<2>(c)),
-                ];
-                let dot = |x: &[i8; GROUP]| {
-                    let x = x[LANES * sixteen..].as_chunks::<4>().0;
-                    let pair = |p: usize| {
-                        let products = |p: usize| _mm256_maddubs_epi16(codes[p], four(&x[p]));
-                        _mm256_madd_epi16(_mm256_add_epi16(products(p), products(p + 1)), ones)
-                    };
-                    _mm256_add_epi32(pair(0), pair(2))
-                };
-                total =
-                    _mm256_add_epi32(total, _mm256_add_epi32(_mm256_slli_epi32::<8>(dot(high)), dot(low)));
-            }
-            // SAFETY: a block is 64 bytes, and `group` and `half` are below 2.
-            let scales = unsafe { _mm_load_si128(span[0].0.as_ptr().add(32 * group + 16 * half).cast()) };
-            *sum = _mm256_fmadd_ps(_mm256_cvtph_ps(scales), _mm256_cvtepi32_ps(total), *sum);
-        }
-    }
-    let mut out = [0.0; LANES];
-    // SAFETY: `out` has room for sixteen lanes.
-    unsafe {
-        _mm256_storeu_ps(out.as_mut_ptr(), sums[0]);
-        _mm256_storeu_ps(out.as_mut_ptr().add(8), sums[1]);
     }
     out
 }

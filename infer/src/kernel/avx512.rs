@@ -6,17 +6,27 @@ use ckpt_inspect::InstructionSet;
 use half::{bf16, f16};
 
 use super::Block;
-use super::simd::{LANES, Simd, Work};
-use super::six::{GROUP, Halves, SPAN, SPAN_COLS};
+use super::amx::Amx;
+use super::simd::{Four, LANES, Simd, Work};
 
-/// The processor has AVX-512 F, BW, DQ, VL and VNNI, and with them AVX2, FMA and F16C.
+/// The processor has AVX-512 F, BW, DQ, VL and VNNI, and with them AVX2, FMA and F16C; and AMX int8, if so it is used.
 #[derive(Clone, Copy, Debug)]
-pub struct Avx512(());
+pub struct Avx512(Option<Amx>);
 
 impl Avx512 {
     /// The token, where the processor has the instructions.
     pub fn new() -> Option<Self> {
-        InstructionSet::Avx512Vnni.is_available().then_some(Avx512(()))
+        InstructionSet::Avx512Vnni.is_available().then_some(Avx512(None))
+    }
+
+    /// The token for these and AMX, where the processor has both.
+    pub fn with_amx() -> Option<Self> {
+        Avx512::new().and_then(|_| Amx::new()).map(|amx| Avx512(Some(amx)))
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        if self.0.is_some() { "amx" } else { "avx512" }
     }
 }
 
@@ -36,6 +46,9 @@ fn enabled<W: Work>(token: Avx512, work: W) -> W::Output {
 
 impl Simd for Avx512 {
     type F = __m512;
+    type Codes = __m512i;
+    /// Of the low bytes of digits, and of the high ones.
+    type Sums = [__m512i; 2];
     const WIDE: bool = true;
 
     #[inline(always)]
@@ -144,6 +157,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn amx(self) -> Option<Amx> {
+        self.0
+    }
+
+    #[inline(always)]
     fn bytes<const M: usize>(self, tile: &[Block], x: [&[u8]; M]) -> [[i32; LANES]; M] {
         for x in x {
             assert!(x.len() >= 4 * tile.len());
@@ -153,14 +171,58 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn six<const M: usize>(self, tile: &[Block], x: [Halves<'_>; M]) -> [[f32; LANES]; M] {
-        let spans = tile.len() / SPAN;
-        for x in x {
-            assert!(x.high.len() >= SPAN_COLS * spans && x.low.len() >= SPAN_COLS * spans);
-            assert!(x.excess.len() >= SPAN_COLS / GROUP * spans);
+    fn load_i8(self, x: &[i8; LANES]) -> Self::F {
+        has!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))))
+    }
+    #[inline(always)]
+    fn codes_of(self, block: &Block) -> Self::Codes {
+        has!(_mm512_load_si512(block.0.as_ptr().cast()))
+    }
+    #[inline(always)]
+    fn field(self, codes: Self::Codes, right: i32, mask: u8) -> Self::Codes {
+        has!({
+            let shifted = match right < 0 {
+                true => _mm512_sll_epi32(codes, _mm_cvtsi32_si128(-right)),
+                false => _mm512_srl_epi32(codes, _mm_cvtsi32_si128(right)),
+            };
+            _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
+        })
+    }
+    #[inline(always)]
+    fn or(self, a: Self::Codes, b: Self::Codes) -> Self::Codes {
+        has!(_mm512_or_si512(a, b))
+    }
+    /// The low bytes, signed, then the high ones.
+    #[inline(always)]
+    fn four(self, digits: [i16; 4]) -> Four {
+        let mut bytes = [0; 8];
+        for i in 0..4 {
+            let low = digits[i] as i8;
+            bytes[i] = low as u8;
+            bytes[4 + i] = ((digits[i] - i16::from(low)) >> 8) as u8;
         }
-        // SAFETY: the token, and every token has 64 bytes of either half and two sums a span.
-        unsafe { six(tile, x) }
+        Four(bytes)
+    }
+    #[inline(always)]
+    fn no_sums(self) -> Self::Sums {
+        [has!(_mm512_setzero_si512()); 2]
+    }
+    #[inline(always)]
+    fn dot<const COARSE: bool>(self, mut sums: Self::Sums, codes: Self::Codes, digits: &Four) -> Self::Sums {
+        // Two loads of four bytes, each of which is part of an instruction; one of eight would have to be taken apart.
+        let bytes = digits.0.as_ptr().cast::<i8>();
+        sums[0] = has!(_mm512_dpbusd_epi32(sums[0], codes, four(bytes)));
+        if !COARSE {
+            sums[1] = has!(_mm512_dpbusd_epi32(sums[1], codes, four(bytes.add(4))));
+        }
+        sums
+    }
+    #[inline(always)]
+    fn total(self, sums: Self::Sums, less: i32) -> Self::F {
+        has!({
+            let total = _mm512_add_epi32(_mm512_slli_epi32::<8>(sums[1]), sums[0]);
+            _mm512_cvtepi32_ps(_mm512_sub_epi32(total, _mm512_set1_epi32(less)))
+        })
     }
 }
 
@@ -284,62 +346,6 @@ unsafe fn bytes<const M: usize>(tile: &[Block], x: [*const u8; M]) -> [[i32; LAN
     let mut out = [[0; LANES]; M];
     for m in 0..M {
         out[m] = lanes(_mm512_add_epi32(even[m], odd[m]));
-    }
-    out
-}
-
-/// # Safety
-/// Every token has 64 bytes of either half and two sums for each span of `tile`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn six<const M: usize>(tile: &[Block], x: [Halves<'_>; M]) -> [[f32; LANES]; M] {
-    let (low_bits, high_bits) = (_mm512_set1_epi8(15), _mm512_set1_epi8(48));
-    // Bits of `low` where the mask of low bits says so, else of `high`.
-    let code = |low, high| {
-        const SELECT: i32 = 0xca;
-        _mm512_ternarylogic_epi32::<SELECT>(low_bits, low, _mm512_and_si512(high, high_bits))
-    };
-    let mut sums = [_mm512_setzero_ps(); M];
-    for (n, span) in tile.as_chunks::<SPAN>().0.iter().enumerate() {
-        // SAFETY: a block is 64 bytes.
-        let load = |block: usize| unsafe { _mm512_load_si512(span[block].0.as_ptr().cast()) };
-        let scales = load(0);
-        let scales = [_mm512_castsi512_si256(scales), _mm512_extracti64x4_epi64::<1>(scales)];
-        for (group, scales) in scales.into_iter().enumerate() {
-            let mut high = [_mm512_setzero_si512(); M];
-            let mut low = high;
-            for sixteen in 2 * group..2 * group + 2 {
-                let (a, b, c) = (load(1 + 3 * sixteen), load(2 + 3 * sixteen), load(3 + 3 * sixteen));
-                let codes = [
-                    code(a, _mm512_slli_epi32::<4>(c)),
-                    code(_mm512_srli_epi32::<4>(a), _mm512_slli_epi32::<2>(c)),
-                    code(b, c),
-                    code(_mm512_srli_epi32::<4>(b), _mm512_srli_epi32::<2>(c)),
-                ];
-                for (p, codes) in codes.into_iter().enumerate() {
-                    let at = SPAN_COLS * n + LANES * sixteen + 4 * p;
-                    for m in 0..M {
-                        // SAFETY: the caller's promise.
-                        unsafe {
-                            high[m] = _mm512_dpbusd_epi32(high[m], codes, four(x[m].high.as_ptr().add(at)));
-                            low[m] = _mm512_dpbusd_epi32(low[m], codes, four(x[m].low.as_ptr().add(at)));
-                        }
-                    }
-                }
-            }
-            let scales = _mm512_cvtph_ps(scales);
-            for m in 0..M {
-                let excess = _mm512_set1_epi32(x[m].excess[SPAN_COLS / GROUP * n + group]);
-                let total =
-                    _mm512_add_epi32(_mm512_slli_epi32::<8>(high[m]), _mm512_sub_epi32(low[m], excess));
-                sums[m] = _mm512_fmadd_ps(scales, _mm512_cvtepi32_ps(total), sums[m]);
-            }
-        }
-    }
-    let mut out = [[0.0; LANES]; M];
-    for m in 0..M {
-        // SAFETY: `out` has room for sixteen lanes.
-        unsafe { _mm512_storeu_ps(out[m].as_mut_ptr(), sums[m]) };
     }
     out
 }

@@ -1,10 +1,14 @@
 //! The fastest arithmetic for the processor, chosen at run time: packed matrices, vectors of sixteen f32, and
 //! the threads they run on. The only unsafe code of the crate is in this folder.
 
+pub mod activation;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod coded;
 pub mod float;
 mod memory;
 #[cfg(target_arch = "aarch64")]
@@ -39,6 +43,8 @@ impl Kernel {
     pub fn available() -> Vec<Kernel> {
         let sets = [
             #[cfg(target_arch = "x86_64")]
+            avx512::Avx512::with_amx().map(Set::Avx512),
+            #[cfg(target_arch = "x86_64")]
             avx512::Avx512::new().map(Set::Avx512),
             #[cfg(target_arch = "x86_64")]
             avx2::Avx2::new().map(Set::Avx2),
@@ -54,14 +60,14 @@ impl Kernel {
         Kernel::available()[0]
     }
 
-    /// Its name: `avx512`, `avx2`, `neon` or `portable`.
+    /// Its name: `amx` (and AVX-512 with it), `avx512`, `avx2`, `neon` or `portable`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Set::Portable(_) => "portable",
             #[cfg(target_arch = "x86_64")]
             Set::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512(_) => "avx512",
+            Set::Avx512(simd) => simd.name(),
             #[cfg(target_arch = "aarch64")]
             Set::Neon(_) => "neon",
         }

@@ -7,8 +7,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::Block;
-use super::simd::{LANES, Simd, Work};
-use super::six::{self, GROUP, Halves, SPAN};
+use super::simd::{Four, LANES, Simd, Work};
 
 /// The processor has NEON, as every 64-bit ARM has.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +41,9 @@ macro_rules! all {
 
 impl Simd for Neon {
     type F = [float32x4_t; 4];
+    type Codes = [uint8x16_t; 4];
+    /// Of each row four sums side by side.
+    type Sums = [int32x4_t; LANES];
     const WIDE: bool = false;
 
     #[inline(always)]
@@ -159,9 +161,64 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn six<const M: usize>(self, tile: &[Block], x: [Halves<'_>; M]) -> [[f32; LANES]; M] {
-        // SAFETY: the token.
-        std::array::from_fn(|m| unsafe { six(tile, x[m]) })
+    fn load_i8(self, x: &[i8; LANES]) -> Self::F {
+        let bytes = has!(vld1q_s8(x.as_ptr()));
+        let words = [has!(vmovl_s8(vget_low_s8(bytes))), has!(vmovl_high_s8(bytes))];
+        std::array::from_fn(|i| {
+            let four = if i % 2 == 0 {
+                has!(vmovl_s16(vget_low_s16(words[i / 2])))
+            } else {
+                has!(vmovl_high_s16(words[i / 2]))
+            };
+            has!(vcvtq_f32_s32(four))
+        })
+    }
+    #[inline(always)]
+    fn codes_of(self, block: &Block) -> Self::Codes {
+        std::array::from_fn(|i| has!(vld1q_u8(block.0.as_ptr().add(16 * i))))
+    }
+    #[inline(always)]
+    fn field(self, codes: Self::Codes, right: i32, mask: u8) -> Self::Codes {
+        let (left, mask) = (has!(vdupq_n_s8(-right as i8)), has!(vdupq_n_u8(mask)));
+        std::array::from_fn(|i| has!(vandq_u8(vshlq_u8(codes[i], left), mask)))
+    }
+    #[inline(always)]
+    fn or(self, a: Self::Codes, b: Self::Codes) -> Self::Codes {
+        all!(vorrq_u8(a, b))
+    }
+    #[inline(always)]
+    fn four(self, digits: [i16; 4]) -> Four {
+        Four(bytemuck::cast(digits))
+    }
+    #[inline(always)]
+    fn no_sums(self) -> Self::Sums {
+        [has!(vdupq_n_s32(0)); LANES]
+    }
+    #[inline(always)]
+    fn dot<const COARSE: bool>(self, mut sums: Self::Sums, codes: Self::Codes, digits: &Four) -> Self::Sums {
+        let digits: [i16; 4] = bytemuck::cast(*digits);
+        let x = has!(vld1_s16(digits.as_ptr()));
+        for i in 0..4 {
+            // Two rows in a register.
+            let first = has!(vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(codes[i]))));
+            let second = has!(vreinterpretq_s16_u16(vmovl_high_u8(codes[i])));
+            sums[4 * i] = has!(vmlal_s16(sums[4 * i], vget_low_s16(first), x));
+            sums[4 * i + 1] = has!(vmlal_s16(sums[4 * i + 1], vget_high_s16(first), x));
+            sums[4 * i + 2] = has!(vmlal_s16(sums[4 * i + 2], vget_low_s16(second), x));
+            sums[4 * i + 3] = has!(vmlal_s16(sums[4 * i + 3], vget_high_s16(second), x));
+        }
+        sums
+    }
+    #[inline(always)]
+    fn total(self, sums: Self::Sums, less: i32) -> Self::F {
+        let less = has!(vdupq_n_s32(less));
+        std::array::from_fn(|i| {
+            let four = &sums[4 * i..];
+            has!({
+                let rows = vpaddq_s32(vpaddq_s32(four[0], four[1]), vpaddq_s32(four[2], four[3]));
+                vcvtq_f32_s32(vsubq_s32(rows, less))
+            })
+        })
     }
 }
 
@@ -222,46 +279,4 @@ fn lanes(sums: [int32x4_t; 8]) -> [i32; LANES] {
         unsafe { vst1q_s32(out.as_mut_ptr().add(4 * i), vpaddq_s32(sums[2 * i], sums[2 * i + 1])) };
     }
     out
-}
-
-/// Products of four planes fit i16: 4 * 63 * 128 < 2^15.
-#[target_feature(enable = "neon")]
-fn six(tile: &[Block], x: Halves<'_>) -> [f32; LANES] {
-    let (low_bits, high_bits) = (vdup_n_u8(15), vdup_n_u8(48));
-    let code = |low, high| vreinterpret_s8_u8(vorr_u8(vand_u8(low, low_bits), vand_u8(high, high_bits)));
-    let four = |x: &[i8; 4]| vreinterpret_s8_u32(vdup_n_u32(u32::from_ne_bytes(x.map(|x| x as u8))));
-    let mut sums = [0.0; LANES];
-    let tokens = x.high.as_chunks::<GROUP>().0.iter().zip(x.low.as_chunks::<GROUP>().0).zip(x.excess);
-    let groups = tile.as_chunks::<SPAN>().0.iter().flat_map(|span| [(span, 0), (span, 1)]);
-    for ((span, group), ((high, low), excess)) in groups.zip(tokens) {
-        // Each register holds two sums of two rows.
-        let mut totals = [vdupq_n_s32(0); 8];
-        for sixteen in 0..2 {
-            let blocks = &span[1 + 3 * (2 * group + sixteen)..][..3];
-            for (i, total) in totals.iter_mut().enumerate() {
-                // SAFETY: a block is 64 bytes, and i < 8.
-                let load = |block: usize| unsafe { vld1_u8(blocks[block].0.as_ptr().add(8 * i)) };
-                let (a, b, c) = (load(0), load(1), load(2));
-                let codes = [
-                    code(a, vshl_n_u8::<4>(c)),
-                    code(vshr_n_u8::<4>(a), vshl_n_u8::<2>(c)),
-                    code(b, c),
-                    code(vshr_n_u8::<4>(b), vshr_n_u8::<2>(c)),
-                ];
-                let dot = |x: &[i8; GROUP]| {
-                    let x = x[LANES * sixteen..].as_chunks::<4>().0;
-                    let mut products = vmull_s8(codes[0], four(&x[0]));
-                    for p in 1..4 {
-                        products = vmlal_s8(products, codes[p], four(&x[p]));
-                    }
-                    vpaddlq_s16(products)
-                };
-                *total = vaddq_s32(*total, vaddq_s32(vshlq_n_s32::<8>(dot(high)), dot(low)));
-            }
-        }
-        for (lane, (sum, total)) in sums.iter_mut().zip(lanes(totals)).enumerate() {
-            *sum = six::scale_of(span, lane, group).mul_add((total - excess) as f32, *sum);
-        }
-    }
-    sums
 }

@@ -11,12 +11,12 @@ use ckpt_inspect::measure::Floor;
 use half::{bf16, f16};
 
 use super::Kernel;
+use super::activation::Forms;
+use super::coded::Coded;
 use super::float::{Element, abs_max, vectors};
 use super::memory::{Aligned, Block};
 use super::pool::{Pool, cuts};
-use super::product::Forms;
 use super::simd::{LANES, Simd, Work};
-use super::six::Six;
 
 /// Rows that one task packs at a time.
 const PACK_ROWS: usize = 64;
@@ -60,7 +60,7 @@ pub enum Matrix {
     F16(Dense<f16>),
     BF16(Dense<bf16>),
     Int8(Bytes),
-    Six(Six),
+    Coded(Coded),
 }
 
 impl Ternary {
@@ -291,7 +291,7 @@ impl Matrix {
             Matrix::F16(m) => m.rows,
             Matrix::BF16(m) => m.rows,
             Matrix::Int8(m) => m.rows,
-            Matrix::Six(m) => m.rows,
+            Matrix::Coded(m) => m.rows,
         }
     }
 
@@ -303,7 +303,7 @@ impl Matrix {
             Matrix::F16(m) => 2 * m.elements.len(),
             Matrix::BF16(m) => 2 * m.elements.len(),
             Matrix::Int8(m) => 64 * m.blocks.len() + 8 * m.scales.len(),
-            Matrix::Six(m) => 64 * m.blocks.len(),
+            Matrix::Coded(m) => 64 * m.blocks.len(),
         }
     }
 
@@ -312,20 +312,25 @@ impl Matrix {
         Forms {
             int8: matches!(self, Matrix::Ternary(_)),
             int16: matches!(self, Matrix::Int8(_)),
-            halves: matches!(self, Matrix::Six(_)),
+            digits: match self {
+                Matrix::Coded(m) => Some(m.rounding),
+                _ => None,
+            },
         }
     }
 
-    /// The memory that defines it, for a fingerprint.
-    pub fn parts(&self) -> [&[u8]; 2] {
-        use bytemuck::cast_slice;
+    /// What defines its products, for a fingerprint.
+    pub fn parts(&self) -> Vec<&[u8]> {
+        use bytemuck::{bytes_of, cast_slice};
         match self {
-            Matrix::Ternary(m) => [cast_slice(&m.blocks), cast_slice(&m.scales)],
-            Matrix::F32(m) => [cast_slice(&m.elements), &[]],
-            Matrix::F16(m) => [cast_slice(&m.elements), &[]],
-            Matrix::BF16(m) => [cast_slice(&m.elements), &[]],
-            Matrix::Int8(m) => [cast_slice(&m.blocks), cast_slice(&m.scales)],
-            Matrix::Six(m) => [cast_slice(&m.blocks), bytemuck::bytes_of(&m.scale)],
+            Matrix::Ternary(m) => vec![cast_slice(&m.blocks), cast_slice(&m.scales)],
+            Matrix::F32(m) => vec![cast_slice(&m.elements)],
+            Matrix::F16(m) => vec![cast_slice(&m.elements)],
+            Matrix::BF16(m) => vec![cast_slice(&m.elements)],
+            Matrix::Int8(m) => vec![cast_slice(&m.blocks), cast_slice(&m.scales)],
+            Matrix::Coded(m) => {
+                vec![cast_slice(&m.blocks), bytes_of(&m.factor), m.rounding.name().as_bytes()]
+            }
         }
     }
 
@@ -341,7 +346,7 @@ impl Matrix {
             Matrix::F32(m) => dense(m, row, out),
             Matrix::F16(m) => dense(m, row, out),
             Matrix::BF16(m) => dense(m, row, out),
-            Matrix::Six(m) => m.row(row, out),
+            Matrix::Coded(m) => m.row(row, out),
             Matrix::Int8(m) => {
                 let (tile, scales, _) = m.tile(row);
                 for (c, out) in out.iter_mut().enumerate().take(m.cols) {

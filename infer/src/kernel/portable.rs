@@ -3,8 +3,7 @@
 use half::{bf16, f16};
 
 use super::Block;
-use super::simd::{LANES, Simd, Work};
-use super::six::{self, GROUP, Halves, SPAN, SPAN_COLS};
+use super::simd::{Four, LANES, Simd, Work};
 
 /// No special instructions.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +16,8 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
 
 impl Simd for Portable {
     type F = [f32; LANES];
+    type Codes = [u8; 64];
+    type Sums = [i32; LANES];
     const WIDE: bool = false;
 
     fn run<W: Work>(self, work: W) -> W::Output {
@@ -132,24 +133,42 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn six<const M: usize>(self, tile: &[Block], x: [Halves<'_>; M]) -> [[f32; LANES]; M] {
-        let mut sums = [[0.0; LANES]; M];
-        for (s, span) in tile.chunks_exact(SPAN).enumerate() {
-            for group in 0..SPAN_COLS / GROUP {
-                for (sums, x) in sums.iter_mut().zip(x) {
-                    let (high, low) = (&x.high[SPAN_COLS * s..], &x.low[SPAN_COLS * s..]);
-                    for (lane, sum) in sums.iter_mut().enumerate() {
-                        let mut total = -x.excess[SPAN_COLS / GROUP * s + group];
-                        for c in GROUP * group..GROUP * (group + 1) {
-                            let q = 256 * i32::from(high[c]) + i32::from(low[c]);
-                            total += six::code(span, lane, c) * q;
-                        }
-                        *sum += six::scale_of(span, lane, group) * total as f32;
-                    }
-                }
+    fn load_i8(self, x: &[i8; LANES]) -> Self::F {
+        each(|i| f32::from(x[i]))
+    }
+    #[inline(always)]
+    fn codes_of(self, block: &Block) -> Self::Codes {
+        block.0
+    }
+    #[inline(always)]
+    fn field(self, codes: Self::Codes, right: i32, mask: u8) -> Self::Codes {
+        if right < 0 { codes.map(|x| x << -right & mask) } else { codes.map(|x| x >> right & mask) }
+    }
+    #[inline(always)]
+    fn or(self, a: Self::Codes, b: Self::Codes) -> Self::Codes {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn four(self, digits: [i16; 4]) -> Four {
+        Four(bytemuck::cast(digits))
+    }
+    #[inline(always)]
+    fn no_sums(self) -> Self::Sums {
+        [0; LANES]
+    }
+    #[inline(always)]
+    fn dot<const COARSE: bool>(self, mut sums: Self::Sums, codes: Self::Codes, digits: &Four) -> Self::Sums {
+        let digits: [i16; 4] = bytemuck::cast(digits.0);
+        for (sum, row) in sums.iter_mut().zip(codes.as_chunks::<4>().0) {
+            for i in 0..4 {
+                *sum += i32::from(row[i]) * i32::from(digits[i]);
             }
         }
         sums
+    }
+    #[inline(always)]
+    fn total(self, sums: Self::Sums, less: i32) -> Self::F {
+        each(|i| (sums[i] - less) as f32)
     }
 }
 

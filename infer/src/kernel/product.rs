@@ -1,105 +1,15 @@
 //! Products of matrices with blocks of tokens: activations in the forms that matrices ask for, and the work divided
 //! among threads.
 
-use ckpt_inspect::measure::Floor;
-
 use super::Kernel;
-use super::float::{Element, abs_max, soft_cap, vectors, vectors_mut};
-use super::memory::Aligned;
+use super::activation::{Activation, Forms};
+#[cfg(target_arch = "x86_64")]
+use super::amx;
+use super::coded::{self, Layout};
+use super::float::{Element, soft_cap, vectors};
 use super::packed::{Bytes, Dense, Matrix, Ternary};
 use super::pool::{self, Pool, cuts};
 use super::simd::{LANES, Simd, Work};
-use super::six::{self, GROUP, Halves, SPAN_COLS, Six};
-
-/// The forms of one token's activations that matrices ask for.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Forms {
-    /// Int8, for ternary matrices.
-    pub int8: bool,
-    /// 16 bits in two bytes, for int8 matrices.
-    pub int16: bool,
-    /// 16 bits in two signed bytes, for six-bit matrices.
-    pub halves: bool,
-}
-
-/// One token's input to a linear layer, in f32 and in all forms that the layer's matrices need.
-#[derive(Debug, Default)]
-pub struct Activation {
-    /// The values, padded with zeros to whole vectors.
-    pub x: Aligned<f32>,
-    int8: Aligned<i8>,
-    /// max|x|, kept from zero.
-    int8_scale: f32,
-    int8_sum: i32,
-    /// x / int16_scale = 256 * (high - 128) + low, within ±32767.
-    high: Aligned<u8>,
-    low: Aligned<u8>,
-    int16_scale: f32,
-    /// As in [`Halves`].
-    half_high: Aligned<i8>,
-    half_low: Aligned<i8>,
-    excess: Vec<i32>,
-    half_scale: f32,
-}
-
-impl Activation {
-    /// Makes room for `width` values, padded with zeros.
-    pub fn resize(&mut self, width: usize) {
-        let padded = width.next_multiple_of(LANES);
-        self.x.resize(padded);
-        self.x[width..].fill(0.0);
-    }
-
-    /// Makes the requested forms from `x`. int8: round(clamp(x / max|x| * 127, -128, 127)), half to even.
-    #[inline(always)]
-    pub fn quantize<S: Simd>(&mut self, s: S, forms: Forms, floor: Floor) {
-        if !(forms.int8 || forms.int16 || forms.halves) {
-            return;
-        }
-        let largest = abs_max(s, &self.x);
-        if forms.int8 {
-            self.int8.resize(self.x.len());
-            self.int8_scale = floor.of(largest);
-            let (scale, most, least) = (s.splat(self.int8_scale), s.splat(127.0), s.splat(-128.0));
-            self.int8_sum = 0;
-            for (x, q) in vectors(&self.x).iter().zip(vectors_mut(&mut self.int8)) {
-                let x = s.mul(s.div(s.load(x), scale), most);
-                s.store_i8(s.min(s.max(x, least), most), q);
-                self.int8_sum += q.iter().map(|&q| i32::from(q)).sum::<i32>();
-            }
-        }
-        if forms.int16 {
-            self.high.resize(self.x.len());
-            self.low.resize(self.x.len());
-            self.int16_scale = largest / 32767.0;
-            let inverse = if largest > 0.0 { 32767.0 / largest } else { 0.0 };
-            let inverse = s.splat(inverse);
-            let ends = vectors_mut(&mut self.high).iter_mut().zip(vectors_mut(&mut self.low));
-            for (x, (high, low)) in vectors(&self.x).iter().zip(ends) {
-                let mut rounded = [0.0; LANES];
-                s.store(s.round(s.mul(s.load(x), inverse)), &mut rounded);
-                for i in 0..LANES {
-                    let q = rounded[i] as i32;
-                    high[i] = ((q >> 8) + 128) as u8;
-                    low[i] = q as u8;
-                }
-            }
-        }
-        if forms.halves {
-            let padded = self.x.len().next_multiple_of(SPAN_COLS);
-            self.half_high.resize(padded);
-            self.half_low.resize(padded);
-            self.excess.resize(padded / GROUP, 0);
-            let halves = (&mut *self.half_high, &mut *self.half_low, &mut *self.excess);
-            self.half_scale = six::halve(s, &self.x, largest, halves);
-        }
-    }
-
-    #[inline(always)]
-    fn halves(&self) -> Halves<'_> {
-        Halves { high: &self.half_high, low: &self.half_low, excess: &self.excess }
-    }
-}
 
 /// Matrices with the same input, their outputs side by side.
 #[derive(Debug)]
@@ -157,12 +67,7 @@ impl Stack {
 
     /// The forms of activations that its product needs.
     pub fn forms(&self) -> Forms {
-        let forms = self.parts.iter().map(Matrix::forms);
-        forms.fold(Forms::default(), |a, b| Forms {
-            int8: a.int8 || b.int8,
-            int16: a.int16 || b.int16,
-            halves: a.halves || b.halves,
-        })
+        self.parts.iter().map(Matrix::forms).fold(Forms::default(), Forms::and)
     }
 
     /// Products of all tokens with stacked matrices, divided among the pool's threads.
@@ -229,7 +134,7 @@ impl Work for Product<'_, '_> {
             Matrix::F16(m) => self.dense(s, m),
             Matrix::BF16(m) => self.dense(s, m),
             Matrix::Int8(m) => self.bytes(s, m),
-            Matrix::Six(m) => self.six(s, m),
+            Matrix::Coded(m) => m.kind.multiply(s, self),
         }
     }
 }
@@ -252,17 +157,23 @@ impl Product<'_, '_> {
     #[inline(always)]
     fn ternary<S: Simd>(mut self, s: S, m: &Ternary) {
         let tokens = self.tokens;
+        #[cfg(target_arch = "x86_64")]
+        if let Some(block) = s.amx().and_then(|amx| amx::Tokens::new(amx, tokens.iter().map(|x| &*x.int8))) {
+            for start in (0..self.out.cols()).step_by(LANES) {
+                let (tile, scales) = m.tile(self.first + start);
+                let sums = block.ternary(tile);
+                for (t, sums) in sums.iter().enumerate().take(tokens.len()) {
+                    self.put(s, t, start, scaled(sums, &tokens[t], scales));
+                }
+            }
+            return;
+        }
         for start in (0..self.out.cols()).step_by(LANES) {
             let (tile, scales) = m.tile(self.first + start);
             by_tokens!(tokens.len(), [16, 8, 4, 2, 1], |t, M| {
                 let sums = s.ternary::<M>(tile, std::array::from_fn(|i| &*tokens[t + i].int8));
                 for (i, sums) in sums.iter().enumerate() {
-                    let x = &tokens[t + i];
-                    let mut y = [0.0; LANES];
-                    for r in 0..LANES {
-                        y[r] = (sums[r] - x.int8_sum) as f32 * (scales[r] * x.int8_scale / 127.0);
-                    }
-                    self.put(s, t + i, start, y);
+                    self.put(s, t + i, start, scaled(sums, &tokens[t + i], scales));
                 }
             });
         }
@@ -285,18 +196,35 @@ impl Product<'_, '_> {
         }
     }
 
+    /// The product with a matrix of codes in the layout `L`.
     #[inline(always)]
-    fn six<S: Simd>(mut self, s: S, m: &Six) {
-        let tokens = self.tokens;
+    pub(super) fn coded<S: Simd, L: Layout>(self, s: S) {
+        match self.tokens.iter().all(Activation::is_coarse) {
+            true => self.of_codes::<S, L, true>(s),
+            false => self.of_codes::<S, L, false>(s),
+        }
+    }
+
+    #[inline(always)]
+    fn of_codes<S: Simd, L: Layout, const COARSE: bool>(mut self, s: S) {
+        let (Matrix::Coded(m), tokens) = (self.matrix, self.tokens) else { return };
         for start in (0..self.out.cols()).step_by(LANES) {
             let tile = m.tile(self.first + start);
-            by_tokens!(tokens.len(), [4, 1], |t, M| {
-                let sums = s.six::<M>(tile, std::array::from_fn(|i| tokens[t + i].halves()));
-                for (i, sums) in sums.into_iter().enumerate() {
-                    let scale = m.scale * tokens[t + i].half_scale;
-                    self.put(s, t + i, start, sums.map(|sum| sum * scale));
+            let mut t = 0;
+            if S::WIDE {
+                while tokens.len() - t >= 4 {
+                    let x = std::array::from_fn(|i| tokens[t + i].as_digits());
+                    let sums = coded::tile::<S, L, COARSE, 4>(s, tile, x);
+                    for sums in sums {
+                        self.put(s, t, start, sums.map(|sum| sum * m.factor));
+                        t += 1;
+                    }
                 }
-            });
+            }
+            for (t, x) in tokens.iter().enumerate().skip(t) {
+                let [sums] = coded::tile::<S, L, COARSE, 1>(s, tile, [x.as_digits()]);
+                self.put(s, t, start, sums.map(|sum| sum * m.factor));
+            }
         }
     }
 
@@ -365,6 +293,16 @@ impl Product<'_, '_> {
     }
 }
 
+/// Products with ternary codes out of sums of products with codes that are 1 too large.
+#[inline(always)]
+fn scaled(sums: &[i32; LANES], x: &Activation, scales: &[f32; LANES]) -> [f32; LANES] {
+    let mut y = [0.0; LANES];
+    for r in 0..LANES {
+        y[r] = (sums[r] - x.int8_sum) as f32 * (scales[r] * x.int8_scale / 127.0);
+    }
+    y
+}
+
 /// Dot products of R rows with M tokens: element `[m][r]`.
 #[inline(always)]
 fn dots<S: Simd, E: Element, const R: usize, const M: usize>(
@@ -400,10 +338,12 @@ fn dots<S: Simd, E: Element, const R: usize, const M: usize>(
 
 #[cfg(test)]
 mod tests {
+    use ckpt_inspect::measure::Floor;
     use half::{bf16, f16};
     use proptest::prelude::*;
 
     use super::super::memory::Block;
+    use super::super::six;
     use super::*;
 
     /// Every sum of the tile kernels, for one row of unpacked weights at a time.
@@ -577,9 +517,9 @@ mod tests {
             let pool = Pool::new(2);
             let row = |r: usize| &weights[r * cols..][..cols];
             let shape = (rows, cols);
-            let six = Six::quantize(Kernel::best(), &pool, shape, |r, out| out.copy_from_slice(row(r)));
+            let six = six::quantize(Kernel::best(), &pool, shape, |r, out| out.copy_from_slice(row(r)));
             let matrices = [
-                Matrix::Six(six),
+                Matrix::Coded(six),
                 Matrix::F32(Dense::new(&pool, shape, |r, out| out.copy_from_slice(row(r)))),
                 Matrix::F16(Dense::new(&pool, shape, |r, out| {
                     out.iter_mut().zip(row(r)).for_each(|(out, &x)| *out = f16::of(x));
@@ -619,7 +559,7 @@ mod tests {
             let matrices = [
                 ternary(&pool, &[1; 40], shape, vec![1.0; 2]),
                 Matrix::Int8(Bytes::quantize(kernel, &pool, shape, |_, out| out.fill(1.0))),
-                Matrix::Six(Six::quantize(kernel, &pool, shape, |_, out| out.fill(1.0))),
+                Matrix::Coded(six::quantize(kernel, &pool, shape, |_, out| out.fill(1.0))),
             ];
             for bad in [f32::NAN, f32::INFINITY] {
                 let mut x = vec![0.5; 20];
@@ -629,7 +569,7 @@ mod tests {
                     assert!(y.iter().all(|y| y.is_nan()), "{} {bad}: {y:?}", kernel.name());
                 }
             }
-            let bad = Matrix::Six(Six::quantize(kernel, &pool, shape, |i, out| {
+            let bad = Matrix::Coded(six::quantize(kernel, &pool, shape, |i, out| {
                 out.fill(if i == 1 { f32::NAN } else { 1.0 })
             }));
             let y = multiplied(kernel, &pool, &bad, &mut activations(&[0.5; 20], 20));

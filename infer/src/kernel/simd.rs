@@ -1,10 +1,16 @@
-//! The operations that each instruction set implements: on sixteen f32 at a time, and the two integer dot products.
+//! The operations that each instruction set implements: on sixteen f32 at a time, on blocks of codes, and the integer dot
+//! products.
 //! Everything else is written once in terms of these.
 
 use half::{bf16, f16};
 
 /// Values per vector, and rows per tile of a packed matrix.
 pub const LANES: usize = 16;
+
+/// Four digits of activations, in the order of the instruction set that they are made for.
+#[derive(Clone, Copy, Debug, Default, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(C, align(8))]
+pub struct Four(pub [u8; 8]);
 
 /// Work that runs with a processor's vector instructions enabled.
 ///
@@ -20,6 +26,10 @@ pub trait Work {
 pub trait Simd: Copy + Send + Sync {
     /// Sixteen f32.
     type F: Copy;
+    /// 64 codes: four of each of sixteen rows.
+    type Codes: Copy;
+    /// Sixteen sums of whole numbers.
+    type Sums: Copy;
     /// Vector registers for sixteen f32 are enough for a block of 4 x 4 sums.
     const WIDE: bool;
 
@@ -68,13 +78,36 @@ pub trait Simd: Copy + Send + Sync {
     /// `[m][r]` is of token m and row r. `x[m]` holds 16 activations a block.
     fn ternary<const M: usize>(self, tile: &[super::Block], x: [&[i8]; M]) -> [[i32; LANES]; M];
 
+    /// The token for products of many tokens, where it is used.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn amx(self) -> Option<super::amx::Amx> {
+        None
+    }
+
     /// Sums of int8 weight times activation over one tile of a [`super::packed::Bytes`] matrix, for M rows of unsigned
     /// activations. `x[m]` holds 4 activations a block.
     fn bytes<const M: usize>(self, tile: &[super::Block], x: [&[u8]; M]) -> [[i32; LANES]; M];
 
-    /// Sums of value times scale times activation over one tile of a [`super::six::Six`] matrix, for M tokens: the sum
-    /// of each group's integers is exact, and the groups are added in order.
-    fn six<const M: usize>(self, tile: &[super::Block], x: [super::six::Halves<'_>; M]) -> [[f32; LANES]; M];
+    /// Sixteen whole numbers, made f32.
+    fn load_i8(self, x: &[i8; LANES]) -> Self::F;
+
+    /// The bytes of a block.
+    fn codes_of(self, block: &super::Block) -> Self::Codes;
+    /// Every byte shifted right, or left where `right` is negative, of which the bits of `mask` are left. Bits that
+    /// come from the next byte are not among those.
+    fn field(self, codes: Self::Codes, right: i32, mask: u8) -> Self::Codes;
+    /// The bits of both.
+    fn or(self, a: Self::Codes, b: Self::Codes) -> Self::Codes;
+    /// Four digits within ±32639 as [`Simd::dot`] reads them.
+    fn four(self, digits: [i16; 4]) -> Four;
+    /// Nothing yet.
+    fn no_sums(self) -> Self::Sums;
+    /// Adds to each row's sum its four codes times digits, which are within -128 to 127 if `COARSE`. Sums of 64 products
+    /// fit.
+    fn dot<const COARSE: bool>(self, sums: Self::Sums, codes: Self::Codes, digits: &Four) -> Self::Sums;
+    /// The sums less a number, rounded to f32.
+    fn total(self, sums: Self::Sums, less: i32) -> Self::F;
 
     /// The sum of all lanes: halves added to halves.
     #[inline(always)]

@@ -1,10 +1,12 @@
 //! Models opened and run, against what PyTorch, transformers and llama.cpp compute.
 
+mod blocks;
 mod cache;
 mod configurations;
 mod formats;
 mod gguf;
 mod logits;
+mod quantized;
 mod templates;
 mod ternary;
 mod tokenizer;

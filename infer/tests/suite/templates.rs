@@ -46,6 +46,21 @@ fn messages() -> Vec<(&'static str, &'static str)> {
     vec![("system", "Be brief."), ("user", "Hi {{ x }}"), ("assistant", "Hello\n"), ("user", "Bye é")]
 }
 
+/// The templates in the folder that `CKPT_TEMPLATES` names, such as llama.cpp's, which `.ci/peers templates` fetches.
+fn others() -> Vec<(String, String)> {
+    let Some(folder) = std::env::var_os("CKPT_TEMPLATES") else { return Vec::new() };
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut named: Vec<(String, String)> = files
+        .filter(|path| path.extension().is_some_and(|e| e == "jinja"))
+        .map(|path| {
+            (path.file_name().unwrap().to_string_lossy().into(), std::fs::read_to_string(&path).unwrap())
+        })
+        .collect();
+    named.sort();
+    assert!(!named.is_empty(), "there are no templates");
+    named
+}
+
 /// The date in Python's words, which is that of this test: the two programs run within a moment.
 fn clock(format: &str) -> Option<String> {
     let python = peers::python(&["transformers"])?;
@@ -57,8 +72,10 @@ fn clock(format: &str) -> Option<String> {
 fn templates_are_rendered_as_by_transformers() {
     let Some(python) = peers::python(&["transformers", "jinja2"]) else { return };
     let turns = messages();
+    let own = TEMPLATES.iter().map(|template| (template.to_string(), template.to_string()));
+    let templates: Vec<(String, String)> = own.chain(others()).collect();
     let asked = json!({
-        "templates": TEMPLATES,
+        "templates": templates.iter().map(|(_, template)| template).collect::<Vec<_>>(),
         "messages": turns.iter().map(|(role, content)| json!({"role": role, "content": content})).collect::<Vec<_>>(),
     });
     let folder = tempfile::tempdir().unwrap();
@@ -67,14 +84,14 @@ fn templates_are_rendered_as_by_transformers() {
     let wanted = peers::json(&python.script("infer", "templates.py", &[&file]));
     let turns: Vec<Message> = turns.into_iter().map(|(role, content)| Message::new(role, content)).collect();
     let mut other = Vec::new();
-    for (template, wanted) in TEMPLATES.iter().zip(wanted.as_array().unwrap()) {
-        let rendered = Template::Jinja(template.to_string()).render(&turns, ("<s>", "</s>"), Some(clock));
+    for ((name, template), wanted) in templates.iter().zip(wanted.as_array().unwrap()) {
+        let rendered = Template::Jinja(template.clone()).render(&turns, ("<s>", "</s>"), Some(clock));
         let same = match wanted {
             Value::String(wanted) => rendered.as_ref() == Ok(wanted),
             _ => rendered.is_err(),
         };
         if !same {
-            other.push(format!("{template}\n  {wanted}\n  {rendered:?}"));
+            other.push(format!("{name}\n  {wanted}\n  {rendered:?}"));
         }
     }
     assert!(other.is_empty(), "{}", other.join("\n"));

@@ -27,6 +27,12 @@ pub(crate) struct Run {
     pub crc32: Option<u32>,
     /// Above 1 when the words of its tensors are big-endian.
     pub swap: usize,
+    /// Of what it was pieced together.
+    pieces: Option<Box<Pieces>>,
+}
+
+#[derive(Debug)]
+struct Pieces {
     /// Where each of several ranges begins in it.
     starts: Vec<u64>,
     /// The storages with checksums that it was pieced together from.
@@ -106,7 +112,13 @@ impl Storage {
                 .collect(),
             _ => Vec::new(),
         };
-        Storage(Arc::new(Run { place, len, crc32, swap, starts, parts }))
+        let pieces = (!starts.is_empty() || !parts.is_empty()).then(|| Box::new(Pieces { starts, parts }));
+        Storage(Arc::new(Run { place, len, crc32, swap, pieces }))
+    }
+
+    /// The storages with checksums that it was pieced together from.
+    fn parts(&self) -> &[Storage] {
+        self.0.pieces.as_ref().map_or(&[], |pieces| &pieces.parts)
     }
 
     /// `len` bytes of `source` from `offset`.
@@ -265,12 +277,12 @@ impl Storage {
 
     /// Whether its bytes, or those that it was pieced together from, have a checksum.
     pub(crate) fn is_vouched_for(&self) -> bool {
-        self.0.crc32.is_some() || !self.0.parts.is_empty()
+        self.0.crc32.is_some() || !self.parts().is_empty()
     }
 
     /// What differs from a checksum, if something does.
     pub(crate) fn contradicted(&self) -> Option<Damage> {
-        let Some(expected) = self.0.crc32 else { return self.0.parts.iter().find_map(Self::contradicted) };
+        let Some(expected) = self.0.crc32 else { return self.parts().iter().find_map(Self::contradicted) };
         match self.checksum() {
             Ok(found) if found == expected => None,
             Ok(found) => Some(Damage::new(
@@ -289,8 +301,9 @@ impl Storage {
         };
         match &self.0.place {
             Place::Segments(segments) => {
-                let first = self.0.starts.partition_point(|&start| start <= range.start).saturating_sub(1);
-                let start = self.0.starts.get(first).copied().unwrap_or(0);
+                let starts = self.0.pieces.as_ref().map_or(&[][..], |pieces| &pieces.starts);
+                let first = starts.partition_point(|&start| start <= range.start).saturating_sub(1);
+                let start = starts.get(first).copied().unwrap_or(0);
                 let rest = segments.get(first..).unwrap_or(&[]);
                 gathered(rest, start, range).map_err(|error| match rest.first() {
                     Some(first) if error.kind == crate::ErrorKind::Damaged => {

@@ -3,11 +3,12 @@
 //! The header's entries are parsed by the `safetensors` crate's types one at a time: its own whole-file reader
 //! refuses files that are cut short, and files whose `__metadata__` is a tensor, which one ternary packer writes.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, TensorInfo as Entry};
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::bytes::{ByteSource, Source, slice};
 use crate::error::bytes_that;
@@ -44,9 +45,8 @@ pub(crate) fn extent(source: &dyn ByteSource, at: u64) -> Option<u64> {
     let head = source.window(at, HEAD).ok().filter(|head| recognises(head))?;
     let length = u64::from_le_bytes(slice(&head, 0, 8)?.try_into().ok()?);
     let header = source.part(at.checked_add(8)?, length).ok()??.into_owned();
-    let ends = entries(&header)
+    let ends = Entries::of(&header)
         .ok()?
-        .into_iter()
         .filter_map(|(_, entry)| Some(serde_json::from_slice::<Entry>(entry).ok()?.data_offsets.1 as u64));
     let data = ends.max().unwrap_or(0);
     length.checked_add(8)?.checked_add(data)
@@ -67,18 +67,18 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     })?;
     // Copied, since text is checked and then kept.
     let header = header.into_owned();
-    let header =
-        entries(&header).map_err(|e| Error::damaged(format!("the header is not valid JSON: {e}")).at(8))?;
+    let entries = Entries::of(&header)
+        .map_err(|e| Error::damaged(format!("the header is not valid JSON: {e}")).at(8))?;
     let data = 8 + length;
     let available = file_len - data;
 
     let mut contents = Contents::new(Format::SafeTensors);
     let mut end = 0;
-    let mut placed: Vec<((u64, u64), TensorInfo)> = Vec::new();
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
     let mut faults: Vec<Damage> = Vec::new();
     let mut fault = |kind, what: String| faults.push(Damage::new(kind, what));
-    let mut names: HashSet<String> = HashSet::new();
-    for (name, entry) in header {
+    let mut names: HashSet<Cow<'_, str>> = HashSet::new();
+    for (name, entry) in entries {
         if name == "__metadata__" && !is_tensor(entry) {
             let kept = if entry.len() <= MOST_VALUES { serde_json::from_slice(entry).ok() } else { None };
             let notice = match &kept {
@@ -127,7 +127,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
             continue;
         };
         let (start, stop) = (entry.data_offsets.0 as u64, entry.data_offsets.1 as u64);
-        let mut tensor = TensorInfo::contiguous(name, dtype, entry.shape, None, 0);
+        let mut tensor = TensorInfo::contiguous(name.into_owned(), dtype, entry.shape, None, 0);
         let len = stop.saturating_sub(start);
         if tensor.byte_len() != Some(len) || start > stop {
             let what = format!("its data_offsets {start}..{stop} do not match its shape and dtype");
@@ -150,7 +150,8 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
                 Storage::lost(why, len, source, data.saturating_add(start))
             }
         });
-        placed.push(((start, stop), tensor));
+        ranges.push((start, stop));
+        contents.tensors.push(tensor);
     }
     if end > available {
         let what = format!(
@@ -162,9 +163,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
         let text = bytes_that(available - end, "follow") + " the last tensor";
         contents.notices.push(Notice::new(NoticeKind::Surplus, text).refused());
     }
-    placed.sort_by_key(|(range, _)| *range);
-    let ranges: Vec<(u64, u64)> = placed.iter().map(|(range, _)| *range).collect();
-    contents.tensors.extend(placed.into_iter().map(|(_, tensor)| tensor));
+    sort_together(&mut ranges, &mut contents.tensors);
     // The format allows neither; trusting readers would mistake one tensor's bytes for another's.
     let overlaps = ranges.windows(2).filter(|pair| pair[1].0 < pair[0].1 && pair[1].0 < pair[1].1).count();
     if overlaps > 0 {
@@ -210,25 +209,65 @@ fn nested(metadata: Value) -> Value {
     Value::Dict(entries.into_iter().map(|(key, value)| (key, parse(value))).collect())
 }
 
-/// The `header`'s entries in their order, including repeated names, each with its value's JSON: parsed as a whole, they
-/// would take many times the memory.
-fn entries(header: &[u8]) -> serde_json::Result<Vec<(String, &[u8])>> {
-    let Checked = serde_json::from_slice(header)?;
-    let mut entries = Vec::new();
-    let mut rest = header.trim_ascii_start().get(1..).unwrap_or_default();
-    while rest.trim_ascii_start().first() == Some(&b'"') {
-        let (key, len) = first::<String>(rest)?;
-        // The colon, and then the comma or the closing brace.
-        rest = rest[len..].trim_ascii_start().get(1..).unwrap_or_default();
-        let (_, len) = first::<IgnoredAny>(rest)?;
-        entries.push((key, rest[..len].trim_ascii()));
-        rest = rest[len..].trim_ascii_start().get(1..).unwrap_or_default();
+/// Sorts `ranges`, and `tensors` with them.
+fn sort_together(ranges: &mut [(u64, u64)], tensors: &mut [TensorInfo]) {
+    if ranges.is_sorted() {
+        return;
     }
-    Ok(entries)
+    let mut from: Vec<usize> = (0..ranges.len()).collect();
+    from.sort_by_key(|&i| ranges[i]);
+    // Along each cycle of places that give to each other: nothing is held twice.
+    for first in 0..from.len() {
+        let mut at = first;
+        loop {
+            let giver = std::mem::replace(&mut from[at], at);
+            if giver == first {
+                break;
+            }
+            ranges.swap(at, giver);
+            tensors.swap(at, giver);
+            at = giver;
+        }
+    }
+}
+
+/// A header's entries in their order, including repeated names, each with its value's JSON: parsed as a whole, they would
+/// take many times the memory.
+struct Entries<'h> {
+    rest: &'h [u8],
+}
+
+impl<'h> Entries<'h> {
+    /// Those of `header`, if it is an object of JSON.
+    fn of(header: &'h [u8]) -> serde_json::Result<Self> {
+        let Checked = serde_json::from_slice(header)?;
+        Ok(Entries { rest: header.trim_ascii_start().get(1..).unwrap_or_default() })
+    }
+}
+
+impl<'h> Iterator for Entries<'h> {
+    type Item = (Cow<'h, str>, &'h [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = self.rest.trim_ascii_start();
+        if rest.first() != Some(&b'"') {
+            return None;
+        }
+        // Texts with escapes are not there as they are meant.
+        let (key, len) = match first::<&str>(rest) {
+            Ok((key, len)) => (Cow::Borrowed(key), len),
+            Err(_) => first::<String>(rest).map(|(key, len)| (Cow::Owned(key), len)).ok()?,
+        };
+        // The colon, and then the comma or the closing brace.
+        let rest = rest[len..].trim_ascii_start().get(1..).unwrap_or_default();
+        let (_, len) = first::<IgnoredAny>(rest).ok()?;
+        self.rest = rest[len..].trim_ascii_start().get(1..).unwrap_or_default();
+        Some((key, rest[..len].trim_ascii()))
+    }
 }
 
 /// The JSON value that `text` begins with, and where it ends.
-fn first<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<(T, usize)> {
+fn first<'t, T: Deserialize<'t>>(text: &'t [u8]) -> serde_json::Result<(T, usize)> {
     let mut values = serde_json::Deserializer::from_slice(text).into_iter();
     let value = values.next().unwrap_or_else(|| Err(serde::de::Error::custom("a value is missing")))?;
     Ok((value, values.byte_offset()))

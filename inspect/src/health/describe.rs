@@ -237,7 +237,7 @@ fn describe_tensor(
             shape: sizes(&part.tensor.shape),
         };
         let parts = quantized.parts().iter().map(part).collect();
-        record.quantized = Some(QuantRecord { parts, ..QuantRecord::default() });
+        record.quantized = Some(Box::new(QuantRecord { parts, ..QuantRecord::default() }));
     }
     if tensor.damage.is_some() {
         return record;
@@ -254,7 +254,7 @@ fn describe_tensor(
             Ok((stats, ternary)) => {
                 record.stats = Some(stats);
                 record.ternary = ternary;
-                record.structure = checkpoint.structure(tensor, role);
+                record.structure = checkpoint.structure(tensor, role).map(Box::new);
                 let elements = record.quantized.as_ref().and_then(|_| checkpoint.elements(tensor).ok());
                 let parts = elements.as_ref().and_then(measure::quantized::measure);
                 if let (Some(quantized), Some((scales, codes))) = (&mut record.quantized, parts) {

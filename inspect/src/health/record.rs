@@ -114,10 +114,10 @@ pub struct TensorRecord {
     pub ternary: Option<Ternary>,
     /// How the rows of a matrix relate to each other, in a sample of them.
     #[serde(default)]
-    pub structure: Option<Structure>,
+    pub structure: Option<Box<Structure>>,
     /// What a quantized weight is stored in, and what was measured of that.
     #[serde(default)]
-    pub quantized: Option<QuantRecord>,
+    pub quantized: Option<Box<QuantRecord>>,
     /// Why the bytes cannot be read, when they cannot.
     #[serde(default)]
     pub damage: Option<String>,

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::calls::cut;
 use super::content::{Place, Scanner};
 use super::globals::{Class, classify};
-use super::{Finding, Rule, Severity};
+use super::{Finding, Rule, Severity, keras};
 use crate::Result;
 use crate::bytes::{ByteSource, text};
 
@@ -23,7 +23,7 @@ const LONGEST_NAME: usize = 200;
 const DEEPEST: usize = 128;
 
 /// Keys by which configurations name code, or templates.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 19] = [
     "auto_map",
     "custom_pipelines",
     "_target_",
@@ -38,6 +38,8 @@ const KEYS: [&str; 17] = [
     "handler",
     "_class_name",
     "requirementsFile",
+    "modelFile",
+    "__loader__",
     "type",
     "!!python",
     "tag:yaml.org,2002:python",
@@ -106,7 +108,7 @@ impl Written {
 
 /// What a configuration names.
 #[derive(Debug, PartialEq)]
-enum Named {
+pub(super) enum Named {
     /// A class or function, by a key that loaders follow.
     Code {
         module: String,
@@ -119,8 +121,10 @@ enum Named {
         name: String,
         key: String,
     },
-    /// Python code in the configuration itself, or beside it.
+    /// Python code in the configuration itself, or what does as it says.
     Source(String),
+    /// A program elsewhere, which may do anything.
+    Beside(String),
     Template(String, String),
 }
 
@@ -186,7 +190,8 @@ impl Scanner<'_> {
             let (module, name) = split(&tag);
             found.push(Named::Code { module, name, key: "!!python".into() });
         }
-        documents.iter().for_each(|document| walk(document, &mut found));
+        let manifest = name.rsplit(['/', '\\']).next() == Some("MANIFEST.json");
+        documents.iter().for_each(|document| walk(document, manifest, &mut found));
         found.into_iter().for_each(|named| self.named(named, name, place));
         Ok(())
     }
@@ -215,6 +220,10 @@ impl Scanner<'_> {
             Named::Source(what) => {
                 let message = format!("`{file}` {what}");
                 return self.code(Severity::Dangerous, None, message, place);
+            }
+            Named::Beside(what) => {
+                let message = format!("`{file}` {what}");
+                return self.code(Severity::Unknown, None, message, place);
             }
             Named::Code { module, name, key } => (module, name, key, true),
             Named::Perhaps { module, name, key } => (module, name, key, false),
@@ -266,11 +275,12 @@ fn is_path(text: &str) -> bool {
     text.contains('.') && text.split('.').all(word)
 }
 
-fn walk(value: &Value, found: &mut Vec<Named>) {
+/// Everything that `value` names; `manifest` if it is TorchServe's.
+fn walk(value: &Value, manifest: bool, found: &mut Vec<Named>) {
     match value {
-        Value::Array(items) => items.iter().for_each(|item| walk(item, found)),
+        Value::Array(items) => items.iter().for_each(|item| walk(item, manifest, found)),
         Value::Object(entries) => {
-            object(entries, found);
+            object(entries, manifest, found);
             for (key, value) in entries {
                 match (key.as_str(), value) {
                     ("auto_map", classes) => texts(classes, &mut |text| {
@@ -312,7 +322,7 @@ fn walk(value: &Value, found: &mut Vec<Named>) {
                     ("template", Value::String(template)) => {
                         found.push(Named::Template(key.clone(), template.clone()));
                     }
-                    _ => walk(value, found),
+                    _ => walk(value, manifest, found),
                 }
             }
         }
@@ -321,7 +331,7 @@ fn walk(value: &Value, found: &mut Vec<Named>) {
 }
 
 /// What several entries of an object name together.
-fn object(entries: &Map<String, Value>, found: &mut Vec<Named>) {
+fn object(entries: &Map<String, Value>, manifest: bool, found: &mut Vec<Named>) {
     let text = |key: &str| entries.get(key).and_then(Value::as_str);
     let mut code = |module: &str, name: &str, key: &str| {
         let (module, name, key) = (module.to_string(), name.to_string(), key.to_string());
@@ -334,24 +344,23 @@ fn object(entries: &Map<String, Value>, found: &mut Vec<Named>) {
         code(module, name, "function");
     }
     if let Some(class) = text("class_name") {
-        let function = if class == "function" { text("config") } else { None };
-        match text("module") {
-            Some(module) if module != "keras" && !module.starts_with("keras.") => {
-                code(module, function.unwrap_or(class), "class_name");
-            }
-            // Of Keras' own functions, its layers need those that compute.
-            Some(module) if function.is_some() && (module.contains("utils") || module.contains("saving")) => {
-                code(&format!("{module} "), function.unwrap_or(class), "class_name");
-            }
-            _ => {}
-        }
-        if matches!(class, "Lambda" | "__lambda__") {
-            found.push(Named::Source("has a Lambda layer, whose Python code Keras runs".into()));
-        }
+        keras::object(entries, class, found);
     }
-    for (key, named) in [("handler", "a handler"), ("requirementsFile", "packages to install")] {
-        // TorchServe's manifest.
-        let Some(file) = text(key).filter(|_| entries.contains_key("modelName")) else { continue };
+    if let (Some(loader), Some(module), Some(class)) =
+        (text("__loader__"), text("__module__"), text("__class__"))
+    {
+        of_skops(entries, loader, (module, class), found);
+    }
+    // TorchServe's manifest, whose model gets a name where it has none.
+    const MANIFEST: [&str; 3] = ["modelName", "serializedFile", "modelFile"];
+    let manifest = manifest || MANIFEST.iter().any(|key| entries.contains_key(*key));
+    for (key, named) in [
+        ("handler", "a handler"),
+        ("modelFile", "a model's file"),
+        ("requirementsFile", "packages to install"),
+    ] {
+        let is_code = |file: &&str| key != "modelFile" || file.ends_with(".py");
+        let Some(file) = text(key).filter(|file| manifest && is_code(file)) else { continue };
         let file = file.rsplit(['/', '\\']).next().unwrap_or(file);
         if !HANDLERS.contains(&file) {
             let module = file.strip_suffix(".py").unwrap_or(file);
@@ -382,6 +391,36 @@ fn object(entries: &Map<String, Value>, found: &mut Vec<Named>) {
     {
         let (module, name) = (module.clone(), name.clone());
         found.push(Named::Code { module, name, key: "_class_name".into() });
+    }
+}
+
+/// What a node of skops does with its class besides making one (`skops/io/_general.py`, `skops/io/_audit.py`).
+fn of_skops(
+    entries: &Map<String, Value>,
+    loader: &str,
+    (module, class): (&str, &str),
+    found: &mut Vec<Named>,
+) {
+    let content = entries.get("content");
+    match loader {
+        // Of operator's functions the one that the class is called, whatever the module.
+        "OperatorFuncNode" => found.push(Named::Code {
+            module: "operator".into(),
+            name: class.to_string(),
+            key: "__loader__".into(),
+        }),
+        "MethodNode" => {
+            let part = |value: Option<&Value>, key: &str| Some(value?.get(key)?.as_str()?.to_string());
+            let (method, object) = (part(content, "func"), content.and_then(|content| content.get("obj")));
+            let owner = part(object, "__class__");
+            if method.is_none_or(|method| method.starts_with('_')) {
+                found.push(Named::Source("takes a method of an object's that Python uses itself".into()));
+            } else if class != "method" && owner.as_deref() != Some(class) {
+                let what = format!("takes a method of an object that is not {module}.{class}");
+                found.push(Named::Beside(what));
+            }
+        }
+        _ => {}
     }
 }
 
@@ -483,7 +522,7 @@ mod tests {
 
     fn json(text: &str) -> Vec<Named> {
         let mut found = Vec::new();
-        walk(&serde_json::from_str(text).unwrap(), &mut found);
+        walk(&serde_json::from_str(text).unwrap(), false, &mut found);
         found
     }
 
@@ -507,6 +546,14 @@ mod tests {
             [code("os", "system", "class_name")]
         );
         assert_eq!(json(r#"{"module": "keras.layers", "class_name": "Dense", "config": {}}"#), []);
+        let called = r#"{"module": "keras.utils", "class_name": "function", "config": "get_file", "inbound_nodes": []}"#;
+        assert!(matches!(json(called)[..], [Named::Source(_)]));
+        let function = r#"{"module": "keras.saving", "class_name": "function", "config": "load_model"}"#;
+        assert_eq!(json(function), [code("keras.saving", "load_model", "function")]);
+        assert!(matches!(json(r#"{"class_name": "TFSMLayer", "config": {}}"#)[..], [Named::Beside(_)]));
+        let operator =
+            r#"{"__class__": "methodcaller", "__module__": "sklearn.x", "__loader__": "OperatorFuncNode"}"#;
+        assert!(json(operator).contains(&code("operator", "methodcaller", "__loader__")));
         assert_eq!(
             json(r#"{"model": {"modelName": "m", "handler": "h.py"}}"#),
             [code("h", "*", "a handler")]
@@ -524,7 +571,7 @@ mod tests {
                 .unwrap();
         assert_eq!(tags, ["os.popen"]);
         let mut found = Vec::new();
-        walk(&documents[0], &mut found);
+        walk(&documents[0], false, &mut found);
         assert!(found.contains(&code("os", "system", "_target_")), "{found:?}");
         assert!(found.contains(&code("sys", "exit", "_target_")), "{found:?}");
         assert!(yaml(&"[".repeat(200)).is_err());

@@ -150,6 +150,8 @@ pub(super) fn is_named(path: &Path) -> bool {
     PICKLED.contains(&extension)
         || Compression::promised_by(extension).is_some()
         || matches!(extension, "safetensors" | "gguf" | "zip" | "tar" | "pt2" | "nemo" | "mar" | "7z")
+        // Models of other programs, which are not read, and so not passed over.
+        || matches!(extension, "pb" | "onnx" | "t7" | "tflite" | "mlmodel")
         || layout::is_distributed(path)
 }
 

@@ -6,6 +6,7 @@ mod calls;
 mod configuration;
 mod content;
 mod globals;
+mod keras;
 mod native;
 mod pickles;
 #[cfg(test)]

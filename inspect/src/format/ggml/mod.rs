@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::tensor::numel;
 use crate::{DType, DamageKind, Error, Result, TernaryPacking};
 use blocks::Block;
-pub use blocks::Loss;
+pub use blocks::{Loss, Parts};
 
 /// A tensor type of GGML by its number in a GGUF file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -256,6 +256,25 @@ impl GgmlType {
 
     fn decode_blocks(self) -> Option<DecodeBlocks> {
         Some(with_block!(self, decode_blocks, return None))
+    }
+
+    /// How a block of it is taken apart, given its bytes; `None` for types whose elements are not whole numbers with
+    /// scales.
+    pub fn splitter(self) -> Option<fn(&[u8], &mut Parts)> {
+        use blocks::split;
+        Some(match self {
+            GgmlType::Q4_0 => split::<32, blocks::Q4_0>,
+            GgmlType::Q4_1 => split::<32, blocks::Q4_1>,
+            GgmlType::Q5_0 => split::<32, blocks::Q5_0>,
+            GgmlType::Q5_1 => split::<32, blocks::Q5_1>,
+            GgmlType::Q8_0 => split::<32, blocks::Q8_0>,
+            GgmlType::Q2_K => split::<256, blocks::Q2K>,
+            GgmlType::Q3_K => split::<256, blocks::Q3K>,
+            GgmlType::Q4_K => split::<256, blocks::Q4K>,
+            GgmlType::Q5_K => split::<256, blocks::Q5K>,
+            GgmlType::Q6_K => split::<256, blocks::Q6K>,
+            _ => return None,
+        })
     }
 
     /// How its blocks are decoded.

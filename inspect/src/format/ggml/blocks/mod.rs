@@ -47,6 +47,7 @@ mod q8_1;
 mod q8_k;
 pub mod round;
 mod search;
+mod split;
 mod tq1_0;
 mod tq2_0;
 
@@ -75,6 +76,8 @@ pub use q6_k::Q6K;
 pub use q8_0::Q8_0;
 pub use q8_1::Q8_1;
 pub use q8_k::Q8K;
+pub(super) use split::split;
+pub use split::{MOST_GROUPS, Parts, Split, Terms};
 pub use tq1_0::Tq1_0;
 pub use tq2_0::Tq2_0;
 

@@ -1,5 +1,6 @@
 use super::search::{Grid, affine, nearest, round_again};
-use super::{Block, Encode, Loss, from_half, to_half};
+use super::split::{ONE, Terms, ZERO};
+use super::{Block, Encode, Loss, Split, from_half, to_half};
 
 block! {
     /// 256 elements d * scale * q - dmin * min in 16 groups of 16, 2 bits each: in each half of the block, element
@@ -27,6 +28,19 @@ impl Block<256> for Q2K {
             let (qs, shift) = two_bits(&self.qs, g);
             out.iter_mut().zip(qs).for_each(|(out, q)| *out = dl * f32::from((q >> shift) & 3) - ml);
         }
+    }
+}
+
+impl Split<256> for Q2K {
+    const LESS: u8 = 0;
+
+    fn split(&self) -> (Self, Terms) {
+        let scales = self.scales.map(|s| (s & 15) as i8);
+        let mins = self.scales.map(|s| (s >> 4) as i8);
+        (
+            Q2K { d: ONE, dmin: ZERO, scales: [1; 16], ..*self },
+            Terms { d: self.d, dmin: self.dmin, scales, mins },
+        )
     }
 }
 

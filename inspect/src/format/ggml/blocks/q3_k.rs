@@ -1,6 +1,7 @@
 use super::q2_k::{pack_two_bits, two_bits};
 use super::search::{largest_scale, nearest, round_again, symmetric_by_rounds};
-use super::{Block, Encode, Loss, from_half, to_half};
+use super::split::{ONE, Terms};
+use super::{Block, Encode, Loss, Split, from_half, to_half};
 
 block! {
     /// 256 elements d * (scale - 32) * q in 16 groups of 16, 3 bits each: the low two in the order of [`super::Q2K`].
@@ -40,6 +41,17 @@ impl Block<256> for Q3K {
                 *out = dl * (i32::from((q >> shift) & 3) - i32::from(lowered << 2)) as f32;
             }
         }
+    }
+}
+
+impl Split<256> for Q3K {
+    const LESS: u8 = 4;
+
+    fn split(&self) -> (Self, Terms) {
+        // A scale of 1 is stored as 33, binary 10 0001.
+        let ones = [0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0xaa, 0xaa, 0xaa, 0xaa];
+        let scales = std::array::from_fn(|g| self.scale(g) as i8);
+        (Q3K { d: ONE, scales: ones, ..*self }, Terms { scales, ..Terms::scale(self.d) })
     }
 }
 

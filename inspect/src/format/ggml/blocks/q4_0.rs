@@ -1,5 +1,6 @@
 use super::round::{cut, extreme, inverse};
-use super::{Block, Encode, Loss, from_half, to_half};
+use super::split::{ONE, Terms};
+use super::{Block, Encode, Loss, Split, from_half, to_half};
 
 block! {
     /// 32 elements d * (q - 8), 4 bits each: element i in the low half of byte i, i + 16 in the high half.
@@ -20,6 +21,14 @@ impl Block<32> for Q4_0 {
             out[i] = d * (i32::from(self.qs[i] & 15) - 8) as f32;
             out[i + 16] = d * (i32::from(self.qs[i] >> 4) - 8) as f32;
         }
+    }
+}
+
+impl Split<32> for Q4_0 {
+    const LESS: u8 = 8;
+
+    fn split(&self) -> (Self, Terms) {
+        (Q4_0 { d: ONE, ..*self }, Terms::scale(self.d))
     }
 }
 

@@ -1,6 +1,7 @@
 use super::q4_0::low_halves;
 use super::round::{cut, inverse, range};
-use super::{Block, Encode, Loss, from_half, to_half};
+use super::split::{ONE, Terms, ZERO};
+use super::{Block, Encode, Loss, Split, from_half, to_half};
 
 block! {
     /// 32 elements d * q + m, 4 bits each, in the order of [`super::Q4_0`].
@@ -23,6 +24,14 @@ impl Block<32> for Q4_1 {
             out[i] = d * f32::from(self.qs[i] & 15) + m;
             out[i + 16] = d * f32::from(self.qs[i] >> 4) + m;
         }
+    }
+}
+
+impl Split<32> for Q4_1 {
+    const LESS: u8 = 0;
+
+    fn split(&self) -> (Self, Terms) {
+        (Q4_1 { d: ONE, m: ZERO, ..*self }, Terms::scale_and_least(self.d, self.m))
     }
 }
 

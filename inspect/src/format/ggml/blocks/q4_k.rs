@@ -1,5 +1,6 @@
 use super::search::{Grid, affine, nearest, round_again};
-use super::{Block, Encode, Loss, from_half, to_half};
+use super::split::{ONE, Terms, ZERO};
+use super::{Block, Encode, Loss, Split, from_half, to_half};
 
 block! {
     /// 256 elements d * scale * q - dmin * min in 8 groups of 32, 4 bits each: groups 2k and 2k + 1 in the low and
@@ -40,6 +41,30 @@ impl Block<256> for Q4K {
             out.iter_mut().zip(qs).for_each(|(out, q)| *out = dl * f32::from((q >> shift) & 15) - ml);
         }
     }
+}
+
+impl Split<256> for Q4K {
+    const LESS: u8 = 0;
+
+    fn split(&self) -> (Self, Terms) {
+        (
+            Q4K { d: ONE, dmin: ZERO, scales: SCALES_ONE, ..*self },
+            six_bit_terms(self.d, self.dmin, &self.scales),
+        )
+    }
+}
+
+/// Scales of 1 and mins of 0.
+pub(super) const SCALES_ONE: [u8; 12] = [1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1];
+
+/// The terms of blocks of 8 groups with scales and mins of 6 bits.
+pub(super) fn six_bit_terms(d: [u8; 2], dmin: [u8; 2], scales: &[u8; 12]) -> Terms {
+    let mut terms = Terms { dmin, ..Terms::scale(d) };
+    for g in 0..8 {
+        let (scale, min) = scale_min(scales, g);
+        (terms.scales[g], terms.mins[g]) = (scale as i8, min as i8);
+    }
+    terms
 }
 
 /// The parts of blocks of 8 groups with scales and mins of 6 bits.

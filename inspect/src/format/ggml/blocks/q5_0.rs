@@ -1,6 +1,7 @@
 use super::q4_0::low_halves;
 use super::round::{cut, extreme, inverse};
-use super::{Block, Encode, Loss, from_half, to_half};
+use super::split::{ONE, Terms};
+use super::{Block, Encode, Loss, Split, from_half, to_half};
 
 block! {
     /// 32 elements d * (q - 16), 5 bits each: the low four in the order of [`super::Q4_0`].
@@ -20,6 +21,14 @@ impl Block<32> for Q5_0 {
     fn decode(&self, out: &mut [f32; 32]) {
         let (d, q) = (from_half(self.d), five_bits(self.qh, &self.qs));
         out.iter_mut().zip(q).for_each(|(out, q)| *out = d * (i32::from(q) - 16) as f32);
+    }
+}
+
+impl Split<32> for Q5_0 {
+    const LESS: u8 = 16;
+
+    fn split(&self) -> (Self, Terms) {
+        (Q5_0 { d: ONE, ..*self }, Terms::scale(self.d))
     }
 }
 

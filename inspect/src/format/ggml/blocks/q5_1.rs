@@ -1,7 +1,8 @@
 use super::q4_0::low_halves;
 use super::q5_0::{fifth_bits, five_bits};
 use super::round::{cut, inverse, range};
-use super::{Block, Encode, Loss, from_half, to_half};
+use super::split::{ONE, Terms, ZERO};
+use super::{Block, Encode, Loss, Split, from_half, to_half};
 
 block! {
     /// 32 elements d * q + m, 5 bits each, in the order of [`super::Q5_0`].
@@ -23,6 +24,14 @@ impl Block<32> for Q5_1 {
     fn decode(&self, out: &mut [f32; 32]) {
         let (d, m, q) = (from_half(self.d), from_half(self.m), five_bits(self.qh, &self.qs));
         out.iter_mut().zip(q).for_each(|(out, q)| *out = d * f32::from(q) + m);
+    }
+}
+
+impl Split<32> for Q5_1 {
+    const LESS: u8 = 0;
+
+    fn split(&self) -> (Self, Terms) {
+        (Q5_1 { d: ONE, m: ZERO, ..*self }, Terms::scale_and_least(self.d, self.m))
     }
 }
 

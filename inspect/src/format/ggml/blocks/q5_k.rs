@@ -1,6 +1,7 @@
-use super::q4_k::{Groups, scale_min};
+use super::q4_k::{Groups, SCALES_ONE, scale_min, six_bit_terms};
 use super::search::Grid;
-use super::{Block, Encode, Loss, from_half};
+use super::split::{ONE, Terms, ZERO};
+use super::{Block, Encode, Loss, Split, from_half};
 
 block! {
     /// 256 elements d * scale * q - dmin * min in 8 groups of 32, 5 bits each: the low four in the order of
@@ -33,6 +34,17 @@ impl Block<256> for Q5K {
                 *out = dl * f32::from(((q >> shift) & 15) | (((h >> g) & 1) << 4)) - ml;
             }
         }
+    }
+}
+
+impl Split<256> for Q5K {
+    const LESS: u8 = 0;
+
+    fn split(&self) -> (Self, Terms) {
+        (
+            Q5K { d: ONE, dmin: ZERO, scales: SCALES_ONE, ..*self },
+            six_bit_terms(self.d, self.dmin, &self.scales),
+        )
     }
 }
 

@@ -1,5 +1,6 @@
 use super::search::{NOTHING, largest_scale, nearest, round_again, symmetric};
-use super::{Block, Encode, Loss, from_half, to_half};
+use super::split::{ONE, Terms};
+use super::{Block, Encode, Loss, Split, from_half, to_half};
 
 block! {
     /// 256 elements d * scale * (q - 32) in 16 groups of 16, 6 bits each. In each half of the block, run r of 32
@@ -33,6 +34,14 @@ impl Block<256> for Q6K {
                 *out = dl * (i32::from(q) - 32) as f32;
             }
         }
+    }
+}
+
+impl Split<256> for Q6K {
+    const LESS: u8 = 32;
+
+    fn split(&self) -> (Self, Terms) {
+        (Q6K { d: ONE, scales: [1; 16], ..*self }, Terms { scales: self.scales, ..Terms::scale(self.d) })
     }
 }
 

@@ -1,5 +1,6 @@
 use super::round::{inverse, largest};
-use super::{Block, Encode, Loss, from_half, to_half};
+use super::split::{ONE, Terms};
+use super::{Block, Encode, Loss, Split, from_half, to_half};
 
 block! {
     /// 32 elements q * d, 8 bits each.
@@ -17,6 +18,14 @@ impl Block<32> for Q8_0 {
     fn decode(&self, out: &mut [f32; 32]) {
         let d = from_half(self.d);
         out.iter_mut().zip(self.qs).for_each(|(out, q)| *out = f32::from(q) * d);
+    }
+}
+
+impl Split<32> for Q8_0 {
+    const LESS: u8 = 128;
+
+    fn split(&self) -> (Self, Terms) {
+        (Q8_0 { d: ONE, ..*self }, Terms::scale(self.d))
     }
 }
 
