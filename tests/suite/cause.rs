@@ -39,6 +39,10 @@ fn student(path: &Path, std: f64) {
         let scaled: Vec<f32> = values.iter().map(|v| (v * std) as f32).collect();
         file = file.f32s(&name, &[SIDE, SIDE], &scaled);
     }
+    // By which a student without its configuration is known.
+    for norm in ["q_norm", "k_norm"] {
+        file = file.f32s(&format!("layers.0.self_attn.{norm}.weight"), &[SIDE], &[1.0; SIDE]);
+    }
     file.write(path);
 }
 

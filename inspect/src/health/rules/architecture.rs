@@ -81,7 +81,8 @@ fn of_config(record: &CheckpointRecord) -> Option<Promise<'_>> {
     let told = from_json(serde_json::Value::Object(record.model.config.clone()));
     let mut given = Given::of_hugging_face(&told).ok()?;
     // Codes have other names and shapes.
-    if given.quantization.is_some() || record.tensors.iter().any(|t| t.role == Role::Codes) {
+    let coded = given.quantization.as_ref().is_some_and(|quantization| !quantization.is_bitnet());
+    if coded || record.tensors.iter().any(|t| t.role == Role::Codes) {
         return None;
     }
     // Neither decides about a tensor.
