@@ -358,7 +358,11 @@ impl Scanner<'_> {
                 let target = entry.link_name_bytes().map(|n| text(&n));
                 let target = target.unwrap_or_default();
                 let message = format!("`{}` is a link to `{}`", cut(&name), cut(&target));
-                let rule = if leads_outside(&target) { Rule::PathOutside } else { Rule::Link };
+                // A symbolic link leads on from the folder that it is in.
+                let folder = name.rsplit_once('/').filter(|_| kind.is_symlink());
+                let reached = folder.map_or(target.clone(), |(folder, _)| format!("{folder}/{target}"));
+                let outside = is_rooted(&target) || leads_outside(&reached);
+                let rule = if outside { Rule::PathOutside } else { Rule::Link };
                 self.find(rule, place, Some(at), message);
             }
             if kind.is_file() && !names.insert(name.clone()) {
@@ -419,9 +423,24 @@ fn inflate_some(packed: &[u8], most: u64) -> Option<Vec<u8>> {
 
 /// Whether unpacking an entry of this name could write outside the target folder.
 pub(super) fn leads_outside(name: &str) -> bool {
+    let mut depth = 0usize;
+    let climbs = name.split(['/', '\\']).any(|part| match part {
+        ".." if depth == 0 => true,
+        ".." => {
+            depth -= 1;
+            false
+        }
+        "" | "." => false,
+        _ => {
+            depth += 1;
+            false
+        }
+    });
+    climbs || is_rooted(name)
+}
+
+/// Whether `name` begins at the root of a file system, or is no name.
+fn is_rooted(name: &str) -> bool {
     let drive = name.as_bytes().get(1) == Some(&b':') && name.as_bytes()[0].is_ascii_alphabetic();
-    name.starts_with(['/', '\\'])
-        || drive
-        || name.split(['/', '\\']).any(|part| part == "..")
-        || name.contains('\0')
+    name.starts_with(['/', '\\']) || drive || name.contains('\0')
 }

@@ -11,7 +11,7 @@ use super::configuration::names_configuration;
 use super::globals::{Class, classify};
 use super::pickles::{Stream, begins_plausibly, is_exhausted, names};
 use super::template::{self, Template};
-use super::{Finding, Findings, Options, Rule, native, text};
+use super::{Finding, Findings, Options, Rule, hdf5, native, text};
 use crate::bytes::compression::Compression;
 use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
 use crate::error::bytes_that;
@@ -44,9 +44,6 @@ const OPAQUE: [(&[u8], &str); 3] = [
     (b"Rar!\x1a\x07", "a RAR archive"),
     (b"ZF0x", "an array or a pickle as joblib compressed it before 0.10"),
 ];
-/// The first bytes of HDF5, and what such a file holds if Keras makes a model of it, which may have code.
-const HDF5: &[u8] = b"\x89HDF\r\n\x1a\n";
-const KERAS_MODEL: &[u8] = b"model_config";
 
 /// The recognised kind of a file or an archive's member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -344,11 +341,8 @@ impl<'o> Scanner<'o> {
             self.compressed(compression, data, name, place)?;
             return Ok(Some(Kind::Compressed(compression.key)));
         }
-        if head.starts_with(HDF5) {
-            if data.contains(KERAS_MODEL, 0..data.len())? {
-                let message = "a model of Keras in HDF5, whose configuration cannot be scanned".to_string();
-                self.find(Rule::OpaqueContent, place, None, message);
-            }
+        if head.starts_with(hdf5::MAGIC) {
+            self.hdf5(data, place)?;
             return Ok(Some(Kind::Hdf5));
         }
         if let Some((_, what)) = OPAQUE.iter().find(|(magic, _)| head.starts_with(magic)) {

@@ -6,6 +6,7 @@ mod calls;
 mod configuration;
 mod content;
 mod globals;
+mod hdf5;
 mod keras;
 mod native;
 mod pickles;
@@ -120,9 +121,9 @@ rules! {
     NativeCode "native-code" Dangerous
         "The archive holds a program or a shared library."
     PathOutside "path-outside" Dangerous
-        "An entry's name leads outside the folder that the archive is unpacked to."
+        "An entry's name, or a link, leads outside the folder of the file or of what is unpacked."
     Link "link" Unknown
-        "An entry of the archive is a link."
+        "An entry of the archive is a link, or something in the file is in another file."
     DuplicateEntry "duplicate-entry" Unknown
         "Two entries of the archive have one name: which one is read depends on the reader."
     SeveralDirectories "several-directories" Unknown

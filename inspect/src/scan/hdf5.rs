@@ -1,0 +1,123 @@
+//! HDF5, of which only what leads out of the file is looked for: links to other files, data kept in them, and the
+//! configuration of a Keras model (HDF5 File Format Specification 3.0, sections IV.A.2.g, i and h).
+
+use super::Rule;
+use super::archive::leads_outside;
+use super::calls::cut;
+use super::content::{Place, Scanner};
+use crate::Result;
+use crate::bytes::ByteSource;
+
+/// The first bytes of HDF5.
+pub(super) const MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
+/// What a model of Keras has besides its weights.
+const KERAS_MODEL: &[u8] = b"model_config";
+/// Bytes that are looked at together, and the most that one message takes.
+const WINDOW: u64 = 1 << 20;
+const MESSAGE: u64 = 4096;
+/// Longer names are of no link.
+const LONGEST_NAME: usize = 1024;
+
+/// What leads to another file.
+#[derive(Debug, PartialEq)]
+enum Reference {
+    /// A link to an object in this file.
+    Link(String),
+    /// The data of a dataset, or parts of them, in files that are named elsewhere.
+    Data,
+}
+
+impl Scanner<'_> {
+    /// Reports what in the HDF5 file `data` leads to code or out of the file.
+    pub(super) fn hdf5(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
+        if data.contains(KERAS_MODEL, 0..data.len())? {
+            let message = "a model of Keras in HDF5, whose configuration cannot be scanned".to_string();
+            self.find(Rule::OpaqueContent, place, None, message);
+        }
+        let mut at = 0;
+        while at < data.len() {
+            let window = data.window(at, WINDOW + MESSAGE)?;
+            for start in 0..window.len().min(WINDOW as usize) {
+                let Some(found) = reference(data, &window[start..])? else { continue };
+                let offset = Some(at + start as u64);
+                match found {
+                    Reference::Link(file) if leads_outside(&file) => {
+                        let message = format!("a link to something in the file `{}`", cut(&file));
+                        self.find(Rule::PathOutside, place, offset, message);
+                    }
+                    Reference::Link(file) => {
+                        let message = format!("a link to something in the file `{}` beside it", cut(&file));
+                        self.find(Rule::Link, place, offset, message);
+                    }
+                    Reference::Data => {
+                        let message = "a dataset whose data are read from other files".to_string();
+                        self.find(Rule::Link, place, offset, message);
+                    }
+                }
+            }
+            at += WINDOW;
+        }
+        Ok(())
+    }
+}
+
+/// The reference to another file in the message at the start of `bytes`, which are part of `data`. Messages are told by
+/// all that their form demands, wherever they are: in an object's header or in a heap.
+fn reference(data: &dyn ByteSource, bytes: &[u8]) -> Result<Option<Reference>> {
+    let refers = |at: &[u8], signature: &[u8]| -> Result<bool> {
+        let at = u64::from_le_bytes(at.try_into().unwrap_or_default());
+        Ok(at > 0 && at < data.len() && data.window(at, 4)?.starts_with(signature))
+    };
+    Ok(match bytes {
+        [1, flags, 64, rest @ ..] if flags & 0xe8 == 8 => link(*flags, rest).map(Reference::Link),
+        // External data files: slots that are there, slots that are used, and the heap of their names.
+        [1, 0, 0, 0, a, b, c, d, heap @ ..] if heap.len() >= 8 => {
+            let (there, used) = (u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]));
+            let sound = used > 0 && used <= there;
+            (sound && refers(&heap[..8], b"HEAP")?).then_some(Reference::Data)
+        }
+        // The layout of a virtual dataset, and the heap of its sources.
+        [4 | 5, 3, heap @ ..] if heap.len() >= 8 => refers(&heap[..8], b"GCOL")?.then_some(Reference::Data),
+        _ => None,
+    })
+}
+
+/// The file that an external link names; `rest` follows its type.
+fn link(flags: u8, rest: &[u8]) -> Option<String> {
+    let order = if flags & 4 != 0 { 8 } else { 0 };
+    let characters = usize::from(flags & 16 != 0);
+    let rest = rest.get(order + characters..)?;
+    let (size, rest) = rest.split_at_checked(1 << (flags & 3))?;
+    let mut length = [0; 8];
+    length[..size.len()].copy_from_slice(size);
+    let length =
+        usize::try_from(u64::from_le_bytes(length)).ok().filter(|n| (1..=LONGEST_NAME).contains(n))?;
+    let (name, rest) = rest.split_at_checked(length)?;
+    if name.contains(&0) {
+        return None;
+    }
+    let ([a, b], rest) = rest.split_first_chunk::<2>().map(|(size, rest)| (*size, rest))?;
+    let value = rest.get(..usize::from(u16::from_le_bytes([a, b])))?;
+    // Its version and flags, the file, and the object there.
+    let [0, names @ .., 0] = value else { return None };
+    let (file, object) = names.split_at(names.iter().position(|byte| *byte == 0)?);
+    (!file.is_empty() && !object[1..].contains(&0)).then(|| String::from_utf8_lossy(file).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_told_by_its_form() {
+        let value = b"\0/etc/passwd\0x\0";
+        let message = [&[1u8, 8, 64, 4][..], b"vars", &(value.len() as u16).to_le_bytes(), value].concat();
+        let found = reference(&message.as_slice(), &message).unwrap();
+        assert_eq!(found, Some(Reference::Link("/etc/passwd".into())));
+        for (at, byte) in [(0, 2), (2, 1), (3, 0), (8, 90), (10, 1), (message.len() - 1, 7)] {
+            let mut other = message.clone();
+            other[at] = byte;
+            assert_eq!(reference(&other.as_slice(), &other).unwrap(), None, "{at}");
+        }
+    }
+}
