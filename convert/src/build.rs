@@ -44,6 +44,13 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
         let why = "it is a LoRA adapter: small matrices that change those of a model, which is not with it; merge the two first, for example with PEFT's `merge_and_unload`";
         return Err(Error::of_source(source, why));
     }
+    let other_bits = source.model.quantization.as_ref().and_then(|quantization| quantization.other_bits);
+    if let (true, Some(bits)) = (form.is_model, other_bits) {
+        let why = format!(
+            "its layers round activations to {bits} bits, which neither transformers' class nor a GGUF file can say"
+        );
+        return Err(Error::of_source(source, why));
+    }
     let mut builder = Builder::new(source, options)?;
     let chosen = builder.choose()?;
     builder.add(chosen)?;

@@ -199,7 +199,7 @@ fn config(plan: &mut Plan<'_>, vocabulary: Option<&Vocabulary>) -> Result<Option
 
 /// Whether matrices of BitLinears are stored as codes.
 fn is_packed(source: &Checkpoint) -> bool {
-    source.tensors.iter().any(|t| matches!(t.dtype, DType::Ternary(_)) && t.group == Group::Weights)
+    source.tensors.iter().any(|t| t.dtype.is_ternary() && t.group == Group::Weights)
 }
 
 /// A configuration of a class that only its own code defines, as that of the class which transformers has for the same

@@ -156,6 +156,9 @@ fn refuse(given: &Given) -> Result<(), String> {
         return Err(format!("has hidden_act `{}`; only silu and relu2 are supported", name.escape_debug()));
     }
     if let Some(other) = given.quantization.as_ref().filter(|q| !q.is_bitnet()) {
+        if let Some(bits) = other.other_bits {
+            return Err(format!("rounds activations to {bits} bits; only 8 are supported"));
+        }
         let method = other.method.as_deref().unwrap_or_default();
         return Err(format!("is quantized by `{}`, which is not supported", method.escape_debug()));
     }

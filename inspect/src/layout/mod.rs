@@ -329,10 +329,25 @@ pub fn list(path: &Path) -> Result<Listing> {
     Ok(listing)
 }
 
-/// Whether `folder` is where Hugging Face's cache keeps the files of a repository, by their hashes.
-fn is_of_blobs(folder: &Path) -> bool {
-    name(folder) == "blobs"
-        && ["snapshots", "refs"].iter().all(|beside| folder.with_file_name(beside).is_dir())
+/// Of the folder in which Hugging Face's cache keeps the files of a repository by their hashes, those that its snapshots
+/// link to, under the names that they have; nothing of other folders.
+fn linked_blobs(folder: &Path) -> HashSet<PathBuf> {
+    let snapshots = folder.with_file_name("snapshots");
+    let mut linked = HashSet::new();
+    if name(folder) != "blobs" || !snapshots.is_dir() || !folder.with_file_name("refs").is_dir() {
+        return linked;
+    }
+    let mut rest = vec![snapshots];
+    while let Some(folder) = rest.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => rest.push(entry.path()),
+                Ok(kind) if kind.is_symlink() => linked.extend(entry.path().canonicalize()),
+                _ => {}
+            }
+        }
+    }
+    linked
 }
 
 /// Adds the checkpoints directly at `path`, in name order, and files that should be some; gives the folders where more
@@ -345,6 +360,14 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
     }
     let Listing { checkpoints: mut found, skipped } = find_in(path)?;
     all.skipped.extend(skipped);
+    let linked = linked_blobs(path);
+    // What is on its way has that name.
+    let is_other = |file: &PathBuf| {
+        linked.is_empty()
+            || !(name(file).ends_with(".incomplete")
+                || file.canonicalize().is_ok_and(|file| linked.contains(&file)))
+    };
+    found.retain(is_other);
     let composed = components::of(path);
     let own: HashSet<PathBuf> = composed.iter().flatten().map(|part| identity(&part.path)).collect();
     let model = composed.is_some() || matches!(found.as_slice(), [one] if is_model(one));
@@ -361,6 +384,7 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
         found.dedup();
     }
     let mut spoilt = spoilt_in(path)?;
+    spoilt.retain(is_other);
     if model {
         // They are opened with it.
         spoilt.retain(|file| !companion::is_companion(file) && !own.contains(&identity(file)));
@@ -386,8 +410,6 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
         match is_folder {
             // Its tensors have been counted.
             true if !found_nothing && hf_shards::are_joined(&path) => {}
-            // Snapshots beside it link to what is in it, under the names that it has.
-            true if is_of_blobs(&path) => {}
             // The optimizer of a model beside it is no other one.
             true if tag.as_ref() == Some(&path) => {}
             // Beside a finished model lie the checkpoints of its training, and other forms of itself.

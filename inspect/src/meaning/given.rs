@@ -53,6 +53,13 @@ pub struct Given {
     pub quantization: Option<Quantization>,
 }
 
+/// The number that all elements of a list are, as GGUF files have it that give one for each layer.
+fn alike(list: &Value) -> Option<usize> {
+    let Value::List(items) = list else { return None };
+    let first = as_u64(items.first()?)?;
+    items.iter().all(|item| as_u64(item) == Some(first)).then(|| usize::try_from(first).ok())?
+}
+
 /// What `quantization_config` of config.json says of a BitLinear.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
@@ -65,6 +72,8 @@ pub struct Quantization {
     pub online: bool,
     /// What is added to the mean square where each BitLinear normalizes its input (`use_rms_norm`).
     pub norm_eps: Option<f64>,
+    /// The bits to which activations are rounded, if these are not 8.
+    pub other_bits: Option<u64>,
 }
 
 impl Quantization {
@@ -86,6 +95,7 @@ impl Quantization {
             online: text(MODE) == Some(ONLINE),
             norm_eps: matches!(lookup(value, NORMS), Some(Value::Bool(true)))
                 .then(|| lookup(value, NORM_EPS).and_then(crate::metadata::as_f64).unwrap_or(1e-6)),
+            other_bits: None,
         })
     }
 
@@ -94,11 +104,9 @@ impl Quantization {
     fn of_class(config: &Value) -> Option<Quantization> {
         const ROUNDING_CLASS: &str = "BitnetForCausalLM";
         class(config).filter(|name| *name == ROUNDING_CLASS)?;
-        let method = match lookup(config, "input_bits").and_then(as_u64) {
-            None | Some(8) => BITNET.to_string(),
-            Some(bits) => format!("{BITNET} with activations of {bits} bits"),
-        };
-        Some(Quantization { method: Some(method), multiplies: true, online: true, norm_eps: None })
+        let other_bits = lookup(config, "input_bits").and_then(as_u64).filter(|bits| *bits != 8);
+        let method = Some(BITNET.to_string());
+        Some(Quantization { method, multiplies: true, online: true, norm_eps: None, other_bits })
     }
 
     /// What is written for float masters that every forward pass rounds.
@@ -108,7 +116,7 @@ impl Quantization {
 
     /// Whether it is Hugging Face's BitNet.
     pub fn is_bitnet(&self) -> bool {
-        self.method.as_deref() == Some(BITNET)
+        self.method.as_deref() == Some(BITNET) && self.other_bits.is_none()
     }
 
     /// What is written for packed matrices. `autobitlinear` multiplies a layer's output by its `weight_scale`, so the
@@ -447,7 +455,8 @@ impl Given {
             hidden_dim: size("embedding_length"),
             num_layers: size("block_count"),
             num_heads: size("attention.head_count"),
-            num_kv_heads: size("attention.head_count_kv"),
+            num_kv_heads: size("attention.head_count_kv")
+                .or_else(|| alike(of_model("attention.head_count_kv")?)),
             head_dim: size("attention.key_length").or_else(by_heads).or_else(|| size("rope.dimension_count")),
             mlp_hidden_dim: size("feed_forward_length"),
             max_seq_len: size("context_length"),

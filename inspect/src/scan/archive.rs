@@ -5,6 +5,7 @@ use std::io::Read;
 
 use super::Rule;
 use super::calls::cut;
+use super::configuration::HANDLERS;
 use super::content::{Kind, Place, Scanner};
 use crate::bytes::{ByteSource, Reader, Section, SharedBytes, text};
 use crate::error::bytes_that;
@@ -75,6 +76,17 @@ impl Scanner<'_> {
             (entries.iter().any(is_package), entries.iter().find(|e| e.name.ends_with(".py")))
         {
             let message = format!("`{}` is a source that the loader of this package runs", cut(&source.name));
+            self.find(Rule::CustomCode, place, Some(source.header), message);
+        }
+        // TorchServe imports a file called as one of its own handlers before that.
+        let is_served = |e: &Entry| e.name == "MAR-INF/MANIFEST.json";
+        let stands_for = |e: &&Entry| {
+            let file = e.name.rsplit('/').next().unwrap_or(&e.name);
+            file.strip_suffix(".py").is_some_and(|stem| HANDLERS.contains(&stem))
+        };
+        if let (true, Some(source)) = (entries.iter().any(is_served), entries.iter().find(stands_for)) {
+            let message =
+                format!("`{}` is a source that TorchServe runs for its own handler", cut(&source.name));
             self.find(Rule::CustomCode, place, Some(source.header), message);
         }
         let (script, code) = torch_script(&entries);
@@ -360,8 +372,7 @@ impl Scanner<'_> {
                 let message = format!("`{}` is a link to `{}`", cut(&name), cut(&target));
                 // A symbolic link leads on from the folder that it is in.
                 let folder = name.rsplit_once('/').filter(|_| kind.is_symlink());
-                let reached = folder.map_or(target.clone(), |(folder, _)| format!("{folder}/{target}"));
-                let outside = is_rooted(&target) || leads_outside(&reached);
+                let outside = leaves(folder.map_or("", |(folder, _)| folder), &target);
                 let rule = if outside { Rule::PathOutside } else { Rule::Link };
                 self.find(rule, place, Some(at), message);
             }
@@ -421,22 +432,28 @@ fn inflate_some(packed: &[u8], most: u64) -> Option<Vec<u8>> {
     (!out.is_empty()).then_some(out)
 }
 
-/// Whether unpacking an entry of this name could write outside the target folder.
+/// Whether unpacking an entry of this name could write outside the target folder: any `..` may, where the archive has
+/// links.
 pub(super) fn leads_outside(name: &str) -> bool {
+    is_rooted(name) || name.split(['/', '\\']).any(|part| part == "..")
+}
+
+/// Whether a link to `target` in the folder `folder` leads out of what is unpacked.
+fn leaves(folder: &str, target: &str) -> bool {
     let mut depth = 0usize;
-    let climbs = name.split(['/', '\\']).any(|part| match part {
-        ".." if depth == 0 => true,
-        ".." => {
+    let parts = folder.split(['/', '\\']).chain(target.split(['/', '\\']));
+    let climbs = parts.filter(|part| !matches!(*part, "" | ".")).any(|part| match (part, depth) {
+        ("..", 0) => true,
+        ("..", _) => {
             depth -= 1;
             false
         }
-        "" | "." => false,
         _ => {
             depth += 1;
             false
         }
     });
-    climbs || is_rooted(name)
+    climbs || is_rooted(target)
 }
 
 /// Whether `name` begins at the root of a file system, or is no name.

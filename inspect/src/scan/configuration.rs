@@ -74,7 +74,8 @@ const LIBRARIES: [&str; 24] = [
 ];
 
 /// Handlers that come with TorchServe.
-const HANDLERS: [&str; 4] = ["image_classifier", "image_segmenter", "object_detector", "text_classifier"];
+pub(super) const HANDLERS: [&str; 4] =
+    ["image_classifier", "image_segmenter", "object_detector", "text_classifier"];
 
 /// Libraries whose classes their own loaders create by name, with arguments that are data.
 const OWN: [&str; 5] = ["sentence_transformers.", "sklearn.", "scipy.", "keras.", "numpy."];
@@ -361,9 +362,11 @@ fn object(entries: &Map<String, Value>, manifest: bool, found: &mut Vec<Named>) 
     ] {
         let is_code = |file: &&str| key != "modelFile" || file.ends_with(".py");
         let Some(file) = text(key).filter(|file| manifest && is_code(file)) else { continue };
-        let file = file.rsplit(['/', '\\']).next().unwrap_or(file);
+        // A file of such a name in the archive comes before TorchServe's own, and is told where it is.
         if !HANDLERS.contains(&file) {
-            let module = file.strip_suffix(".py").unwrap_or(file);
+            let (path, _) = file.split_once(':').unwrap_or((file, ""));
+            let last = path.rsplit(['/', '\\']).next().unwrap_or(path);
+            let module = last.strip_suffix(".py").unwrap_or(last);
             found.push(Named::Code { module: module.to_string(), name: "*".into(), key: named.into() });
         }
     }
@@ -532,6 +535,9 @@ mod tests {
 
     #[test]
     fn classes_are_found_however_they_are_named() {
+        let spelt =
+            r#"{"module": "keras.utils", "class_name": "get_file", "config": {}, "inbound_nodes": []}"#;
+        assert!(matches!(json(spelt)[..], [Named::Source(_)]));
         let found = json(
             r#"{"auto_map": {"AutoModel": "me/it--modeling_it.Model", "AutoTokenizer": ["tokens.Slow", null]}}"#,
         );

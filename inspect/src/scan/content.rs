@@ -351,7 +351,14 @@ impl<'o> Scanner<'o> {
         }
         match head.is_empty() {
             true => Ok(None),
-            false => self.bare(data, head, pickled, place),
+            false => {
+                let kind = self.bare(data, head, pickled, place)?;
+                if kind.is_none() && hdf5::begin(data)?.is_some() {
+                    self.hdf5(data, place)?;
+                    return Ok(Some(Kind::Hdf5));
+                }
+                Ok(kind)
+            }
         }
     }
 

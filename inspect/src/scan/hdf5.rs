@@ -12,11 +12,9 @@ use crate::bytes::ByteSource;
 pub(super) const MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
 /// What a model of Keras has besides its weights.
 const KERAS_MODEL: &[u8] = b"model_config";
-/// Bytes that are looked at together, and the most that one message takes.
+/// Bytes that are looked at together, and the most that one message takes: its length has two bytes.
 const WINDOW: u64 = 1 << 20;
-const MESSAGE: u64 = 4096;
-/// Longer names are of no link.
-const LONGEST_NAME: usize = 1024;
+const MESSAGE: u64 = 1 << 17;
 
 /// What leads to another file.
 #[derive(Debug, PartialEq)]
@@ -34,11 +32,12 @@ impl Scanner<'_> {
             let message = "a model of Keras in HDF5, whose configuration cannot be scanned".to_string();
             self.find(Rule::OpaqueContent, place, None, message);
         }
+        let addresses = Addresses::of(data)?;
         let mut at = 0;
         while at < data.len() {
             let window = data.window(at, WINDOW + MESSAGE)?;
             for start in 0..window.len().min(WINDOW as usize) {
-                let Some(found) = reference(data, &window[start..])? else { continue };
+                let Some(found) = reference(data, &window[start..], addresses)? else { continue };
                 let offset = Some(at + start as u64);
                 match found {
                     Reference::Link(file) if leads_outside(&file) => {
@@ -63,23 +62,61 @@ impl Scanner<'_> {
 
 /// The reference to another file in the message at the start of `bytes`, which are part of `data`. Messages are told by
 /// all that their form demands, wherever they are: in an object's header or in a heap.
-fn reference(data: &dyn ByteSource, bytes: &[u8]) -> Result<Option<Reference>> {
+fn reference(
+    data: &dyn ByteSource,
+    bytes: &[u8],
+    Addresses { size, base }: Addresses,
+) -> Result<Option<Reference>> {
     let refers = |at: &[u8], signature: &[u8]| -> Result<bool> {
-        let at = u64::from_le_bytes(at.try_into().unwrap_or_default());
-        Ok(at > 0 && at < data.len() && data.window(at, 4)?.starts_with(signature))
+        let mut address = [0; 8];
+        address[..size].copy_from_slice(&at[..size]);
+        let at = u64::from_le_bytes(address).saturating_add(base);
+        Ok(at > base && at < data.len() && data.window(at, 4)?.starts_with(signature))
     };
     Ok(match bytes {
         [1, flags, 64, rest @ ..] if flags & 0xe8 == 8 => link(*flags, rest).map(Reference::Link),
         // External data files: slots that are there, slots that are used, and the heap of their names.
-        [1, 0, 0, 0, a, b, c, d, heap @ ..] if heap.len() >= 8 => {
+        [1, 0, 0, 0, a, b, c, d, heap @ ..] if heap.len() >= size => {
             let (there, used) = (u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]));
             let sound = used > 0 && used <= there;
-            (sound && refers(&heap[..8], b"HEAP")?).then_some(Reference::Data)
+            (sound && refers(heap, b"HEAP")?).then_some(Reference::Data)
         }
         // The layout of a virtual dataset, and the heap of its sources.
         [4 | 5, 3, heap @ ..] if heap.len() >= 8 => refers(&heap[..8], b"GCOL")?.then_some(Reference::Data),
         _ => None,
     })
+}
+
+/// How addresses are written.
+#[derive(Clone, Copy)]
+struct Addresses {
+    /// Their bytes.
+    size: usize,
+    /// Where they count from.
+    base: u64,
+}
+
+impl Addresses {
+    /// As the superblock of `data` says.
+    fn of(data: &dyn ByteSource) -> Result<Self> {
+        let base = begin(data)?.unwrap_or(0);
+        let head = data.window(base, 16)?;
+        let at = match head.get(MAGIC.len()) {
+            Some(0 | 1) => 13,
+            _ => 9,
+        };
+        Ok(Addresses { size: head.get(at).map_or(8, |size| usize::from(*size).clamp(1, 8)), base })
+    }
+}
+
+/// Where HDF5 begins in `data`: at the start, or behind a block of the user's of 512 bytes or twice as many each time.
+pub(super) fn begin(data: &dyn ByteSource) -> Result<Option<u64>> {
+    for at in std::iter::once(0).chain((9..40).map(|power| 1 << power)).take_while(|at| *at < data.len()) {
+        if data.window(at, MAGIC.len() as u64)?.starts_with(MAGIC) {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
 }
 
 /// The file that an external link names; `rest` follows its type.
@@ -90,8 +127,7 @@ fn link(flags: u8, rest: &[u8]) -> Option<String> {
     let (size, rest) = rest.split_at_checked(1 << (flags & 3))?;
     let mut length = [0; 8];
     length[..size.len()].copy_from_slice(size);
-    let length =
-        usize::try_from(u64::from_le_bytes(length)).ok().filter(|n| (1..=LONGEST_NAME).contains(n))?;
+    let length = usize::try_from(u64::from_le_bytes(length)).ok().filter(|n| *n > 0)?;
     let (name, rest) = rest.split_at_checked(length)?;
     if name.contains(&0) {
         return None;
@@ -110,14 +146,15 @@ mod tests {
 
     #[test]
     fn a_link_is_told_by_its_form() {
+        let addresses = Addresses { size: 8, base: 0 };
         let value = b"\0/etc/passwd\0x\0";
         let message = [&[1u8, 8, 64, 4][..], b"vars", &(value.len() as u16).to_le_bytes(), value].concat();
-        let found = reference(&message.as_slice(), &message).unwrap();
+        let found = reference(&message.as_slice(), &message, addresses).unwrap();
         assert_eq!(found, Some(Reference::Link("/etc/passwd".into())));
         for (at, byte) in [(0, 2), (2, 1), (3, 0), (8, 90), (10, 1), (message.len() - 1, 7)] {
             let mut other = message.clone();
             other[at] = byte;
-            assert_eq!(reference(&other.as_slice(), &other).unwrap(), None, "{at}");
+            assert_eq!(reference(&other.as_slice(), &other, addresses).unwrap(), None, "{at}");
         }
     }
 }

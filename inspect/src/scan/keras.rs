@@ -21,7 +21,34 @@ const COMPUTING: [&str; 9] = [
 const OPERATORS: [&str; 5] =
     ["TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod", "TensorFlowOpLayer"];
 /// Parts of TensorFlow's names behind which files are read and written, and Python is called.
-const REACHING: [&str; 5] = ["io.", "saved_model", "numpy_function", "py_function", "load_"];
+const REACHING: [&str; 4] = ["saved_model", "numpy_function", "py_function", "load_"];
+/// The beginnings of those that compute.
+const ARITHMETIC: [&str; 9] = [
+    "math.",
+    "nn.",
+    "linalg.",
+    "__operators__.",
+    "signal.",
+    "random.",
+    "keras.backend.",
+    "bitwise.",
+    "image.",
+];
+/// Others that do, by their whole names.
+const SHAPING: [&str; 12] = [
+    "reshape",
+    "concat",
+    "stack",
+    "unstack",
+    "transpose",
+    "expand_dims",
+    "squeeze",
+    "cast",
+    "shape",
+    "split",
+    "tile",
+    "identity",
+];
 /// Layers that look words up.
 const LOOKUPS: [&str; 3] = ["StringLookup", "IntegerLookup", "TextVectorization"];
 
@@ -29,13 +56,18 @@ const LOOKUPS: [&str; 3] = ["StringLookup", "IntegerLookup", "TextVectorization"
 pub(super) fn object(entries: &Map<String, Value>, class: &str, found: &mut Vec<Named>) {
     let text = |key: &str| entries.get(key).and_then(Value::as_str);
     let setting = |key: &str| entries.get("config")?.get(key);
-    let mut code = |module: &str, name: &str, key: &str| {
+    let code = |module: &str, name: &str, key: &str| {
         let (module, name, key) = (module.to_string(), name.to_string(), key.to_string());
-        found.push(Named::Code { module, name, key });
+        Named::Code { module, name, key }
     };
     let module = text("module");
     let of_keras = module.is_none_or(|module| module == "keras" || module.starts_with("keras."));
-    let function = if class == "function" { text("config").or(text("registered_name")) } else { None };
+    // Keras takes any name of its own, functions too.
+    let is_function = class.starts_with(|c: char| c.is_lowercase()) && class != "function";
+    let function = match class {
+        "function" => text("config").or(text("registered_name")),
+        _ => Some(class).filter(|_| of_keras && is_function),
+    };
     match (function, module) {
         // In the place of a layer it is called with what the file says.
         (Some(function), Some(module)) if entries.contains_key("inbound_nodes") => {
@@ -46,11 +78,17 @@ pub(super) fn object(entries: &Map<String, Value>, class: &str, found: &mut Vec<
         (Some(function), Some(module)) if of_keras => {
             // A name with dots leads into other modules.
             if !COMPUTING.contains(&module) || function.contains('.') {
-                code(module, function, "function");
+                found.push(code(module, function, "function"));
             }
         }
-        (Some(function), Some(module)) => code(module, function, "class_name"),
-        (None, Some(module)) if !of_keras => code(module, class, "class_name"),
+        // Looked up among what the caller gives and Keras' own losses and the like.
+        (Some(function), Some("builtins")) => found.push(Named::Perhaps {
+            module: "builtins".into(),
+            name: function.to_string(),
+            key: "class_name".into(),
+        }),
+        (Some(function), Some(module)) => found.push(code(module, function, "class_name")),
+        (None, Some(module)) if !of_keras => found.push(code(module, class, "class_name")),
         _ => {}
     }
     match class {
@@ -66,10 +104,17 @@ pub(super) fn object(entries: &Map<String, Value>, class: &str, found: &mut Vec<
         _ if OPERATORS.contains(&class) => {
             let operator = setting("function").and_then(Value::as_str).unwrap_or(class).to_string();
             let what = format!("calls TensorFlow's {operator} while the model is loaded");
-            found.push(match REACHING.iter().any(|part| operator.contains(part)) {
-                true => Named::Source(what),
-                false => Named::Beside(what),
-            });
+            let reaches = operator.starts_with("io.")
+                || operator.contains(".io.")
+                || REACHING.iter().any(|part| operator.contains(part));
+            let computes = class == "TFOpLambda"
+                && (ARITHMETIC.iter().any(|part| operator.starts_with(part))
+                    || SHAPING.contains(&operator.as_str()));
+            match (reaches, computes) {
+                (true, _) => found.push(Named::Source(what)),
+                (false, true) => {}
+                (false, false) => found.push(Named::Beside(what)),
+            }
         }
         _ if LOOKUPS.contains(&class) => {
             if let Some(path) = setting("vocabulary").and_then(Value::as_str) {

@@ -56,6 +56,7 @@ pub(super) fn only_reconstructs(trace: &Trace<'_>, class: (&str, &str)) -> bool 
             .global(object.callable)
             .is_some_and(|(module, name)| name == "_reconstruct" && of_numpy.contains(&module))
     };
+    // What only such calls get, each by itself: what else holds it may give it to something that opens the file.
     let mut arguments: HashSet<u32> = HashSet::new();
     for &(at, id) in &trace.seen.calls {
         let Node::Object(object) = pickle.node(id) else { continue };
@@ -63,22 +64,25 @@ pub(super) fn only_reconstructs(trace: &Trace<'_>, class: (&str, &str)) -> bool 
             arguments.insert(object.args.index());
         }
     }
-    (0..pickle.node_count()).all(|index| {
-        let id = Id::at(index);
-        let other = |items: &[Id]| !items.iter().any(is_class);
-        match pickle.node(id) {
-            Node::Tuple(items) if arguments.contains(&id.index()) => other(items.get(1..).unwrap_or(&[])),
-            Node::Tuple(items) | Node::List(items) | Node::Set(items) => other(items),
-            Node::Dict(entries) => !entries.iter().any(|(key, value)| is_class(key) || is_class(value)),
-            Node::Object(object) => {
-                let entries = object.entries.iter().flat_map(|(key, value)| [key, value]);
-                let parts = [&object.callable, &object.args].into_iter().chain(&object.kwargs);
-                !parts.chain(&object.state).chain(&object.items).chain(entries).any(is_class)
+    let is_used = |id: &Id| is_class(id) || arguments.contains(&id.index());
+    !is_used(&pickle.root)
+        && (0..pickle.node_count()).all(|index| {
+            let id = Id::at(index);
+            let other = |items: &[Id]| !items.iter().any(is_used);
+            match pickle.node(id) {
+                Node::Tuple(items) if arguments.contains(&id.index()) => other(items.get(1..).unwrap_or(&[])),
+                Node::Tuple(items) | Node::List(items) | Node::Set(items) => other(items),
+                Node::Dict(entries) => !entries.iter().any(|(key, value)| is_used(key) || is_used(value)),
+                Node::Object(object) => {
+                    let entries = object.entries.iter().flat_map(|(key, value)| [key, value]);
+                    let held = [&object.callable].into_iter().chain(&object.kwargs).chain(&object.state);
+                    let passed = is_used(&object.args) && !rebuilds(object);
+                    !passed && !held.chain(&object.items).chain(entries).any(is_used)
+                }
+                Node::Persistent(inner) => !is_used(inner),
+                _ => true,
             }
-            Node::Persistent(inner) => !is_class(inner),
-            _ => true,
-        }
-    })
+        })
 }
 
 /// What NumPy's older `scalar(dtype('O'), object)` gives back, where that is an import.

@@ -321,7 +321,6 @@ fn folders_are_searched_however_deep() {
     assert_eq!(ckpt_inspect::scan::files(&folder.path().join("d")).unwrap(), [deep]);
 }
 
-/// Single arrays count as data next to checkpoints, and as checkpoints if there is nothing else.
 #[test]
 #[cfg(unix)]
 fn in_the_cache_of_hugging_face_snapshots_are_models_and_blobs_are_not() {
@@ -334,9 +333,13 @@ fn in_the_cache_of_hugging_face_snapshots_are_models_and_blobs_are_not() {
     std::fs::write(blobs.join("aa"), safetensors(&[("a", 1.0)])).unwrap();
     std::fs::write(blobs.join("bb.incomplete"), &safetensors(&[("a", 1.0)])[..20]).unwrap();
     std::os::unix::fs::symlink("../../blobs/aa", snapshot.join("model.safetensors")).unwrap();
-    assert_eq!(find(cache.path()).unwrap(), [snapshot]);
+    assert_eq!(find(cache.path()).unwrap(), [snapshot.clone()]);
+    // What no snapshot has is a checkpoint of its own.
+    std::fs::write(blobs.join("cc"), safetensors(&[("c", 1.0)])).unwrap();
+    assert_eq!(find(cache.path()).unwrap(), [blobs.join("cc"), snapshot]);
 }
 
+/// Single arrays count as data next to checkpoints, and as checkpoints if there is nothing else.
 #[test]
 fn a_folder_of_arrays_is_reported() {
     let folder = tempfile::tempdir().unwrap();

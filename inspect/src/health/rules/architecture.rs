@@ -1,8 +1,7 @@
 //! What the table of architectures promises of the model that config.json or the keys of a GGUF file describe: every
-//! tensor, each in its shape.
-//! Weights of another model beside the configuration show here too.
+//! tensor, each in its shape. Weights of another model beside the configuration show here too.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::missing::NAMED;
 use super::{Check, Network, Rule, Ruling};
@@ -50,10 +49,19 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
             None => absent.push(part),
         }
     }
-    let of_layer = |n: usize| there.keys().any(|part| matches!(part, Part::Layer(l, _) if *l == n));
+    let number = |part: &Part| match part {
+        Part::Layer(n, _) => Some(*n),
+        _ => None,
+    };
+    let layers: HashSet<usize> = there.keys().filter_map(number).collect();
     if !there.is_empty() {
         // Layers of which nothing is there are told by their number.
-        absent.retain(|part| !matches!(part, Part::Layer(n, _) if !of_layer(*n)));
+        absent.retain(|part| number(part).is_none_or(|n| layers.contains(&n)));
+    }
+    // llama.cpp does without biases where there are none.
+    let is_bias = |part: &Part| part.kind() == Kind::Bias;
+    if style == Style::Gguf && !there.keys().any(is_bias) {
+        absent.retain(|part| !is_bias(part));
     }
     if !absent.is_empty() {
         let named = absent.iter().take(NAMED).filter_map(|part| config.architecture.name(*part, style));
@@ -107,6 +115,11 @@ fn of_keys(record: &CheckpointRecord) -> Option<Promise<'_>> {
     }
     given.norm_eps.get_or_insert(1e-6);
     given.max_seq_len.get_or_insert(1);
+    // Layers of different sizes are described by lists.
+    let key = format!("{}.attention.head_count_kv", record.metadata.get("general.architecture")?.as_str()?);
+    if record.metadata.contains_key(&key) && given.num_kv_heads.is_none() {
+        return None;
+    }
     let has = |part| there.contains_key(&Part::Layer(0, part));
     let rows = there.get(&Part::Embedding).and_then(|t| usize::try_from(*t.shape.first()?).ok());
     given.vocab_size = rows.or(given.vocab_size).or(Some(1));

@@ -138,6 +138,9 @@ pub(super) fn some_readers() -> Vec<File> {
         bad("memmap-called.pkl", "an array in a file, which is opened", p2(
             b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nmemmap\nq\0K\0\x85U\x01b\x87R0h\0U\x02/x\x85R",
         )),
+        bad("memmap-shared.pkl", "arguments that something else gets before NumPy", p2(
+            b"ctorch._tensor\n_rebuild_from_type_v2\n(cnumpy\nmemmap\nctorch\nTensor\n(U\x02/xU\x05uint8U\x02w+K\0K\n\x85t}tq\x01R0cnumpy.core.multiarray\n_reconstruct\nh\x01R",
+        )),
         bad("memmap-later.pkl", "the same in the pickle after it", [
             p2(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nmemmap\nq\0K\0\x85U\x01b\x87R"),
             p2(b"h\0U\x02/x\x85R"),
