@@ -37,7 +37,8 @@ pub fn configuration(
             *cap = cap.filter(Option::is_some);
         }
     }
-    refuse(&given).map_err(unsupported)?;
+    let read = checkpoint.tensors.iter().any(|tensor| tensor.quantized.is_some());
+    refuse(&given, read).map_err(unsupported)?;
     let scaling = flags.rope_scaling.as_ref().or(given.rope_scaling.as_ref());
     scaling.map_or(Ok(()), runs).map_err(unsupported)?;
     let foreign = |name: &str| {
@@ -150,8 +151,9 @@ fn of_first_exporter(checkpoint: &Checkpoint, names: &Names<'_>) -> bool {
         && names.get(Role::FinalNorm).is_some_and(|t| t.dtype == DType::F16)
 }
 
-/// Refuses models that compute something which is not supported here.
-fn refuse(given: &Given) -> Result<(), String> {
+/// Refuses models that compute something which is not supported here. Quantized weights that could be `read` are the
+/// matrices that they stand for.
+fn refuse(given: &Given, read: bool) -> Result<(), String> {
     if let Some(Activation::Other(name)) = &given.activation {
         return Err(format!("has hidden_act `{}`; only silu and relu2 are supported", name.escape_debug()));
     }
@@ -159,8 +161,10 @@ fn refuse(given: &Given) -> Result<(), String> {
         if let Some(bits) = other.other_bits {
             return Err(format!("rounds activations to {bits} bits; only 8 are supported"));
         }
-        let method = other.method.as_deref().unwrap_or_default();
-        return Err(format!("is quantized by `{}`, which is not supported", method.escape_debug()));
+        if !read {
+            let method = other.method.as_deref().unwrap_or_default().escape_debug();
+            return Err(format!("is said to be quantized by `{method}`, and none of its weights is"));
+        }
     }
     match &given.sliding_layers {
         None | Some(SlidingLayers::All) => Ok(()),

