@@ -6,6 +6,8 @@ mod types;
 
 use std::collections::{BTreeMap, HashSet};
 
+use ckpt_inspect::meaning::architecture::Kind;
+use ckpt_inspect::meaning::names::Names;
 use ckpt_inspect::meaning::{RopeScaling, role};
 use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{
@@ -44,12 +46,17 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
         let why = "it is a LoRA adapter: small matrices that change those of a model, which is not with it; merge the two first, for example with PEFT's `merge_and_unload`";
         return Err(Error::of_source(source, why));
     }
-    let other_bits = source.model.quantization.as_ref().and_then(|quantization| quantization.other_bits);
-    if let (true, Some(bits)) = (form.is_model, other_bits) {
-        let why = format!(
-            "its layers round activations to {bits} bits, which neither transformers' class nor a GGUF file can say"
-        );
+    let quantization = source.model.quantization.as_ref();
+    // Where transformers' class multiplies what comes out by a scale, it multiplies the bias too.
+    let scaled = quantization.is_some_and(|q| q.is_bitnet() && q.multiplies && !q.online);
+    let packs = options.target == (Target::Hf { packed: true });
+    let biased = || Names::of(source).played().any(|(role, _)| role.kind() == Kind::Bias);
+    if form.is_model && scaled != packs && (packs || quantization.is_some()) && biased() {
+        let why = "its layers have biases, which transformers multiplies by a packed matrix's scale and adds as they are to others: they would not stay the same";
         return Err(Error::of_source(source, why));
+    }
+    if let (true, Some(rounding)) = (form.is_model, quantization.and_then(|q| q.other.as_ref())) {
+        return Err(Error::of_source(source, format!("it {rounding}, which the output could not say")));
     }
     let mut builder = Builder::new(source, options)?;
     let chosen = builder.choose()?;

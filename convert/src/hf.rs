@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use ckpt_inspect::meaning::names::ROPE_FACTORS;
+use ckpt_inspect::meaning::names::{Names, ROPE_FACTORS};
 use ckpt_inspect::meaning::{Quantization, RopeScaling};
 use ckpt_inspect::metadata::whole_json;
 use ckpt_inspect::staged::Control;
@@ -169,6 +169,13 @@ fn config(plan: &mut Plan<'_>, vocabulary: Option<&Vocabulary>) -> Result<Option
         plan.notes.extend(source.model.assumed.iter().cloned().map(Note::Assumed));
         return Ok(Some(described(student)));
     }
+    let norms =
+        source.model.quantization.as_ref().is_some_and(|quantization| quantization.norm_eps.is_some());
+    if plan.target == (Target::Hf { packed: false }) && is_packed(source) && norms {
+        let why =
+            "its layers normalize what they round (use_rms_norm), which plain layers do not: write it packed";
+        return Err(Error::of_source(source, why));
+    }
     if plan.target == (Target::Hf { packed: false }) && is_packed(source) {
         plan.notes.push(Note::BitLinearLost);
     }
@@ -182,6 +189,12 @@ fn config(plan: &mut Plan<'_>, vocabulary: Option<&Vocabulary>) -> Result<Option
         }));
     }
     if let Ok(model) = model {
+        if let Some(tensor) = Names::of(source).unused.first() {
+            let name = tensor.name.escape_debug();
+            let why =
+                format!("its layers have tensors that no config.json for it tells of, such as `{name}`");
+            return Err(Error::of_source(source, why));
+        }
         if model.rope_scaling == RopeScaling::None && source.tensors.iter().any(|t| t.name == ROPE_FACTORS) {
             plan.notes.push(Note::RopeFactors);
         }

@@ -76,6 +76,12 @@ pub fn configuration(
     let architecture = given.architecture.unwrap_or(&STUDENT);
     let (mut config, mut assumed) = shapes.configure(architecture, &[flags, &given]);
     config.num_layers = names.layers();
+    if let Some(promised) = given.num_layers.filter(|promised| *promised > config.num_layers) {
+        let found = config.num_layers;
+        return Err(inconsistent(format!(
+            "it should have {promised} layers, and has {found} without a gap from the first on"
+        )));
+    }
     let head_dim = config.head_dim;
     let divides = head_dim >= 2 && q_rows.is_multiple_of(head_dim) && kv_rows.is_multiple_of(head_dim);
     if !divides {
@@ -158,8 +164,8 @@ fn refuse(given: &Given, read: bool) -> Result<(), String> {
         return Err(format!("has hidden_act `{}`; only silu and relu2 are supported", name.escape_debug()));
     }
     if let Some(other) = given.quantization.as_ref().filter(|q| !q.is_bitnet()) {
-        if let Some(bits) = other.other_bits {
-            return Err(format!("rounds activations to {bits} bits; only 8 are supported"));
+        if let Some(rounding) = &other.other {
+            return Err(format!("{rounding}, which is not supported"));
         }
         if !read {
             let method = other.method.as_deref().unwrap_or_default().escape_debug();

@@ -144,13 +144,18 @@ impl<'a> Loader<'a> {
 
     /// Projections of layer `n` that have the same input, with the biases that the model has for them.
     fn stack(&self, n: usize, parts: &[Part]) -> Result<Stack> {
+        let quantization = self.checkpoint.model.quantization.as_ref();
+        let scaled = quantization.is_some_and(|q| q.is_bitnet() && q.multiplies && !q.online);
         let (mut matrices, mut biases, mut any) = (Vec::new(), Vec::new(), false);
         for &part in parts {
             let matrix = self.matrix(Role::Layer(n, part))?;
             let bias = part.bias().map(|bias| Role::Layer(n, bias));
             match bias.filter(|role| self.config.shape(*role).is_some()) {
-                Some(role) => {
-                    biases.extend(self.checkpoint.values(self.tensor(role)?)?);
+                Some(bias) => {
+                    // transformers' class multiplies it by the scale, too.
+                    let scale = self.tensor(Role::Layer(n, part))?.scale.filter(|_| scaled).unwrap_or(1.0);
+                    biases
+                        .extend(self.checkpoint.values(self.tensor(bias)?)?.iter().map(|bias| bias * scale));
                     any = true;
                 }
                 None => biases.resize(biases.len() + matrix.rows(), 0.0),
@@ -177,9 +182,19 @@ impl<'a> Loader<'a> {
         Ok(tensor)
     }
 
+    /// NaN and infinity in what is rounded, or before it, would not show in what comes out.
+    fn not_finite(&self, tensor: &TensorInfo) -> Error {
+        let what = format!("tensor `{}` has values that are NaN or infinite", tensor.name.escape_debug());
+        Error::Inconsistent { path: self.checkpoint.path.clone(), what }
+    }
+
     /// A weight vector, padded with zeros.
     fn vector(&self, role: Role) -> Result<Aligned<f32>> {
-        let values = self.checkpoint.values(self.tensor(role)?)?;
+        let tensor = self.tensor(role)?;
+        let values = self.checkpoint.values(tensor)?;
+        if !values.iter().all(|value| value.is_finite()) {
+            return Err(self.not_finite(tensor));
+        }
         let mut padded = Aligned::zeroed(values.len().next_multiple_of(LANES));
         padded[..values.len()].copy_from_slice(&values);
         Ok(padded)
@@ -193,12 +208,17 @@ impl<'a> Loader<'a> {
         if let DType::Ternary(_) = tensor.dtype {
             let rows = Rows::of(self.checkpoint, tensor, shape)?;
             let codes = rows.codes();
-            return Ok(self.signs(shape, tensor.scale.unwrap_or(1.0), |i, out| codes.read(i, out)));
+            let scale = tensor.scale.unwrap_or(1.0);
+            if !scale.is_finite() {
+                return Err(self.not_finite(tensor));
+            }
+            return Ok(self.signs(shape, scale, |i, out| codes.read(i, out)));
         }
         // Codes times their scale, in any type, must not be rounded a second time.
         if tensor.dtype.is_ternary() || bitlinear && self.checkpoint.model.holds_codes() {
             let rows = Rows::of(self.checkpoint, tensor, shape)?;
             return match rows.magnitude(self.kernel, self.pool) {
+                Some(scale) if !scale.is_finite() => Err(self.not_finite(tensor)),
                 Some(scale) => Ok(self.signs(shape, scale, |i, out| rows.read(i, out))),
                 None => self.plain(tensor, shape),
             };
@@ -210,14 +230,8 @@ impl<'a> Loader<'a> {
                 Some(weights) => Cow::Borrowed(weights),
                 None => Cow::Owned(self.checkpoint.values(tensor)?),
             };
-            return Ok(Matrix::Ternary(Ternary::absmean(
-                self.kernel,
-                self.pool,
-                &weights,
-                shape,
-                floor,
-                per_row,
-            )));
+            let ternary = Ternary::absmean(self.kernel, self.pool, &weights, shape, floor, per_row);
+            return ternary.map(Matrix::Ternary).ok_or_else(|| self.not_finite(tensor));
         }
         self.plain(tensor, shape)
     }

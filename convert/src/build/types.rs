@@ -7,6 +7,7 @@ use crate::gguf::{self, Gguf};
 use crate::note::{Note, Remedy};
 use crate::quant::Quant;
 use crate::source::{grid, has_scale_beside};
+use crate::target::Target;
 use crate::{Error, Result};
 
 impl Builder<'_, '_> {
@@ -27,6 +28,13 @@ impl Builder<'_, '_> {
         let misfits =
             chosen.iter().filter(|c| packable(c) && !packing.tells_rows(&source.tensors[c.index].shape));
         let misfits = misfits.count();
+        // A configuration says one thing of all of them.
+        if misfits > 0 && options.target == (Target::Hf { packed: true }) {
+            let what = format!(
+                "{misfits} of its matrices cannot be packed, whose rows are no multiple of 4: a folder has packed matrices alone"
+            );
+            return Err(Error::of_source(source, what));
+        }
         if misfits > 0 {
             self.plan.notes.push(Note::Unpacked { count: misfits });
         }

@@ -65,7 +65,8 @@ pub enum Matrix {
 
 impl Ternary {
     /// Packs weights by the absmean rule, clamp(round(W / ws), -1, 1) with ws = mean|W|, kept from zero, of the matrix or
-    /// of each row. The mean is taken in f64 and the quotient in f32. `weights` is row-major.
+    /// of each row. The mean is taken in f64 and the quotient in f32. `weights` is row-major. `None` where
+    /// one is NaN or infinite: its code would not show it.
     pub fn absmean(
         kernel: Kernel,
         pool: &Pool,
@@ -73,7 +74,7 @@ impl Ternary {
         (rows, cols): (usize, usize),
         floor: Floor,
         per_row: bool,
-    ) -> Self {
+    ) -> Option<Self> {
         use ckpt_inspect::measure::{absmean_scale, zero_line};
         let chunk = PACK_ROWS * cols;
         let parts = pool.map(rows.div_ceil(PACK_ROWS), |i| {
@@ -82,6 +83,9 @@ impl Ternary {
             row_sums.collect::<Vec<f64>>()
         });
         let sums = parts.concat();
+        if !sums.iter().all(|sum| sum.is_finite()) {
+            return None;
+        }
         let scales: Vec<f32> = if per_row {
             sums.iter().map(|sum| absmean_scale(sum / cols as f64, floor)).collect()
         } else {
@@ -90,7 +94,7 @@ impl Ternary {
         let lines = |i: usize| zero_line(scales[i]);
         let row = |i: usize, out: &mut [f32]| out.copy_from_slice(&weights[i * cols..][..cols]);
         let blocks = pack(kernel, pool, (rows, cols), row, lines);
-        Ternary { blocks, scales: padded(scales), rows, cols }
+        Some(Ternary { blocks, scales: padded(scales), rows, cols })
     }
 
     /// Packs the signs of rows that `row(i, out)` gives, each with its scale.

@@ -495,7 +495,7 @@ mod tests {
             let pool = Pool::new(2);
             for kernel in Kernel::available() {
                 let matrix =
-                    Matrix::Ternary(Ternary::absmean(kernel, &pool, &weights, (rows, cols), Floor::Added(1e-8), per_row));
+                    Ternary::absmean(kernel, &pool, &weights, (rows, cols), Floor::Added(1e-8), per_row).map(Matrix::Ternary).unwrap();
                 let mut row = vec![0.0; cols];
                 for (r, w) in weights.chunks_exact(cols).enumerate() {
                     let scale = if per_row { mean(w) } else { mean(&weights) } + 1e-8;

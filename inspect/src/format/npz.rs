@@ -53,6 +53,12 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
         }
     };
     let last: HashMap<&str, usize> = entries.iter().enumerate().map(|(i, e)| (e.name.as_str(), i)).collect();
+    let twice = last.keys().find(|name| last.contains_key(format!("{name}.npy").as_str()));
+    if let Some(name) = twice {
+        let what =
+            format!("`{0}` and `{0}.npy` are both there, which NumPy calls the same", name.escape_debug());
+        contents.faults.push(Damage::new(DamageKind::Duplicate, what));
+    }
     let mut room = data.len() + LONG_HEADERS;
     for (i, entry) in entries.iter().enumerate() {
         let Some(name) = entry.name.strip_suffix(".npy") else { continue };

@@ -331,7 +331,7 @@ pub fn list(path: &Path) -> Result<Listing> {
 
 /// Of the folder in which Hugging Face's cache keeps the files of a repository by their hashes, those that its snapshots
 /// link to, under the names that they have; nothing of other folders.
-fn linked_blobs(folder: &Path) -> HashSet<PathBuf> {
+pub(crate) fn linked_blobs(folder: &Path) -> HashSet<PathBuf> {
     let snapshots = folder.with_file_name("snapshots");
     let mut linked = HashSet::new();
     if name(folder) != "blobs" || !snapshots.is_dir() || !folder.with_file_name("refs").is_dir() {

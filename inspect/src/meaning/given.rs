@@ -72,8 +72,41 @@ pub struct Quantization {
     pub online: bool,
     /// What is added to the mean square where each BitLinear normalizes its input (`use_rms_norm`).
     pub norm_eps: Option<f64>,
-    /// The bits to which activations are rounded, if these are not 8.
-    pub other_bits: Option<u64>,
+    /// What is not as in the other models of its kind.
+    pub other: Option<Rounding>,
+}
+
+/// How a BitLinear model rounds otherwise than those that are known. As text it is what it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Rounding {
+    /// Activations to so many bits, not 8.
+    Bits(u64),
+    /// Not in the modules of this name (`modules_to_not_convert`), which are plain layers.
+    Without(String),
+}
+
+impl std::fmt::Display for Rounding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Rounding::Bits(bits) => write!(f, "rounds activations to {bits} bits, and not to 8"),
+            Rounding::Without(module) => {
+                write!(f, "does not round in `{}` (modules_to_not_convert)", module.escape_debug())
+            }
+        }
+    }
+}
+
+/// The first module besides the head and the embedding that is left as it is.
+fn excluded(quantization: &Value) -> Option<Rounding> {
+    let Some(Value::List(modules)) = lookup(quantization, "modules_to_not_convert") else { return None };
+    let of_layers = modules.iter().find_map(|module| match module {
+        Value::String(name) if !matches!(name.rsplit('.').next(), Some("lm_head" | "embed_tokens")) => {
+            Some(name)
+        }
+        _ => None,
+    })?;
+    Some(Rounding::Without(of_layers.clone()))
 }
 
 impl Quantization {
@@ -95,7 +128,7 @@ impl Quantization {
             online: text(MODE) == Some(ONLINE),
             norm_eps: matches!(lookup(value, NORMS), Some(Value::Bool(true)))
                 .then(|| lookup(value, NORM_EPS).and_then(crate::metadata::as_f64).unwrap_or(1e-6)),
-            other_bits: None,
+            other: excluded(value).filter(|_| text(METHOD) == Some(BITNET)),
         })
     }
 
@@ -104,9 +137,10 @@ impl Quantization {
     fn of_class(config: &Value) -> Option<Quantization> {
         const ROUNDING_CLASS: &str = "BitnetForCausalLM";
         class(config).filter(|name| *name == ROUNDING_CLASS)?;
-        let other_bits = lookup(config, "input_bits").and_then(as_u64).filter(|bits| *bits != 8);
+        let bits = lookup(config, "input_bits").and_then(as_u64).filter(|bits| *bits != 8);
+        let other = bits.map(Rounding::Bits);
         let method = Some(BITNET.to_string());
-        Some(Quantization { method, multiplies: true, online: true, norm_eps: None, other_bits })
+        Some(Quantization { method, multiplies: true, online: true, norm_eps: None, other })
     }
 
     /// What is written for float masters that every forward pass rounds.
@@ -116,7 +150,7 @@ impl Quantization {
 
     /// Whether it is Hugging Face's BitNet.
     pub fn is_bitnet(&self) -> bool {
-        self.method.as_deref() == Some(BITNET) && self.other_bits.is_none()
+        self.method.as_deref() == Some(BITNET) && self.other.is_none()
     }
 
     /// What is written for packed matrices. `autobitlinear` multiplies a layer's output by its `weight_scale`, so the

@@ -21,7 +21,7 @@ pub mod vocabulary;
 pub mod wrappers;
 
 pub use config::{Activation, AttentionBias, ModelConfig, RopePairing, Sizes, SlidingLayers};
-pub use given::{Assumed, Assumption, ConfigError, Given, Quantization, Setting};
+pub use given::{Assumed, Assumption, ConfigError, Given, Quantization, Rounding, Setting};
 pub use model::{Model, ModelRecord};
 pub use rope::RopeScaling;
 pub use scheme::Coding;

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::bytes::Source;
+use crate::layout::linked_blobs;
 use crate::{Error, ErrorKind, Result, printable};
 use content::Scanner;
 
@@ -315,11 +316,18 @@ impl Files {
         let mut listed = HashSet::new();
         // Not limited in depth, because paths are of limited length.
         let mut rest = vec![(path.to_path_buf(), Entry::Folder)];
-        while let Some((path, kind)) = rest.pop() {
+        while let Some((below, kind)) = rest.pop() {
+            let within = below != path;
+            let path = below;
             match kind {
                 Entry::Folder => {
                     if listed.insert(path.canonicalize().map_err(|e| Error::io(&path, &e))?) {
-                        rest.extend(list(&path)?);
+                        // By the names that they have in snapshots beside it, which say what they are.
+                        let linked = if within { linked_blobs(&path) } else { HashSet::new() };
+                        let is_other = |file: &Path| {
+                            linked.is_empty() || !file.canonicalize().is_ok_and(|file| linked.contains(&file))
+                        };
+                        rest.extend(list(&path)?.into_iter().filter(|(file, _)| is_other(file)));
                     }
                 }
                 Entry::File if content::is_candidate(&path) => found.likely.push(path),
