@@ -356,8 +356,18 @@ fn masters_of_an_online_bitnet_stay_such() {
         (&"offline".into(), &true.into())
     );
     assert_eq!(ternary("packed"), 14);
-    // Codes times their scales are not what such a layer would round.
-    convert(&at("packed"), &hf(false), &at("floats"));
+    // Plain layers do not normalize their input.
+    let packed = open(at("packed")).unwrap();
+    let mut plan = Plan::new(&packed, &hf(false)).unwrap();
+    let stop = Default::default();
+    let refused = write(&mut plan, &hf(false), &at("floats"), Control::new(&|_| (), &stop)).unwrap_err();
+    assert!(refused.to_string().contains("use_rms_norm"), "{refused}");
+    assert!(!at("floats").exists());
+    // Codes times their scales are not what a layer without norms would round.
+    config["quantization_config"]["use_rms_norm"] = false.into();
+    std::fs::write(at("masters").join("config.json"), config.to_string()).unwrap();
+    convert(&at("masters"), &hf(true), &at("plain"));
+    convert(&at("plain"), &hf(false), &at("floats"));
     assert_eq!(quantization("floats"), serde_json::Value::Null);
 }
 

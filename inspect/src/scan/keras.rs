@@ -75,12 +75,10 @@ pub(super) fn object(entries: &Map<String, Value>, class: &str, found: &mut Vec<
             found.push(Named::Source(what));
             return;
         }
-        (Some(function), Some(module)) if of_keras => {
-            // A name with dots leads into other modules.
-            if !COMPUTING.contains(&module) || function.contains('.') {
-                found.push(code(module, function, "function"));
-            }
-        }
+        // A name with dots leads into other modules.
+        (Some(function), Some(module))
+            if of_keras && COMPUTING.contains(&module) && !function.contains('.') => {}
+        (Some(function), Some(module)) if of_keras => found.push(code(module, function, "function")),
         // Looked up among what the caller gives and Keras' own losses and the like.
         (Some(function), Some("builtins")) => found.push(Named::Perhaps {
             module: "builtins".into(),
