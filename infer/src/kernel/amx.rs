@@ -35,8 +35,8 @@ impl Amx {
 /// Bits 24 and 25 of leaf 7: tiles, and products of int8.
 fn has_instructions() -> bool {
     const BOTH: u32 = 3 << 24;
+    #[allow(unused_unsafe)] // Newer compilers know that it is safe.
     // SAFETY: every processor of 64 bits has the instruction.
-    #[allow(unused_unsafe)] // of which newer compilers know it
     let (leaves, seventh) = unsafe { (__cpuid(0).eax, __cpuid_count(7, 0)) };
     leaves >= 7 && seventh.edx & BOTH == BOTH
 }

@@ -119,6 +119,10 @@ fn folders_that_are_made_of_them_compute_the_same() {
         let second = place.path().join(format!("{name}-packed"));
         convert(&first, Target::Hf { packed: true }, &second);
         agrees(name, &second);
+        // Refused where plain layers would leave out norms.
+        if name.starts_with("norms") {
+            continue;
+        }
         let told =
             convert(&second, Target::Hf { packed: false }, &place.path().join(format!("{name}-floats")));
         assert!(told.iter().any(|note| matches!(note, Note::BitLinearLost)), "{name}");
