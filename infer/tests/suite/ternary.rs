@@ -219,7 +219,8 @@ fn changed(name: &str, place: &Path, change: impl FnOnce(&mut serde_json::Map<St
 #[test]
 fn packed_matrices_without_a_scale_or_of_another_shape_are_refused() {
     const GATE: &str = "model.layers.1.mlp.gate_proj.weight";
-    let changes: [(&str, fn(&mut serde_json::Map<String, Value>)); 4] = [
+    type Change = fn(&mut serde_json::Map<String, Value>);
+    let changes: [(&str, Change); 4] = [
         ("codes without their scale", |tensors| {
             let scale = tensors.remove(&format!("{GATE}_scale")).unwrap();
             tensors.insert("model.other".into(), scale);
