@@ -333,7 +333,7 @@ fn in_the_cache_of_hugging_face_snapshots_are_models_and_blobs_are_not() {
     std::fs::write(blobs.join("aa"), safetensors(&[("a", 1.0)])).unwrap();
     std::fs::write(blobs.join("bb.incomplete"), &safetensors(&[("a", 1.0)])[..20]).unwrap();
     std::os::unix::fs::symlink("../../blobs/aa", snapshot.join("model.safetensors")).unwrap();
-    assert_eq!(find(cache.path()).unwrap(), [snapshot.clone()]);
+    assert_eq!(find(cache.path()).unwrap(), std::slice::from_ref(&snapshot));
     // What no snapshot has is a checkpoint of its own.
     std::fs::write(blobs.join("cc"), safetensors(&[("c", 1.0)])).unwrap();
     assert_eq!(find(cache.path()).unwrap(), [blobs.join("cc"), snapshot]);
