@@ -317,7 +317,10 @@ fn a_model_that_computes_nan_says_nothing() {
     ] {
         let mut bytes = whole.clone();
         let entry = tensors.as_object().unwrap().iter().find(|(name, _)| name.ends_with(tensor));
-        let at = 8 + header + entry.unwrap().1["data_offsets"][0].as_u64().unwrap() as usize;
+        let entry = entry.unwrap().1;
+        // Of the second row, which is a token's of the prompt, or in the first of a vector.
+        let row = entry["shape"][1].as_u64().map_or(0, |width| 4 * width as usize);
+        let at = 8 + header + entry["data_offsets"][0].as_u64().unwrap() as usize + row;
         bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
         std::fs::write(path, bytes).unwrap();
         let output = ckpt(&["infer", path, "--ids", "1,5,7", "-n", "4"]).exits(3);
