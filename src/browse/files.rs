@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use ckpt_inspect::{CheckpointRecord, Verdict};
 
 use super::order::{Order, Sorting};
-use super::search::Query;
+use super::search::{Found, Query};
 use super::state::File;
 use super::tree::natural;
 
@@ -57,30 +57,44 @@ fn standing(file: &File) -> (bool, Option<Verdict>) {
     (failed, file.known().and_then(CheckpointRecord::standing))
 }
 
-/// The list of `files`. While a search is on, the best matches come first. What cannot be read is below healthy.
+/// Bytes of the folder, with the separator behind it, that all `paths` lie in.
+fn shared_folder(paths: &[String]) -> usize {
+    let Some(first) = paths.first() else { return 0 };
+    let alike = |path: &String| first.bytes().zip(path.bytes()).take_while(|(a, b)| a == b).count();
+    let alike = paths.iter().map(alike).min().unwrap_or(0);
+    first.as_bytes()[..alike].iter().rposition(|&b| std::path::is_separator(b.into())).map_or(0, |at| at + 1)
+}
+
+/// The list of `files`. While a search is on, the best matches come first, by what tells the files apart: letters of
+/// the folder that all lie in would match for every file or none. What cannot be read is below healthy.
 pub fn rows(files: &[File], order: &Order<FileSort>) -> Vec<FileRow> {
     let kept = files.iter().enumerate().filter(|(_, file)| match standing(file) {
         (true, _) => order.verdict.keeps(Some(Verdict::Corrupt)),
         (false, verdict) => order.verdict.keeps(verdict),
     });
-    let path = |row: &FileRow| files[row.file].path.display().to_string();
+    let path = |file: usize| files[file].path.display().to_string();
     let mut rows: Vec<FileRow> = if order.query.is_empty() {
         kept.map(|(file, _)| FileRow { file, hits: Vec::new() }).collect()
     } else {
         let query = Query::new(&order.query);
+        let paths: Vec<String> = (0..files.len()).map(path).collect();
+        let folder = shared_folder(&paths);
         let mut found: Vec<_> = kept
-            .filter_map(|(file, known)| {
-                query.find(&known.path.display().to_string()).map(|found| (found, file))
-            })
+            .filter_map(|(file, _)| query.find(&paths[file][folder..]).map(|found| (found, file)))
             .collect();
         found.sort_by_key(|(found, _)| Reverse(found.score));
-        found.into_iter().map(|(found, file)| FileRow { file, hits: found.hits }).collect()
+        let before = paths.first().map_or(0, |path| path[..folder].chars().count());
+        let row = |(found, file): (Found, usize)| FileRow {
+            file,
+            hits: found.hits.into_iter().map(|hit| before + hit).collect(),
+        };
+        found.into_iter().map(row).collect()
     };
     let known = |row: &FileRow| files[row.file].known();
     match order.sort {
         FileSort::Given => {}
         FileSort::Name => rows.sort_by_cached_key(|row| {
-            let path = path(row);
+            let path = path(row.file);
             natural(&path).into_iter().map(|(number, part)| (number, part.to_string())).collect::<Vec<_>>()
         }),
         // What has no step comes last.
@@ -94,4 +108,20 @@ pub fn rows(files: &[File], order: &Order<FileSort>) -> Vec<FileRow> {
         rows.reverse();
     }
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_of_all_files_is_what_their_paths_begin_with_alike() {
+        let folder = |paths: &[&str]| shared_folder(&paths.iter().map(|p| p.to_string()).collect::<Vec<_>>());
+        assert_eq!(folder(&["/m5/a-1.pt", "/m5/a-2.pt"]), 4);
+        assert_eq!(folder(&["/m5/step-1/model.pt", "/m5/step-10/model.pt"]), 4);
+        assert_eq!(folder(&["runs/été/a.pt", "runs/été/b.pt"]), "runs/été/".len());
+        assert_eq!(folder(&["a.pt", "b.pt"]), 0);
+        assert_eq!(folder(&["runs/only.pt"]), 5);
+        assert_eq!(folder(&[]), 0);
+    }
 }

@@ -75,6 +75,11 @@ fn a_list_of_files_is_searched_and_filtered() {
     session.wait_for("model-048.safetensors");
     session.press("g");
     session.wait_for("model-000.safetensors");
+    // "zoo" is in the folder of all of them, which tells none apart.
+    session.press("/zoo");
+    session.wait_for("  0 found");
+    session.press("\x1b");
+    session.wait_until_gone("  0 found");
     session.press("/m57");
     session.wait_for("1 found");
     session.press("\r\r");
