@@ -10,6 +10,7 @@ use ckpt_inspect::scan::{Files, Finding, Options, Pattern, Rule, Scan, Severity,
 use ckpt_reports::exporter::SCANS;
 use ckpt_reports::text::plural;
 use ckpt_reports::{ScanStatus, Scanned};
+use globset::{Glob, GlobMatcher};
 use rayon::prelude::*;
 
 use crate::format::{Format, human_or, written};
@@ -34,6 +35,9 @@ pub struct Args {
     /// Imports to treat as harmless: package.module.Name, or a prefix followed by *; may be repeated.
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     allow: Vec<Pattern>,
+    /// Files in folders to leave out, by their name or their path there, such as '*.onnx' or 'onnx/*'; may be repeated.
+    #[arg(long, value_name = "GLOB", value_parser = glob)]
+    skip: Vec<GlobMatcher>,
     /// List harmless imports, notes and clean files too.
     #[arg(long)]
     all: bool,
@@ -59,6 +63,10 @@ fn pattern(text: &str) -> Result<Pattern, String> {
     Pattern::new(text).map_err(|e| e.to_string())
 }
 
+fn glob(text: &str) -> Result<GlobMatcher, String> {
+    Glob::new(text).map(|glob| glob.compile_matcher()).map_err(|e| e.to_string())
+}
+
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     if let Some(output) = &args.output {
@@ -66,7 +74,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     }
     let mut options = Options::default();
     options.allow.clone_from(&args.allow);
-    let found = expand(&args.paths)?;
+    let mut found = expand(&args.paths)?;
+    let mut others = rest(&args.paths, &found)?;
+    let skipped = skip(args, &mut found, &mut others)?;
     paths::spare(args.output.as_deref(), || found.iter().flatten().cloned().collect())?;
     let mut files: Vec<Scan> = found
         .par_iter()
@@ -77,14 +87,12 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             Err((path, error)) => Some(Scan::unreadable(path, error.clone())),
         })
         .collect();
-    let mut others = Vec::new();
-    for (path, scanned) in
-        rest(&args.paths, &found)?.par_iter().map(|p| (p, scan(p, &options))).collect::<Vec<_>>()
-    {
+    let mut passed_over = Vec::new();
+    for (path, scanned) in others.par_iter().map(|p| (p, scan(p, &options))).collect::<Vec<_>>() {
         match scanned {
             Ok(scan) => files.push(scan),
             Err(error) if error.kind == ErrorKind::Unrecognised || !path.exists() => {
-                others.push(path.display().to_string());
+                passed_over.push(path.display().to_string());
             }
             Err(error) => files.push(Scan::unreadable(path, error)),
         }
@@ -102,7 +110,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     };
     // Findings that make the exit code 1 are shown.
     let shown = if args.all { Severity::Note } else { least.min(Severity::Unknown) };
-    let scanned = Scanned::new(files, least).beside(others);
+    let scanned = Scanned::new(files, least).beside(passed_over).without(skipped);
     let code = match scanned.status {
         ScanStatus::Clean => exit::FINE,
         ScanStatus::Found => exit::REFUSED,
@@ -124,6 +132,40 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         }
     }
     Ok(code)
+}
+
+/// Takes what `--skip` names out of the files in folders, and returns it. What was named itself stays.
+fn skip(args: &Args, found: &mut Vec<Found>, others: &mut Vec<PathBuf>) -> Result<Vec<String>, Failure> {
+    if args.skip.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut folders = Vec::new();
+    for path in &args.paths {
+        folders.extend(paths::matches(path)?.into_iter().filter(|path| path.is_dir()));
+    }
+    let is_skipped = |path: &Path| {
+        folders.iter().filter_map(|folder| path.strip_prefix(folder).ok()).any(|inside| {
+            let names = [Some(inside.as_os_str()), inside.file_name()];
+            names.into_iter().flatten().any(|name| args.skip.iter().any(|glob| glob.is_match(name)))
+        })
+    };
+    let mut skipped: Vec<String> = Vec::new();
+    let mut keep = |path: &PathBuf| {
+        let skips = is_skipped(path);
+        if skips {
+            skipped.push(path.display().to_string());
+        }
+        !skips
+    };
+    found.retain(|found| found.as_ref().map_or(true, &mut keep));
+    others.retain(keep);
+    if found.iter().all(Result::is_err) && others.is_empty() && !skipped.is_empty() {
+        return Err(Failure::usage("--skip leaves no file to scan"));
+    }
+    if skipped.is_empty() {
+        terminal::warning("--skip matches no file");
+    }
+    Ok(skipped)
 }
 
 /// The other files in the folders that `paths` match, which no loader is likely to be given.
@@ -210,6 +252,9 @@ fn human(args: &Args, shown: Severity, scanned: &Scanned) -> String {
     if args.all && !scanned.others.is_empty() {
         out += &terminal::labelled("others", Style::new(), &scanned.others.join(", "));
     }
+    if args.all && !scanned.skipped.is_empty() {
+        out += &terminal::labelled("left out", Style::new(), &scanned.skipped.join(", "));
+    }
     out + &terminal::bold(&headline(scanned, shown)) + "\n"
 }
 
@@ -256,5 +301,9 @@ fn headline(scanned: &Scanned, shown: Severity) -> String {
         0 => String::new(),
         n => format!("; {} of other kinds", plural(n, "file")),
     };
-    format!("{} scanned: {outcome}{others}", plural(scans.len(), "file"))
+    let skipped = match scanned.skipped.len() {
+        0 => String::new(),
+        n => format!("; {} left out", plural(n, "file")),
+    };
+    format!("{} scanned: {outcome}{others}{skipped}", plural(scans.len(), "file"))
 }

@@ -27,6 +27,9 @@ pub struct Scanned {
     /// Paths of files in folders that hold no pickle, no archive and no tensors.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<String>,
+    /// Paths of files in folders that were to be left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
 }
 
 impl Scanned {
@@ -39,11 +42,16 @@ impl Scanned {
         } else {
             ScanStatus::Clean
         };
-        Scanned { status, files, others: Vec::new() }
+        Scanned { status, files, others: Vec::new(), skipped: Vec::new() }
     }
 
     /// With the files of other kinds that lay in the same folders.
     pub fn beside(self, others: Vec<String>) -> Self {
         Scanned { others, ..self }
+    }
+
+    /// Without files of the same folders that were left out.
+    pub fn without(self, skipped: Vec<String>) -> Self {
+        Scanned { skipped, ..self }
     }
 }

@@ -55,6 +55,32 @@ fn sarif_names_every_rule_and_places_every_result() {
 }
 
 #[test]
+fn files_of_a_folder_can_be_left_out_and_are_counted() {
+    let program = program();
+    let folder = program.at("model");
+    std::fs::create_dir_all(folder.join("onnx")).unwrap();
+    std::fs::copy("tests/fixtures/formats/whole.pt", folder.join("whole.pt")).unwrap();
+    std::fs::write(folder.join("onnx/model.onnx"), b"\x08\x07 not read here").unwrap();
+    let folder = text(&folder);
+    program.run(&["scan", folder]).exits(3);
+    for glob in ["onnx/*", "*.onnx"] {
+        let left_out = program.run(&["scan", folder, "--skip", glob]).exits(0);
+        assert!(
+            left_out.out().contains("1 file scanned: nothing found; 1 file left out"),
+            "{}",
+            left_out.out()
+        );
+    }
+    let json = program.run(&["scan", folder, "--skip", "onnx/*", "--format", "json"]).exits(0).json();
+    assert!(json["skipped"][0].as_str().unwrap().ends_with("model.onnx"));
+    let evil = program.run(&["scan", EVIL, folder, "--skip", "evil.pt", "--skip", "onnx/*"]).exits(1);
+    assert!(evil.out().contains("posix.system"), "what is named itself is not left out: {}", evil.out());
+    program.run(&["scan", folder, "--skip", "onnx/*", "--skip", "*.pt"]).exits(2);
+    let unused = program.run(&["scan", "tests/fixtures/healthy-run", "--skip", "*.onnx"]).exits(0);
+    assert!(unused.err().contains("--skip matches no file"), "{}", unused.err());
+}
+
+#[test]
 fn the_exit_code_says_what_was_found_and_what_was_not_read() {
     exits(0, &["tests/fixtures/formats/whole.pt"]);
     exits(

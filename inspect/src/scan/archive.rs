@@ -321,7 +321,12 @@ impl Scanner<'_> {
             }
         };
         // What loaders unpickle is no storage, whatever refers to it.
-        let is_storage = self.storages.contains(&entry.name) && !entry.name.ends_with(".pkl");
+        let announced = self.storages.get(&entry.name).copied().filter(|_| !entry.name.ends_with(".pkl"));
+        let is_storage = announced.is_some();
+        if let Some(announced) = announced.filter(|announced| *announced > decoded.len()) {
+            let message = format!("{} of the {announced} bytes that the pickle says it has", decoded.len());
+            self.find(Rule::ShortStorage, place, Some(entry.header), message);
+        }
         if let Some(expected) = entry.crc32.filter(|_| entry.whole) {
             let found = decoded.crc32()?;
             if found != expected {

@@ -1,6 +1,6 @@
 //! The kind of a file or an archive's member, by its first bytes and its name, and how it is scanned.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -125,8 +125,9 @@ pub(super) struct Scanner<'o> {
     pub unreadable: Option<String>,
     budget: u64,
     hidden: HashSet<String>,
-    /// Names of the entries that are storages, because an object of the current archive refers to them.
-    pub storages: HashSet<String>,
+    /// The entries that are storages, because an object of the current archive refers to them, and how many bytes it
+    /// says they have.
+    pub storages: HashMap<String, u64>,
 }
 
 /// Whether a file found in a folder is worth scanning.
@@ -173,7 +174,7 @@ impl<'o> Scanner<'o> {
             unreadable: None,
             budget: FREE_WORK.saturating_add(len.saturating_mul(MOST_WORK)),
             hidden: HashSet::new(),
-            storages: HashSet::new(),
+            storages: HashMap::new(),
         }
     }
 

@@ -82,7 +82,7 @@ fn reference(
             (sound && refers(heap, b"HEAP")?).then_some(Reference::Data)
         }
         // The layout of a virtual dataset, and the heap of its sources.
-        [4 | 5, 3, heap @ ..] if heap.len() >= 8 => refers(&heap[..8], b"GCOL")?.then_some(Reference::Data),
+        [4 | 5, 3, heap @ ..] if heap.len() >= size => refers(heap, b"GCOL")?.then_some(Reference::Data),
         _ => None,
     })
 }

@@ -101,6 +101,10 @@ rules! {
         "The pickle imports by a number that only the loading program's registry explains."
     ChangedClass "changed-class" Unknown
         "Unpickling sets attributes of a class or function that it imports."
+    ChangedTensor "changed-tensor" Unknown
+        "Unpickling sets items of a tensor, which no program writes and PyTorch before 2.10 took even with `weights_only` (CVE-2026-24747)."
+    ShortStorage "short-storage" Unknown
+        "A storage is shorter than the pickle says: PyTorch before 2.10 read and wrote beyond it (CVE-2026-24747)."
     Expansion "expansion" Unknown
         "The object expands to an immense number of values: whatever walks it runs out of time or memory."
     BrokenPickle "broken-pickle" Unknown

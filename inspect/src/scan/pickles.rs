@@ -8,11 +8,13 @@ use super::calls::{LATIN1, UTF8, byte_string, call, cut, known_at, makes_bytes};
 use super::content::{Place, Scanner};
 use super::globals::{Class, classify, is_plausible};
 use super::uses::{
-    MEMMAP, NDARRAY_WRAPPER, gets_of_torch, handed_back, handed_on, is_getattr, loads, only_reconstructs,
+    MEMMAP, NDARRAY_WRAPPER, gets_of_torch, handed_back, handed_on, is_getattr, loads, makes_tensor,
+    only_reconstructs,
 };
 use super::{Finding, Rule};
 use crate::bytes::{ByteSource, Section};
 use crate::error::bytes_that;
+use crate::format::torch::persistent_storage;
 use crate::pickle::{Id, Node, Object, Pickle, Reader, Stored, Trace};
 use crate::{Error, ErrorKind, Result};
 
@@ -225,6 +227,10 @@ impl Scanner<'_> {
             match pickle.node(object.callable) {
                 Node::Global(g) => {
                     called.entry((g.module.clone(), g.name.clone())).or_insert(id);
+                    if !object.entries.is_empty() && makes_tensor(&g.module, &g.name) {
+                        let message = format!("sets items of the tensor {}", call(pickle, object));
+                        self.find(Rule::ChangedTensor, place, Some(base + offset), message);
+                    }
                     self.arguments(trace, object, place, base, offset)?;
                 }
                 // The legacy form refers to classes so: ('module', class, file, source).
@@ -307,7 +313,11 @@ impl Scanner<'_> {
                         && let (Some("storage"), Some(key)) = (pickle.str(kind), pickle.str(key))
                         && key.len() <= LONGEST_KEY
                     {
-                        self.storages.insert(format!("{folder}/{key}"));
+                        let announced = persistent_storage(pickle, *pid)
+                            .ok()
+                            .and_then(|(_, dtype, count, _)| count.checked_mul(dtype.element_size()? as u64));
+                        let most = self.storages.entry(format!("{folder}/{key}")).or_default();
+                        *most = announced.unwrap_or(0).max(*most);
                     }
                 }
                 Node::Bytes(bytes) => {

@@ -39,6 +39,17 @@ pub(super) fn gets_of_torch(trace: &Trace<'_>) -> Option<Class> {
     Some(class)
 }
 
+/// Whether a call of `module.name` gives a tensor, a parameter or a storage of PyTorch's.
+pub(super) fn makes_tensor(module: &str, name: &str) -> bool {
+    match module {
+        "torch._utils" | "torch._tensor" => name.starts_with("_rebuild"),
+        "torch.nn.parameter" => !name.ends_with("Dict") && !name.ends_with("List"),
+        "torch" => name == "Tensor" || name.ends_with("Storage"),
+        "torch.storage" => true,
+        _ => false,
+    }
+}
+
 /// Arrays in a file, which are pickled as arrays of this class: `_reconstruct(memmap, (0,), b'b')` opens none, where
 /// a call of it would.
 pub(super) const MEMMAP: (&str, &str) = ("numpy", "memmap");

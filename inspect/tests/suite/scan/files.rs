@@ -63,6 +63,12 @@ fn state_dict() -> Vec<u8> {
     out
 }
 
+/// `bytes` with `new` in the only place of `old`.
+fn replaced(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
+    let at = bytes.windows(old.len()).position(|part| part == old).unwrap();
+    [&bytes[..at], new, &bytes[at + old.len()..]].concat()
+}
+
 /// A PyTorch file around `object`.
 fn torch(object: Vec<u8>, more: &[Entry]) -> Vec<u8> {
     let mut entries = vec![

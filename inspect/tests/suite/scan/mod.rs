@@ -98,6 +98,8 @@ fn every_trick_has_its_rule() {
         ("bytes.pkl", Rule::HiddenPickle),
         ("encrypted-flag.pt", Rule::EncryptedEntry),
         ("bad-crc.pt", Rule::ChecksumMismatch),
+        ("tensor-item.pt", Rule::ChangedTensor),
+        ("short-storage.pt", Rule::ShortStorage),
         ("twice-evil-last.pt", Rule::DuplicateEntry),
         ("two-folders.pt", Rule::SeveralPickles),
         ("hidden-entry.pt", Rule::HiddenEntry),

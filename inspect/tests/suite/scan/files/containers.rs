@@ -6,7 +6,9 @@ use ckpt_kit::safetensors::raw;
 use ckpt_kit::tar::tar;
 use ckpt_kit::zip::{Entry, entry, zip};
 
-use super::{File, bad, bare, evil, gguf, gzip, legacy_of_one_storage, p2, payload, state_dict, torch};
+use super::{
+    File, bad, bare, evil, gguf, gzip, legacy_of_one_storage, p2, payload, replaced, state_dict, torch,
+};
 
 /// SafeTensors whose length, header and tensor are one pickle: SHORT_BINBYTES up to the header's text, there a UNICODE
 /// up to its last character, a line feed, and the payload in the tensor.
@@ -150,6 +152,16 @@ pub(super) fn containers() -> Vec<File> {
             "encrypted-flag.pt",
             "marked as encrypted, which it is not",
             zip(&[Entry { flags: 1, ..evil_entry("m/data.pkl") }]),
+        ),
+        bad(
+            "tensor-item.pt",
+            "an item is set on a tensor, which weights_only took (CVE-2026-24747)",
+            torch(replaced(&state_dict(), b"q\rs.", b"q\rX\x01\0\0\0aK\x01ss."), &[]),
+        ),
+        bad(
+            "short-storage.pt",
+            "a storage is shorter than the pickle says (CVE-2026-24747)",
+            torch(replaced(&state_dict(), b"cpuq\x06K\x02", b"cpuq\x06K\x40"), &[]),
         ),
         bad(
             "bad-crc.pt",
