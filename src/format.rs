@@ -55,6 +55,11 @@ fn name<T>(exporter: &Exporter<T>) -> PossibleValue {
 }
 
 impl<V: Clone> Choice<V> {
+    /// One of `values`, by their names.
+    pub fn of(values: Vec<(PossibleValue, V)>) -> Self {
+        Choice(values)
+    }
+
     /// The value of `name`.
     pub fn named(&self, name: &str) -> Option<V> {
         let found = self.0.iter().find(|(known, _)| known.matches(name, false));

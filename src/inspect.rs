@@ -1,9 +1,13 @@
 //! `ckpt inspect`: the contents of checkpoints, with measurements.
 
 mod answers;
+mod journal;
+mod options;
 mod table;
 mod tensor;
 
+use std::fs::File;
+use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex};
 
@@ -11,6 +15,8 @@ use anstyle::Style;
 use ckpt_inspect::health::measures::{Measure, Place, shown_in};
 use ckpt_inspect::record::QuantizationRecord;
 use ckpt_inspect::{CheckpointRecord, DType, Group, Options, TensorRecord, Verdict};
+use ckpt_reports::records::Recorded;
+use ckpt_reports::table::Rows;
 use ckpt_reports::text::plural;
 use clap::builder::PossibleValue;
 
@@ -18,7 +24,9 @@ use crate::filter::Matcher;
 use crate::load::{self, LoadArgs, LoadOptions};
 use crate::terminal::{self, Table};
 use crate::{Failure, exit};
-use answers::{Answer, Answers, asks_for_several};
+use answers::{Answers, asks_for_several};
+use journal::Journal;
+use options::{Format, RowsArg, Shard, formats};
 use table::tensors;
 
 /// Show what checkpoints contain: format, model, step, verdict and reasons, and their tensors.
@@ -28,8 +36,14 @@ use table::tensors;
 #[derive(clap::Args)]
 pub struct Args {
     /// Files, folders or glob patterns.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "from_list")]
     paths: Vec<PathBuf>,
+    /// A file with a path on each line, or `-` for standard input; besides those given.
+    #[arg(long, value_name = "FILE")]
+    from_list: Option<PathBuf>,
+    /// Only the I-th of N equal parts of the checkpoints, from 1 on, for jobs that share them.
+    #[arg(long, value_name = "I/N", value_parser = Shard::parse)]
+    shard: Option<Shard>,
     /// One row per tensor; with several checkpoints, the tensors of each.
     #[arg(long)]
     all: bool,
@@ -47,7 +61,7 @@ pub struct Args {
     #[arg(long)]
     no_stats: bool,
     /// Show one tensor in detail: statistics, histogram, shares of -1, 0 and +1, dead rows, first values.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["output", "from_list", "shard"])]
     tensor: Option<String>,
     /// Show the tensors of quantized weights as they are stored: codes, scales, zero points.
     #[arg(long)]
@@ -58,22 +72,53 @@ pub struct Args {
     /// Print the SHA-256 of each tensor's contiguous little-endian bytes.
     #[arg(long)]
     sha256: bool,
-    /// Output format.
-    #[arg(long, default_value = "human")]
-    format: Format,
+    /// Output format [default: human, or by the extension of the output file].
+    #[arg(long, value_parser = formats())]
+    format: Option<Format>,
+    /// The rows of tables: csv has those of tensors by default, parquet all.
+    #[arg(long)]
+    rows: Option<RowsArg>,
+    /// Write to a file (ndjson, csv or parquet), which is made when all are measured. Until then what was measured is
+    /// in FILE.partial.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Go on with an output: what is in it, or in FILE.partial, is not measured again.
+    #[arg(long, requires = "output", conflicts_with = "force")]
+    resume: bool,
+    /// Replace an output file that exists.
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     load: LoadArgs,
 }
 
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Format {
-    Human,
-    /// An object for one checkpoint; a list for several paths, a pattern, or a folder of checkpoints
-    Json,
-    /// A line of JSON for each checkpoint, as soon as it is measured
-    Ndjson,
-    /// A table of the tensors
-    Csv,
+impl Args {
+    /// The rows of a table in `format`.
+    fn rows(&self, format: Format) -> Rows {
+        match (self.rows, format) {
+            (Some(RowsArg::Tensors), _) => Rows::Tensors,
+            (Some(RowsArg::Checkpoints), _) => Rows::Checkpoints,
+            (None, Format::Table(table)) if table.is_text => Rows::Tensors,
+            _ => Rows::All,
+        }
+    }
+
+    /// The paths that are given, and those of the list.
+    fn paths(&self) -> Result<Vec<PathBuf>, Failure> {
+        let Some(list) = &self.from_list else { return Ok(self.paths.clone()) };
+        let cannot = |e: std::io::Error| Failure::unreadable(format!("{}: {e}", terminal::path(list)));
+        let mut bytes = Vec::new();
+        match list.as_os_str() == "-" {
+            true => std::io::stdin().read_to_end(&mut bytes).map_err(cannot)?,
+            false => File::open(list).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(cannot)?,
+        };
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let at = e.utf8_error().valid_up_to();
+            Failure::unreadable(format!("{}: is not UTF-8 text (at byte {at})", terminal::path(list)))
+        })?;
+        let listed = text.lines().filter(|line| !line.trim().is_empty()).map(PathBuf::from);
+        Ok(self.paths.iter().cloned().chain(listed).collect())
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -139,30 +184,55 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     if let Some(name) = &args.tensor {
         return tensor::run(args, name, &options);
     }
-    let found = load::expand(&args.paths)?;
-    let several = asks_for_several(&args.paths, &found);
+    let format = Format::of(args)?;
+    let rows = args.rows(format);
+    let is_binary = matches!(format, Format::Table(table) if !table.is_text);
+    if is_binary && args.output.is_none() && std::io::stdout().is_terminal() {
+        return Err(Failure::usage("Parquet is not printed to a terminal: give -o tensors.parquet"));
+    }
+    let paths = args.paths()?;
+    if let Some(output) = &args.output {
+        load::spare([output.as_path()], &paths)?;
+    }
+    let mut found = load::expand(&paths)?;
+    if let Some(Shard { number, of }) = args.shard {
+        found = found.into_iter().skip(number - 1).step_by(of).collect();
+    }
+    let several = args.from_list.is_some() || asks_for_several(&paths, &found);
     let alone = found.len() == 1;
-    let answers = Mutex::new(Answers::new(args.format, several));
-    let told = |answer: Answer| answers.lock().expect("nothing panics while it is held").add(answer);
+    let journal = match &args.output {
+        Some(output) => Some(Journal::begin(output, args.resume, args.force)?),
+        None => None,
+    };
+    if let Some(journal) = &journal {
+        found.retain(|found| !journal.has(found.as_ref().unwrap_or_else(|(path, _)| path)));
+    }
+    let count = found.len();
+    let answers = Mutex::new(Answers::new(format, rows, several));
+    let told = |answer: Recorded| match &journal {
+        Some(journal) => journal.add(&answer),
+        None => answers.lock().expect("nothing panics while it is held").add(answer),
+    };
     let taken = load::each(found, &options, |(path, record)| -> Result<Shown, Failure> {
         let (mut summary, mut held, mut damaged, mut failure) = (String::new(), 0, true, None);
         let answer = match record {
             Ok(mut record) => {
-                if args.format == Format::Human {
+                if matches!(format, Format::Human) {
                     summary = self::summary(&record, args);
                 }
                 (held, damaged) = (record.tensors.len(), record.damaged);
                 select(&mut record.tensors, args, matcher.as_ref());
-                Answer::Record(Box::new(record))
+                Recorded::Record(Box::new(record))
             }
             Err(error) => {
                 failure = Some(error.to_string());
-                Answer::unreadable(&path, error.to_string())
+                Recorded::unreadable(&path, &error)
             }
         };
-        // A line of its own is written at once and need not be kept.
-        let answer = match args.format {
+        // What is written at once need not be kept.
+        let answer = match format {
             Format::Ndjson => told(answer).map(|()| None)?,
+            _ if journal.is_some() => told(answer).map(|()| None)?,
             _ => Some(answer),
         };
         Ok(Shown { summary, held, damaged, failure, answer })
@@ -171,11 +241,20 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     for failure in shown.iter().filter_map(|s| s.failure.as_deref()) {
         terminal::error(failure);
     }
-    let code = if shown.iter().any(|s| s.damaged) { exit::UNREADABLE } else { exit::FINE };
+    let code = |damaged| if damaged { exit::UNREADABLE } else { exit::FINE };
+    if let (Some(journal), Some(output)) = (&journal, &args.output) {
+        let earlier = journal.found();
+        let damaged = journal.end(format, rows, count > 0, args.force || args.resume)?;
+        let before = if earlier > 0 { format!(", {earlier} of them earlier") } else { String::new() };
+        let all = plural(count + earlier, "checkpoint");
+        terminal::note(&format!("wrote {} with {all}{before}", terminal::path(output)));
+        return Ok(code(damaged));
+    }
+    let code = code(shown.iter().any(|s| s.damaged));
     if let Some(sort) = args.sort {
         order(&mut shown, sort);
     }
-    let text = match args.format {
+    let text = match format {
         Format::Human if alone || args.all => {
             let each = shown.iter().filter_map(|s| Some(s.summary.clone() + &tensors(s, s.record()?, args)));
             each.collect::<Vec<_>>().join("\n")
@@ -199,7 +278,7 @@ struct Shown {
     damaged: bool,
     failure: Option<String>,
     /// With only the tensors to be shown; `None` once it has been written.
-    answer: Option<Answer>,
+    answer: Option<Recorded>,
 }
 
 impl Shown {

@@ -1,20 +1,22 @@
 //! `ckpt report`: one page for any number of checkpoints and runs.
 
+use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anstyle::Style;
-use ckpt_inspect::Options;
 use ckpt_inspect::cause::{self, Cause, Explanation, Given};
 use ckpt_inspect::run::Run;
+use ckpt_inspect::{Error, ErrorKind, Options};
 use ckpt_reports::cause::findings;
 use ckpt_reports::exporter::REPORTS;
+use ckpt_reports::records::{self, Recorded, Unreadable};
 use ckpt_reports::text::plural;
 use ckpt_reports::{Exporter, Report, Training, extent, headline, worst};
 
 use crate::format::{names, one_of, written};
-use crate::load::{self, LoadArgs, pairs, records};
-use crate::{Failure, exit, terminal};
+use crate::load::{self, LoadArgs, LoadOptions, pairs};
+use crate::{Failure, exit, paths, terminal};
 
 /// Write a report on checkpoints and runs: which layers died, when, and how std went over steps.
 ///
@@ -22,7 +24,8 @@ use crate::{Failure, exit, terminal};
 /// cannot be read or is damaged; the report is still written, and says so.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Files, folders or glob patterns.
+    /// Files, folders or glob patterns; and records of checkpoints, which `ckpt inspect` wrote as ndjson, json or
+    /// parquet: of those the weights are not needed.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// Output file; standard output by default.
@@ -77,6 +80,41 @@ fn training(run: &Run) -> Option<Training> {
     Training::read(std::io::BufReader::new(file)).ok()?
 }
 
+/// What is known of the checkpoints at `paths`: of those that are records, what they say.
+fn recorded(paths: &[PathBuf], options: &LoadOptions) -> Result<Vec<Recorded>, Failure> {
+    let mut all = Vec::new();
+    let mut checkpoints = Vec::new();
+    for path in paths {
+        let matched = paths::matches(path)?;
+        if matched.is_empty() {
+            // Which is told.
+            checkpoints.push(path.clone());
+        }
+        for matched in matched {
+            match records::is_records(&matched) {
+                true => all.extend(records::read(&matched)?),
+                false => checkpoints.push(matched),
+            }
+        }
+    }
+    // A checkpoint that is recorded several times is one.
+    let mut seen = HashSet::new();
+    all.retain(|recorded| seen.insert(recorded.path().to_string()));
+    for recorded in &mut all {
+        if let Recorded::Record(record) = recorded {
+            ckpt_inspect::judge(record, &options.thresholds);
+        }
+    }
+    if !checkpoints.is_empty() || all.is_empty() {
+        let rest = if checkpoints.is_empty() { paths } else { &checkpoints };
+        all.extend(load::records(rest, options)?.into_iter().map(|(path, record)| match record {
+            Ok(record) => Recorded::Record(Box::new(record)),
+            Err(error) => Recorded::unreadable(&path, &error),
+        }));
+    }
+    Ok(all)
+}
+
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let format = match (args.format, &args.output) {
@@ -101,19 +139,18 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let mut code = exit::FINE;
     let mut readable = Vec::new();
     let mut unreadable = Vec::new();
-    for (path, record) in records(&args.paths, &options)? {
-        match record {
-            Ok(record) => {
-                if record.damaged {
-                    code = exit::UNREADABLE;
-                }
-                readable.push(record);
+    for recorded in recorded(&args.paths, &options)? {
+        if recorded.is_damaged() {
+            code = exit::UNREADABLE;
+        }
+        match recorded {
+            Recorded::Record(record) => readable.push(*record),
+            Recorded::Unreadable(Unreadable { path, error, kind, .. }) => {
+                terminal::error(&error);
+                let kind = ErrorKind::of_name(&kind).unwrap_or(ErrorKind::Damaged);
+                unreadable.push((path, Error::new(kind, error)));
             }
-            Err(error) => {
-                code = exit::UNREADABLE;
-                terminal::error(&error.to_string());
-                unreadable.push((path.display().to_string(), error));
-            }
+            _ => {}
         }
     }
     let runs = Run::group(readable, &options.thresholds);

@@ -87,9 +87,11 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             Err((path, error)) => Some(Scan::unreadable(path, error.clone())),
         })
         .collect();
-    let mut passed_over = Vec::new();
+    // Files that no loader interprets, and those of which that is not known.
+    let (mut inert, mut passed_over) = (Vec::new(), Vec::new());
     for (path, scanned) in others.par_iter().map(|p| (p, scan(p, &options))).collect::<Vec<_>>() {
         match scanned {
+            Ok(scan) if scan.is_inert() => inert.push(path.display().to_string()),
             Ok(scan) => files.push(scan),
             Err(error) if error.kind == ErrorKind::Unrecognised || !path.exists() => {
                 passed_over.push(path.display().to_string());
@@ -99,7 +101,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     }
     // A folder that was named and in which nothing could be scanned is not passed over, whatever else was named.
     for (path, error) in found.iter().filter_map(|found| found.as_ref().err()) {
-        if files.iter().all(|scan| !Path::new(&scan.path).starts_with(path)) {
+        let mut known = files.iter().map(|scan| &scan.path).chain(&inert);
+        if known.all(|file| !Path::new(file).starts_with(path)) {
             files.push(Scan::unreadable(path, error.clone()));
         }
     }
@@ -110,6 +113,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     };
     // Findings that make the exit code 1 are shown.
     let shown = if args.all { Severity::Note } else { least.min(Severity::Unknown) };
+    passed_over.extend(inert);
+    passed_over.sort();
     let scanned = Scanned::new(files, least).beside(passed_over).without(skipped);
     let code = match scanned.status {
         ScanStatus::Clean => exit::FINE,

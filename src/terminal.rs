@@ -48,6 +48,17 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Prints bytes that are no text.
+pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::unwritable(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Prints what a model wrote; on a terminal, control characters are shown as escapes. False if the output is no longer
 /// read.
 #[cfg(feature = "infer")]

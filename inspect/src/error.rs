@@ -21,6 +21,32 @@ pub enum ErrorKind {
     NotFound,
 }
 
+impl ErrorKind {
+    const ALL: [ErrorKind; 5] = [
+        ErrorKind::Io,
+        ErrorKind::Unrecognised,
+        ErrorKind::Damaged,
+        ErrorKind::Unsupported,
+        ErrorKind::NotFound,
+    ];
+
+    /// A stable lower-case name.
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorKind::Io => "io",
+            ErrorKind::Unrecognised => "unrecognised",
+            ErrorKind::Damaged => "damaged",
+            ErrorKind::Unsupported => "unsupported",
+            ErrorKind::NotFound => "not-found",
+        }
+    }
+
+    /// The kind of this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        ErrorKind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
 /// What went wrong, in which file and tensor, at which byte, and the next thing to try.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -18,9 +18,13 @@ mod json;
 pub mod junit;
 mod location;
 mod markdown;
+#[cfg(feature = "parquet")]
+mod parquet;
 pub mod policy;
+pub mod records;
 pub mod sarif;
 mod scanned;
+pub mod table;
 pub mod text;
 mod training;
 pub mod worst;
@@ -30,7 +34,7 @@ use ckpt_inspect::run::Run;
 
 pub use accepted::{Accepted, AcceptedError, Known};
 pub use ckpt_inspect::printable;
-pub use csv::{csv, tensors as csv_of_tensors};
+pub use csv::csv;
 pub use exporter::Exporter;
 pub use headline::{Headline, extent, headline};
 pub use html::html;

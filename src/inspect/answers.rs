@@ -1,47 +1,15 @@
-//! What `ckpt inspect` tells programs: an object for each checkpoint, and a table of tensors.
+//! What `ckpt inspect` tells programs: an object for each checkpoint, or a table of checkpoints and tensors.
 
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
-use ckpt_inspect::CheckpointRecord;
+use ckpt_reports::records::Recorded;
+use ckpt_reports::table::{Rows, Tables};
 use serde::Serialize;
 
 use super::Format;
 use crate::paths::{Found, is_pattern};
 use crate::{Failure, terminal};
-
-/// What is said of one checkpoint.
-#[derive(Serialize)]
-#[serde(untagged)]
-pub(super) enum Answer {
-    Record(Box<CheckpointRecord>),
-    /// It cannot be read.
-    Unreadable {
-        path: String,
-        error: String,
-    },
-}
-
-impl Answer {
-    pub(super) fn unreadable(path: &Path, error: impl Into<String>) -> Self {
-        Answer::Unreadable { path: path.display().to_string(), error: error.into() }
-    }
-
-    /// Where it is.
-    pub(super) fn path(&self) -> &str {
-        match self {
-            Answer::Record(record) => &record.path,
-            Answer::Unreadable { path, .. } => path,
-        }
-    }
-
-    /// Its record, if it could be read.
-    pub(super) fn record(&self) -> Option<&CheckpointRecord> {
-        match self {
-            Answer::Record(record) => Some(record),
-            Answer::Unreadable { .. } => None,
-        }
-    }
-}
 
 /// Whether `paths`, at which `found` is, ask for any number of checkpoints: several paths, a pattern, or a folder that
 /// holds some and is none itself. It depends on what they are, not on how many there are today.
@@ -56,19 +24,20 @@ pub(super) fn asks_for_several(paths: &[PathBuf], found: &[Found]) -> bool {
 /// Answers in a format for programs: told as they come where each is a line, else together at the end.
 pub(super) struct Answers {
     format: Format,
+    rows: Rows,
     several: bool,
-    kept: Vec<Answer>,
+    kept: Vec<Recorded>,
 }
 
 impl Answers {
-    pub(super) fn new(format: Format, several: bool) -> Self {
-        Answers { format, several, kept: Vec::new() }
+    pub(super) fn new(format: Format, rows: Rows, several: bool) -> Self {
+        Answers { format, rows, several, kept: Vec::new() }
     }
 
-    pub(super) fn add(&mut self, answer: Answer) -> Result<(), Failure> {
+    pub(super) fn add(&mut self, answer: Recorded) -> Result<(), Failure> {
         match self.format {
             Format::Ndjson => terminal::print(&line(&answer)?),
-            Format::Json | Format::Csv => {
+            Format::Json | Format::Table(_) => {
                 self.kept.push(answer);
                 Ok(())
             }
@@ -77,15 +46,34 @@ impl Answers {
     }
 
     pub(super) fn end(self) -> Result<(), Failure> {
-        let text = match (self.format, self.kept.as_slice()) {
-            (Format::Json, [one]) if !self.several => pretty(one)?,
-            (Format::Json, many) => pretty(many)?,
-            (Format::Csv, many) => ckpt_reports::csv_of_tensors(many.iter().filter_map(Answer::record))
-                .map_err(|e| Failure::unwritable(format!("standard output: {e}")))?,
-            (Format::Human | Format::Ndjson, _) => return Ok(()),
-        };
-        terminal::print(&text)
+        match (self.format, self.kept.as_slice()) {
+            (Format::Json, [one]) if !self.several => terminal::print(&pretty(one)?),
+            (Format::Json, many) => terminal::print(&pretty(many)?),
+            (Format::Table(format), many) => {
+                let mut out = Vec::new();
+                let written = table(format, self.rows, many.iter().map(Ok), &mut out);
+                written.map_err(|e| Failure::unwritable(format!("standard output: {e}")))?;
+                terminal::print_bytes(&out)
+            }
+            (Format::Human | Format::Ndjson, _) => Ok(()),
+        }
     }
+}
+
+/// Writes `records` to `out` as a table.
+pub(super) fn table<R: std::borrow::Borrow<Recorded>>(
+    format: &Tables,
+    rows: Rows,
+    records: impl Iterator<Item = io::Result<R>>,
+    out: &mut (dyn io::Write + Send),
+) -> io::Result<()> {
+    let mut table = (format.begin)(out)?;
+    for record in records {
+        for row in record?.borrow().rows(rows) {
+            table.add(&row)?;
+        }
+    }
+    table.end()
 }
 
 fn pretty<T: Serialize + ?Sized>(value: &T) -> Result<String, Failure> {
@@ -93,7 +81,7 @@ fn pretty<T: Serialize + ?Sized>(value: &T) -> Result<String, Failure> {
 }
 
 /// One line.
-fn line(answer: &Answer) -> Result<String, Failure> {
+pub(super) fn line(answer: &Recorded) -> Result<String, Failure> {
     written(serde_json::to_string(answer))
 }
 

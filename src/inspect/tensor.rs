@@ -3,11 +3,13 @@
 use anstyle::Style;
 use ckpt_inspect::health::measures::{Form, Measure, Part, Place, Value, shown_in};
 use ckpt_inspect::record::Histogram;
-use ckpt_inspect::{Checkpoint, CheckpointRecord, DType, TensorRecord, without_state_dict};
+use ckpt_inspect::{Checkpoint, CheckpointRecord, DType, ErrorKind, TensorRecord, without_state_dict};
+use ckpt_reports::records::{Recorded, Unreadable};
 
-use super::answers::{Answer, Answers, asks_for_several};
+use super::Args;
+use super::answers::{Answers, asks_for_several};
+use super::options::Format;
 use super::table::shape;
-use super::{Args, Format};
 use crate::load::{self, LoadOptions};
 use crate::terminal;
 use crate::{Failure, exit};
@@ -18,7 +20,8 @@ pub(super) fn run(args: &Args, name: &str, options: &LoadOptions) -> Result<u8, 
     let several = asks_for_several(&args.paths, &found);
     let mut code = exit::FINE;
     let mut text = String::new();
-    let mut answers = Answers::new(args.format, several);
+    let format = Format::of(args)?;
+    let mut answers = Answers::new(format, args.rows(format), several);
     for found in found {
         let (path, examined) = match found {
             Ok(path) => {
@@ -32,15 +35,16 @@ pub(super) fn run(args: &Args, name: &str, options: &LoadOptions) -> Result<u8, 
                 if record.tensors[0].damage.is_some() {
                     code = exit::UNREADABLE;
                 }
-                if args.format == Format::Human {
+                if matches!(format, Format::Human) {
                     text += &detail(&checkpoint, &record.tensors[0]);
                 }
-                answers.add(Answer::Record(Box::new(record)))?;
+                answers.add(Recorded::Record(Box::new(record)))?;
             }
             Err(failure) => {
                 terminal::error(&failure.message);
                 code = code.max(failure.code);
-                answers.add(Answer::unreadable(&path, failure.message))?;
+                let kind = if failure.code == exit::USAGE { ErrorKind::NotFound } else { ErrorKind::Damaged };
+                answers.add(Recorded::Unreadable(Unreadable::new(&path, failure.message, kind)))?;
             }
         }
     }

@@ -353,6 +353,18 @@ fn a_measure_is_its_file_and_its_line() {
 }
 
 #[test]
+fn every_comparison_is_explained() {
+    let script = read(".ci/peers");
+    let cases = regex(r"(?m)^    ([a-z |]+)\) .*status=1").captures(&script).unwrap();
+    let known: Vec<&str> = cases[1].split('|').map(str::trim).collect();
+    let page = read("CONTRIBUTING.md");
+    let explained: Vec<&str> =
+        known.iter().copied().filter(|name| page.contains(&format!("| `{name}` | "))).collect();
+    assert_eq!(explained, known);
+    assert!(known.len() >= 6, "{known:?}");
+}
+
+#[test]
 fn files_that_the_pages_name_are_there() {
     let path = regex(r"`((?:\.ci|\.github|src|inspect|convert|infer|train|reports|tests|docs)/[\w./-]+)`");
     for page in ["CONTRIBUTING.md", "docs/architecture.md"] {

@@ -288,7 +288,10 @@ fn json_is_one_object_for_one_checkpoint_and_else_a_list() {
     let output = ckpt.exits(3, &[COLLAPSED, bad, "--no-stats", "--format", "json"]);
     let shown: Value = serde_json::from_str(&output).unwrap();
     assert_eq!(shown.as_array().unwrap().len(), 2);
-    assert_eq!((&shown[0]["step"], keys(&shown[1])), (&4000.into(), BTreeSet::from(["error", "path"])));
+    assert_eq!(
+        (&shown[0]["step"], keys(&shown[1])),
+        (&4000.into(), BTreeSet::from(["error", "kind", "path"]))
+    );
     assert_eq!(shown[1]["path"], bad);
     for tensor in [&[][..], &["--tensor", "w"]] {
         let output = ckpt.exits(3, &[&[bad, "--format", "json"], tensor].concat());
@@ -330,8 +333,13 @@ fn csv_has_a_line_a_tensor() {
     );
     let one = ckpt.exits(0, &[path, "--format", "csv", "--tensor", GATE]);
     assert_eq!(one.lines().collect::<Vec<_>>(), [lines[0], lines[7]]);
-    // Of what cannot be read there is no tensor.
-    assert_eq!(ckpt.exits(3, &["absent.pt", "--format", "csv"]).lines().count(), 1);
+    // What cannot be read has a row that says why.
+    let absent = ckpt.exits(3, &["absent.pt", "--format", "csv"]);
+    let rows: Vec<&str> = absent.lines().collect();
+    assert!(
+        rows.len() == 2 && rows[1].starts_with("absent.pt,") && rows[1].contains(",unreadable,"),
+        "{absent}"
+    );
 }
 
 #[test]

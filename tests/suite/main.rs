@@ -29,6 +29,7 @@ mod ranks;
 mod recover;
 mod report;
 mod scan;
+mod tables;
 #[cfg(all(unix, any(feature = "browse", feature = "infer")))]
 mod terminal;
 #[cfg(feature = "train")]

@@ -63,6 +63,15 @@ pub struct Header {
     pub start: u64,
 }
 
+/// Whether `code` is an array-protocol string of a type without objects: `<U5`, `|V16`, `<M8[ns]`
+/// (<https://numpy.org/doc/stable/reference/arrays.interface.html>).
+fn is_plain(code: &str) -> bool {
+    let code = code.trim_start_matches(['<', '>', '|', '=']);
+    let Some(rest) = code.strip_prefix(|c| "biufcmMSUVta".contains(c)) else { return false };
+    let unit = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+    unit.is_empty() && !rest.is_empty() || unit.starts_with('[') && unit.ends_with(']')
+}
+
 impl Header {
     /// Whether its elements may be a pickle. Python also reads escapes in a type's code.
     pub fn may_hold_objects(&self) -> bool {
@@ -70,7 +79,8 @@ impl Header {
             ElementKind::Plain { .. } => false,
             ElementKind::Objects => true,
             ElementKind::Structured { objects } => *objects,
-            ElementKind::Other(code) => code.contains(['O', '\\']),
+            // NumPy knows many names, such as `object`.
+            ElementKind::Other(code) => !is_plain(code),
         }
     }
 

@@ -47,8 +47,9 @@ pub(super) fn read_inner(source: &Arc<Source>) -> Result<Contents> {
     read_form(source, false)
 }
 
-/// Whether PyTorch reads the entry called `name`.
+/// Whether PyTorch, which does not distinguish cases, reads the entry called `name`.
 fn is_read(name: &str) -> bool {
+    let name = name.to_lowercase();
     name.ends_with(".pkl")
         || name.ends_with("byteorder")
         || ["/data/", "/constants/"].iter().any(|part| name.contains(part))
@@ -105,8 +106,10 @@ fn read_form(source: &Arc<Source>, may_be_exported: bool) -> Result<Contents> {
     })?;
     let prefix = main.name.strip_suffix("data.pkl").unwrap_or("");
     let script = by_name.contains_key(format!("{prefix}constants.pkl").as_str());
-    let big_endian = by_name
-        .get(format!("{prefix}byteorder").as_str())
+    let byteorder = format!("{prefix}byteorder");
+    let big_endian = entries
+        .iter()
+        .find(|entry| entry.name.eq_ignore_ascii_case(&byteorder))
         .is_some_and(|e| content(bytes, e).is_ok_and(|order| order.trim_ascii() == b"big"));
 
     let mut contents = Contents::new(if script { Format::TorchScript } else { Format::TorchZip });

@@ -6,7 +6,8 @@ use std::io::Read;
 use super::Rule;
 use super::calls::cut;
 use super::configuration::HANDLERS;
-use super::content::{Kind, Place, Scanner};
+use super::content::{Place, Scanner};
+use super::kind::Kind;
 use crate::bytes::{ByteSource, Reader, Section, SharedBytes, text};
 use crate::error::bytes_that;
 use crate::storage::inflate;
@@ -71,15 +72,20 @@ impl Scanner<'_> {
             self.find(Rule::SeveralDirectories, place, None, what);
         }
         // PyTorch's packages (torch.package), whose sources PackageImporter runs.
-        let is_package = |e: &Entry| e.name.ends_with(".data/extern_modules");
+        // Its reader does not distinguish cases.
+        let ends = |e: &Entry, end: &str| e.name.to_lowercase().ends_with(end);
+        let is_package = |e: &Entry| ends(e, ".data/extern_modules");
         if let (true, Some(source)) =
-            (entries.iter().any(is_package), entries.iter().find(|e| e.name.ends_with(".py")))
+            (entries.iter().any(is_package), entries.iter().find(|e| ends(e, ".py")))
         {
             let message = format!("`{}` is a source that the loader of this package runs", cut(&source.name));
             self.find(Rule::CustomCode, place, Some(source.header), message);
         }
         // TorchServe imports a file called as one of its own handlers before that.
-        let is_served = |e: &Entry| e.name == "MAR-INF/MANIFEST.json";
+        let is_served = |e: &Entry| {
+            let mut parts = e.name.split('/').filter(|part| !matches!(*part, "" | "."));
+            parts.next() == Some("MAR-INF") && parts.next() == Some("MANIFEST.json") && parts.next().is_none()
+        };
         let stands_for = |e: &&Entry| {
             let file = e.name.rsplit('/').next().unwrap_or(&e.name);
             file.strip_suffix(".py").is_some_and(|stem| HANDLERS.contains(&stem))
@@ -323,7 +329,8 @@ impl Scanner<'_> {
         // What loaders unpickle is no storage, whatever refers to it.
         let announced = self.storages.get(&entry.name).copied().filter(|_| !entry.name.ends_with(".pkl"));
         let is_storage = announced.is_some();
-        if let Some(announced) = announced.filter(|announced| *announced > decoded.len()) {
+        // One that is cut short is damaged, and told as such.
+        if let Some(announced) = announced.filter(|bytes| entry.whole && *bytes > decoded.len()) {
             let message = format!("{} of the {announced} bytes that the pickle says it has", decoded.len());
             self.find(Rule::ShortStorage, place, Some(entry.header), message);
         }
@@ -356,7 +363,7 @@ impl Scanner<'_> {
         };
         let mut names: HashSet<String> = HashSet::new();
         for entry in entries {
-            let entry = match entry {
+            let mut entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {
                     let error = Reader::complaint(error)?;
@@ -365,12 +372,14 @@ impl Scanner<'_> {
                 }
             };
             let name = text(&entry.path_bytes());
+            let kind = entry.header().entry_type();
+            // Who unpacks a file writes it without these.
+            let name = if kind.is_file() { name.trim_end_matches('/').to_string() } else { name };
             let at = entry.raw_file_position();
             if leads_outside(&name) {
                 let message = format!("`{}` leads outside the archive's folder", cut(&name));
                 self.find(Rule::PathOutside, place, Some(at), message);
             }
-            let kind = entry.header().entry_type();
             if kind.is_symlink() || kind.is_hard_link() {
                 let target = entry.link_name_bytes().map(|n| text(&n));
                 let target = target.unwrap_or_default();
@@ -380,6 +389,10 @@ impl Scanner<'_> {
                 let outside = leaves(folder.map_or("", |(folder, _)| folder), &target);
                 let rule = if outside { Rule::PathOutside } else { Rule::Link };
                 self.find(rule, place, Some(at), message);
+            }
+            if kind.is_gnu_sparse() || is_sparse(&mut entry) {
+                let message = format!("`{}` has holes, which readers fill differently", cut(&name));
+                self.find(Rule::OpaqueContent, place, Some(at), message);
             }
             if kind.is_file() && !names.insert(name.clone()) {
                 let message = format!("`{}` occurs more than once", cut(&name));
@@ -465,4 +478,10 @@ fn leaves(folder: &str, target: &str) -> bool {
 fn is_rooted(name: &str) -> bool {
     let drive = name.as_bytes().get(1) == Some(&b':') && name.as_bytes()[0].is_ascii_alphabetic();
     name.starts_with(['/', '\\']) || drive || name.contains('\0')
+}
+
+/// Whether an entry's extended header says that it has holes (GNU's formats 0.0 to 1.0).
+fn is_sparse<R: std::io::Read>(entry: &mut tar::Entry<'_, R>) -> bool {
+    let Ok(Some(mut extensions)) = entry.pax_extensions() else { return false };
+    extensions.any(|extension| extension.is_ok_and(|e| e.key_bytes().starts_with(b"GNU.sparse.")))
 }

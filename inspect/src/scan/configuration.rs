@@ -1,15 +1,13 @@
 //! Configurations (JSON and YAML) that name Python code, which a loader imports and calls: `auto_map` of the Hugging Face
 //! Hub, `_target_` of Hydra and NeMo, layers of Keras, nodes of skops, handlers of TorchServe.
 
-use std::collections::HashMap;
-
-use saphyr_parser::{Event, Parser, Tag};
 use serde_json::{Map, Value};
 
 use super::calls::cut;
 use super::content::{Place, Scanner};
 use super::globals::{Class, classify};
-use super::{Finding, Rule, Severity, keras};
+use super::uses::{JUDGED_BY_ARGUMENTS, loads};
+use super::{Finding, Rule, Severity, keras, yaml};
 use crate::Result;
 use crate::bytes::{ByteSource, text};
 
@@ -17,13 +15,9 @@ use crate::bytes::{ByteSource, text};
 /// two hundred.
 const MOST_PARSED: u64 = 3 << 20;
 const MOST_PARSED_YAML: u64 = 1 << 20;
-/// Longer texts behind an anchor name nothing.
-const LONGEST_NAME: usize = 200;
-/// The deepest nesting that is followed, which is that of serde_json.
-const DEEPEST: usize = 128;
 
 /// Keys by which configurations name code, or templates.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 21] = [
     "auto_map",
     "custom_pipelines",
     "_target_",
@@ -41,6 +35,8 @@ const KEYS: [&str; 19] = [
     "modelFile",
     "__loader__",
     "type",
+    "attn_implementation",
+    "${oc",
     "!!python",
     "tag:yaml.org,2002:python",
 ];
@@ -72,6 +68,9 @@ const LIBRARIES: [&str; 24] = [
     "unidiffuser",
     "wuerstchen",
 ];
+
+/// Whose kernels transformers takes without being told to trust them.
+const KERNELS: &str = "kernels-community/";
 
 /// Handlers that come with TorchServe.
 pub(super) const HANDLERS: [&str; 4] =
@@ -174,7 +173,7 @@ impl Scanner<'_> {
                     .map(|value| (vec![value], Vec::new()))
                     .map_err(|e| e.to_string())
             }
-            Written::Yaml => yaml(&text(&bytes)),
+            Written::Yaml => yaml::read(&text(&bytes)),
         };
         let (documents, tags) = match parsed {
             Ok(parsed) => parsed,
@@ -235,6 +234,11 @@ impl Scanner<'_> {
         let own = by_class && OWN.iter().any(|own| module.starts_with(own));
         let harmless = self.is_allowed(&module, &name) || own;
         let (severity, what) = match classify(&module, &name) {
+            // What they do depends on what they are given.
+            _ if sure && JUDGED_BY_ARGUMENTS.contains(&(&*module, &*name)) => match loads(&module, &name) {
+                Some(why) => (Severity::Dangerous, why),
+                None => (Severity::Unknown, "what it does depends on its arguments"),
+            },
             Class::Dangerous(why) if !self.is_allowed(&module, &name) => (Severity::Dangerous, why),
             Class::Unknown if sure && !harmless => {
                 (Severity::Unknown, "some loaders import it and call what it defines")
@@ -252,6 +256,16 @@ impl Scanner<'_> {
             Finding { rule: Rule::CustomCode, severity, member, offset: None, global, message, count: 1 };
         self.findings.add(finding);
     }
+}
+
+/// Whether a text under another name has what only configurations that name code have.
+pub(super) fn mentions_code(data: &dyn ByteSource) -> Result<bool> {
+    for key in ["_target_", "!!python", "tag:yaml.org,2002:python", "${oc."] {
+        if data.contains(key.as_bytes(), 0..data.len())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether the text has one of the keys, or what may spell one.
@@ -323,12 +337,32 @@ fn walk(value: &Value, manifest: bool, found: &mut Vec<Named>) {
                     ("template", Value::String(template)) => {
                         found.push(Named::Template(key.clone(), template.clone()));
                     }
+                    // transformers fetches a kernel of this name from the Hub.
+                    ("attn_implementation" | "_attn_implementation", names) => texts(names, &mut |name| {
+                        if name.contains('/') && !name.trim_start_matches("paged|").starts_with(KERNELS) {
+                            found.push(Named::Beside(format!(
+                                "has `{}` fetch code from the Hub: {}",
+                                key,
+                                cut(name)
+                            )));
+                        }
+                    }),
+                    // A mapping within a text, which OmegaConf makes one.
+                    (_, Value::String(text)) if resolves(text) => {
+                        found.push(Named::Beside(format!("makes a mapping of a text by `{}`", cut(text))));
+                    }
                     _ => walk(value, manifest, found),
                 }
             }
         }
         _ => {}
     }
+}
+
+/// Whether OmegaConf makes a mapping of `text`, which may name code.
+fn resolves(text: &str) -> bool {
+    let packed: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    ["${oc.create:", "${oc.decode:"].iter().any(|resolver| packed.contains(resolver))
 }
 
 /// What several entries of an object name together.
@@ -437,88 +471,6 @@ fn texts(value: &Value, take: &mut impl FnMut(&str)) {
     }
 }
 
-/// A collection of YAML that is being read: what it holds so far, the key that waits for its value, and its anchor.
-struct Open {
-    value: Value,
-    key: Option<String>,
-    anchor: usize,
-}
-
-/// The documents of `text`, and the Python objects that its tags name. What stands behind an anchor is where it was
-/// defined; an alias of it is a text or nothing, so that documents do not grow.
-fn yaml(text: &str) -> std::result::Result<(Vec<Value>, Vec<String>), String> {
-    let (mut documents, mut tags, mut open) = (Vec::new(), Vec::new(), Vec::<Open>::new());
-    let mut anchored: HashMap<usize, Value> = HashMap::new();
-    for event in Parser::new_from_str(text) {
-        let (event, _) = event.map_err(|error| error.to_string())?;
-        let tag = match &event {
-            Event::Scalar(.., tag) | Event::SequenceStart(_, tag) | Event::MappingStart(_, tag) => {
-                tag.as_deref()
-            }
-            _ => None,
-        };
-        tags.extend(tag.and_then(of_python));
-        let done = match event {
-            Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _) => {
-                if open.len() == DEEPEST {
-                    return Err(format!("it is nested more than {DEEPEST} deep"));
-                }
-                let value = match event {
-                    Event::SequenceStart(..) => Value::Array(Vec::new()),
-                    _ => Value::Object(Map::new()),
-                };
-                open.push(Open { value, key: None, anchor });
-                continue;
-            }
-            Event::SequenceEnd | Event::MappingEnd => {
-                let Some(closed) = open.pop() else { continue };
-                if closed.anchor > 0 {
-                    anchored.insert(closed.anchor, Value::Null);
-                }
-                closed.value
-            }
-            Event::Scalar(text, _, anchor, _) => {
-                let value = Value::String(text.into_owned());
-                if anchor > 0 && value.as_str().is_some_and(|text| text.len() <= LONGEST_NAME) {
-                    anchored.insert(anchor, value.clone());
-                }
-                value
-            }
-            Event::Alias(anchor) => anchored.get(&anchor).cloned().unwrap_or_default(),
-            _ => continue,
-        };
-        match open.last_mut() {
-            None => documents.push(done),
-            Some(Open { value: Value::Array(items), .. }) => items.push(done),
-            Some(Open { value: Value::Object(entries), key, .. }) => match key.take() {
-                None => *key = Some(done.as_str().unwrap_or_default().to_string()),
-                Some(name) => match entries.get_mut(&name) {
-                    // Readers differ in which of equal keys counts.
-                    Some(Value::Array(several)) => several.push(done),
-                    Some(first) => *first = Value::Array(vec![first.take(), done]),
-                    None => {
-                        entries.insert(name, done);
-                    }
-                },
-            },
-            Some(_) => {}
-        }
-    }
-    Ok((documents, tags))
-}
-
-/// What PyYAML's unrestricted loaders import for a tag such as `!!python/object/apply:os.system`.
-fn of_python(tag: &Tag) -> Option<String> {
-    let whole = format!("{}{}", tag.handle, tag.suffix);
-    let (_, python) = whole.split_once("python/")?;
-    let (kind, path) = python.split_once(':')?;
-    // Plain types have no path: `!!python/tuple`.
-    (kind.starts_with("object") || matches!(kind, "name" | "module")).then(|| match kind {
-        "module" => format!("{path}.*"),
-        _ => path.to_string(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -568,22 +520,5 @@ mod tests {
             json(r#"{"model": {"modelName": "m", "handler": "text_classifier"}, "type": "a.b"}"#).len(),
             1
         );
-    }
-
-    #[test]
-    fn yaml_is_read_with_its_anchors_tags_and_repeated_keys() {
-        let (documents, tags) =
-            yaml("a: &x os.system\nb: {_target_: *x}\nc: !!python/object/apply:os.popen [id]\n_target_: 1\n_target_: sys.exit\n")
-                .unwrap();
-        assert_eq!(tags, ["os.popen"]);
-        let mut found = Vec::new();
-        walk(&documents[0], false, &mut found);
-        assert!(found.contains(&code("os", "system", "_target_")), "{found:?}");
-        assert!(found.contains(&code("sys", "exit", "_target_")), "{found:?}");
-        assert!(yaml(&"[".repeat(200)).is_err());
-        let bomb = (1..40).fold("a0: &a0 [x]\n".to_string(), |text, i| {
-            text + &format!("a{i}: &a{i} [*a{0}, *a{0}]\n", i - 1)
-        });
-        assert_eq!(yaml(&bomb).unwrap().0.len(), 1);
     }
 }

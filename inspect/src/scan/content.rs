@@ -1,14 +1,15 @@
 //! The kind of a file or an archive's member, by its first bytes and its name, and how it is scanned.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{BufReader, Read};
+use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::archive::understood;
 use super::calls::cut;
-use super::configuration::names_configuration;
+use super::configuration::{mentions_code, names_configuration};
 use super::globals::{Class, classify};
+use super::kind::{Kind, OPAQUE, PICKLED, PROMISING, extension, is_inert, is_named, names_text};
 use super::pickles::{Stream, begins_plausibly, is_exhausted, names};
 use super::template::{self, Template};
 use super::{Finding, Findings, Options, Rule, hdf5, native, text};
@@ -16,7 +17,6 @@ use crate::bytes::compression::Compression;
 use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
 use crate::error::bytes_that;
 use crate::format::{self, Family, HEAD, npy};
-use crate::layout;
 use crate::pickle::{Reader as Unpickler, Trace};
 use crate::zip::Directory;
 use crate::{DamageKind, Error, ErrorKind, NoticeKind, Result, gguf, safetensors, torch_legacy, zip};
@@ -28,70 +28,11 @@ const FREE_WORK: u64 = 256 << 20;
 /// and beyond that this many times its size.
 const MOST_WORK: u64 = 16;
 
-/// Names of files that are unpickled, or are archives of such.
-const PICKLED: [&str; 16] = [
-    "pkl", "pickle", "pk", "pckl", "p", "pt", "pth", "bin", "ckpt", "joblib", "sav", "dat", "data", "npy",
-    "npz", "metadata",
-];
-/// Those among them that members of archives have which are unpickled, and no others.
-const PROMISING: [&str; 10] = ["pkl", "pickle", "pk", "pckl", "pt", "pth", "ckpt", "joblib", "npy", "npz"];
 /// The first bytes of what Git LFS has in place of a file.
 const LFS: &[u8] = b"version https://git-lfs";
 
-/// First bytes of containers that are not looked into.
-const OPAQUE: [(&[u8], &str); 3] = [
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (b"Rar!\x1a\x07", "a RAR archive"),
-    (b"ZF0x", "an array or a pickle as joblib compressed it before 0.10"),
-];
-
-/// The recognised kind of a file or an archive's member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    TorchZip,
-    TorchScript,
-    Zip,
-    TorchLegacy,
-    Tar,
-    Pickle,
-    Gguf,
-    SafeTensors,
-    Npy,
-    /// By the name of the compression.
-    Compressed(&'static str),
-    /// JSON, YAML or a template.
-    Configuration,
-    Hdf5,
-    /// A container that cannot be scanned.
-    Opaque,
-    /// Named like a pickle, but not one.
-    NoPickle,
-    /// Nothing by its first bytes; a zip's directory is at its end.
-    Unknown,
-}
-
-impl Kind {
-    /// A stable lower-case name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::TorchZip => "pytorch-zip",
-            Kind::TorchScript => "torchscript",
-            Kind::Zip => "zip",
-            Kind::TorchLegacy => "pytorch-legacy",
-            Kind::Tar => "tar",
-            Kind::Pickle => "pickle",
-            Kind::Gguf => "gguf",
-            Kind::SafeTensors => "safetensors",
-            Kind::Npy => "npy",
-            Kind::Compressed(name) => name,
-            Kind::Configuration => "configuration",
-            Kind::Hdf5 => "hdf5",
-            Kind::Opaque => "opaque",
-            Kind::NoPickle => "not a pickle",
-            Kind::Unknown => "unknown",
-        }
-    }
-}
+/// First bytes by which a storage may be read as a file of its own: NumPy's, zips, and what is compressed.
+const OTHERWISE: [&[u8]; 5] = [b"\x93NUMPY", b"PK\x03\x04", b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"BZh"];
 
 /// The place of a finding: which member of which archive.
 #[derive(Clone, Debug, Default)]
@@ -130,37 +71,9 @@ pub(super) struct Scanner<'o> {
     pub storages: HashMap<String, u64>,
 }
 
-/// Whether a file found in a folder is worth scanning.
-pub(super) fn is_candidate(path: &Path) -> bool {
-    let mut head = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut head));
-    read.is_err()
-        || is_named(path)
-        || format::recognise(&head).is_some()
-        || Compression::of(&head).is_some()
-        || OPAQUE.iter().any(|(magic, _)| head.starts_with(magic))
-}
-
-/// Whether the file is named as checkpoints, pickles, archives and what a distributed checkpoint consists of are.
-pub(super) fn is_named(path: &Path) -> bool {
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let extension = extension.as_str();
-    PICKLED.contains(&extension)
-        || Compression::promised_by(extension).is_some()
-        || matches!(extension, "safetensors" | "gguf" | "zip" | "tar" | "pt2" | "nemo" | "mar" | "7z")
-        // Models of other programs, which are not read, and so not passed over.
-        || matches!(extension, "pb" | "onnx" | "t7" | "tflite" | "mlmodel")
-        || layout::is_distributed(path)
-}
-
 /// Whether text may contain the byte, in UTF-8 or an older encoding.
 fn is_text(byte: u8) -> bool {
     byte >= b' ' && byte != 0x7f || matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c)
-}
-
-fn extension(name: &str) -> String {
-    let last = name.rsplit(['/', '\\']).next().unwrap_or(name);
-    last.rsplit_once('.').map(|(_, e)| e.to_lowercase()).unwrap_or_default()
 }
 
 impl<'o> Scanner<'o> {
@@ -213,6 +126,11 @@ impl<'o> Scanner<'o> {
                 None if configured => Kind::Configuration,
                 // Text that is named like a pickle, and as one ends before it does anything.
                 None if pickled && data.all_from(0, is_text)? => Kind::NoPickle,
+                None if is_inert(name, &data.window(0, HEAD)?)
+                    || names_text(name) && data.all_from(0, is_text)? && !mentions_code(data)? =>
+                {
+                    Kind::Inert
+                }
                 None => {
                     return Err(Error::new(
                         ErrorKind::Unrecognised,
@@ -256,8 +174,14 @@ impl<'o> Scanner<'o> {
     /// Scans a storage of PyTorch's: numbers, which may look like anything.
     pub fn storage(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
         self.members += 1;
-        if matches!(*data.window(0, HEAD)?, [0x80, 2..=5, ..]) {
+        let head = data.window(0, HEAD)?;
+        // A loader that takes the file for something else reads it by its first bytes.
+        if OTHERWISE.iter().any(|magic| head.starts_with(magic)) {
+            self.dispatch(data, "", place)?;
+        } else if matches!(*head, [0x80, 2..=5, ..]) {
             self.pickles(data, place, Stream::Chance)?;
+        } else {
+            self.bare(data, &head, false, place)?;
         }
         Ok(())
     }
@@ -393,7 +317,7 @@ impl<'o> Scanner<'o> {
         pickled: bool,
         place: &Place,
     ) -> Result<Option<Kind>> {
-        let (does_something, harmful, exhausted, end) =
+        let (does_something, calls, harmful, exhausted, end) =
             Trace::read_at(data, 0, Unpickler::Joblib, |trace| {
                 let does_something = !trace.seen.imports.is_empty() || !trace.seen.calls.is_empty();
                 let dangerous = |(m, n): &(Arc<str>, Arc<str>)| matches!(classify(m, n), Class::Dangerous(_));
@@ -404,14 +328,15 @@ impl<'o> Scanner<'o> {
                 };
                 let harmful = is_exhausted(&trace) || begins_plausibly(&trace) && judged;
                 let end = trace.error.is_none().then_some(trace.pickle.len as u64);
-                (does_something, harmful, is_exhausted(&trace), end)
+                (does_something, !trace.seen.calls.is_empty(), harmful, is_exhausted(&trace), end)
             })?;
         let headed = matches!(head, [0x80, 2..=5, ..]);
         // Text called .data or .bin ends at its first letters; under another name only a whole pickle that imports
         // something is one, and whatever follows it if that is not known to be harmless.
         let is_one = match (pickled, end) {
             (true, end) => headed || does_something || end.is_some(),
-            (false, _) if harmful && (end.is_some() || exhausted) => true,
+            // What is called before an error has run.
+            (false, _) if harmful && (end.is_some() || exhausted || calls) => true,
             (false, Some(end)) if does_something && !headed => {
                 data.all_from(end, |b| b.is_ascii_whitespace())?
             }
@@ -462,7 +387,12 @@ impl<'o> Scanner<'o> {
             } else {
                 bare.to_string()
             };
-            self.member(&inflated.as_slice(), &bare, &inner)?;
+            let inflated = inflated.as_slice();
+            self.member(&inflated, &bare, &inner)?;
+            // What looks like a configuration may be a pickle all the same.
+            if names_configuration(&bare) {
+                self.bare(&inflated, &inflated[..inflated.len().min(HEAD as usize)], true, &inner)?;
+            }
         }
         Ok(())
     }

@@ -5,9 +5,11 @@ mod archive;
 mod calls;
 mod configuration;
 mod content;
+mod forged;
 mod globals;
 mod hdf5;
 mod keras;
+mod kind;
 mod native;
 mod pickles;
 #[cfg(test)]
@@ -16,6 +18,7 @@ mod readers;
 mod template;
 mod text;
 mod uses;
+mod yaml;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -102,11 +105,13 @@ rules! {
     ChangedClass "changed-class" Unknown
         "Unpickling sets attributes of a class or function that it imports."
     ChangedTensor "changed-tensor" Unknown
-        "Unpickling sets items of a tensor, which no program writes and PyTorch before 2.10 took even with `weights_only` (CVE-2026-24747)."
+        "Unpickling sets items of a tensor or an array, which no program writes and PyTorch before 2.10 took even with `weights_only` (CVE-2026-24747)."
     ShortStorage "short-storage" Unknown
         "A storage is shorter than the pickle says: PyTorch before 2.10 read and wrote beyond it (CVE-2026-24747)."
+    ForgedArray "forged-array" Unknown
+        "An array or its type is described so that it reaches beyond its memory."
     Expansion "expansion" Unknown
-        "The object expands to an immense number of values: whatever walks it runs out of time or memory."
+        "The object expands to an immense number of values, or a call that makes it never ends: whatever does so runs out of time or memory."
     BrokenPickle "broken-pickle" Unknown
         "The pickle ends in an error; everything before that point is executed all the same."
     StrayProtocol "stray-protocol" Unknown
@@ -222,6 +227,11 @@ impl Scan {
         }
     }
 
+    /// Whether it is a file that no loader of models interprets, such as text or a picture.
+    pub fn is_inert(&self) -> bool {
+        self.format == kind::INERT && self.findings.is_empty()
+    }
+
     /// The worst severity that was found.
     pub fn severity(&self) -> Option<Severity> {
         self.findings.iter().map(|f| f.severity).max()
@@ -334,8 +344,8 @@ impl Files {
                         rest.extend(list(&path)?.into_iter().filter(|(file, _)| is_other(file)));
                     }
                 }
-                Entry::File if content::is_candidate(&path) => found.likely.push(path),
-                Entry::LostLink if content::is_named(&path) => found.likely.push(path),
+                Entry::File if kind::is_candidate(&path) => found.likely.push(path),
+                Entry::LostLink if kind::is_named(&path) => found.likely.push(path),
                 Entry::File | Entry::LostLink => found.others.push(path),
             }
         }

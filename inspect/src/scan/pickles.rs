@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::archive::leads_outside;
 use super::calls::{LATIN1, UTF8, byte_string, call, cut, known_at, makes_bytes};
 use super::content::{Place, Scanner};
+use super::forged::{array_interface, endless, forged_dtype};
 use super::globals::{Class, classify, is_plausible};
 use super::uses::{
     MEMMAP, NDARRAY_WRAPPER, gets_of_torch, handed_back, handed_on, is_getattr, loads, makes_tensor,
@@ -41,6 +42,8 @@ const MOST_TOGETHER: usize = 64;
 pub(super) const MOST_KEPT: usize = 10_000;
 /// A longer line of text is no name.
 const LONGEST_NAME: u64 = 128;
+/// How much more the bytes of a pickle count that may begin anywhere: the same are followed again and again.
+const SWEEPING: u64 = 16;
 /// Bytes that are swept in one piece.
 const SWEPT: u64 = 1 << 20;
 
@@ -153,7 +156,7 @@ impl Scanner<'_> {
     /// Reports what the pickle at `at` does, if it is one, and returns its length if it is whole.
     fn swept(&mut self, data: &dyn ByteSource, at: u64, place: &Place) -> Result<Option<u64>> {
         let (whole, skipped, torn) = Trace::read_at(data, at, Reader::Joblib, |trace| {
-            self.spend(trace.pickle.len as u64);
+            self.spend(SWEEPING * trace.pickle.len as u64);
             if trace.seen.imports.is_empty() || begins_plausibly(&trace) {
                 self.pickles += u64::from(trace.error.is_none());
                 self.imports(&trace, place, at)?;
@@ -231,6 +234,10 @@ impl Scanner<'_> {
                         let message = format!("sets items of the tensor {}", call(pickle, object));
                         self.find(Rule::ChangedTensor, place, Some(base + offset), message);
                     }
+                    if let Some(endless) = endless(pickle, object) {
+                        let message = format!("{endless}: {}", call(pickle, object));
+                        self.find(Rule::Expansion, place, Some(base + offset), message);
+                    }
                     self.arguments(trace, object, place, base, offset)?;
                 }
                 // The legacy form refers to classes so: ('module', class, file, source).
@@ -296,6 +303,15 @@ impl Scanner<'_> {
                 let message = format!("sets attributes of {}", cut(&format!("{module}.{name}")));
                 self.find(Rule::ChangedClass, place, Some(base + offset), message);
             }
+        }
+        for &(offset, id) in &trace.seen.builds {
+            if let Some(forged) = forged_dtype(pickle, id) {
+                self.find(Rule::ForgedArray, place, Some(base + offset), forged.to_string());
+            }
+        }
+        if let Some(key) = array_interface(pickle) {
+            let message = format!("`{key}` says where in memory the values of an array are");
+            self.find(Rule::ForgedArray, place, Some(base), message);
         }
         // The storages of `folder/data.pkl` are `folder/data/0` and so on.
         let name = place.member.rsplit('!').next().unwrap_or_default();
@@ -514,8 +530,19 @@ fn begins_pickle(bytes: &[u8]) -> bool {
 
 /// Whether the first import could be one: those after it cannot undo what it did.
 pub(super) fn begins_plausibly(trace: &Trace<'_>) -> bool {
-    let first = trace.seen.imports.first().and_then(|&(_, id)| trace.pickle.global(id));
-    first.is_some_and(|(module, name)| is_plausible(module, name))
+    let mut imports = trace.seen.imports.iter().filter_map(|&(_, id)| trace.pickle.global(id));
+    let Some((module, name)) = imports.next() else { return false };
+    // What comes after an import that fails does not run.
+    is_plausible(module, name)
+        || takes_any_name(module) && is_plausible(module, "any")
+        || imports.any(|(module, name)| {
+            is_plausible(module, name) && matches!(classify(module, name), Class::Dangerous(_))
+        })
+}
+
+/// Whether the module is an object of PyTorch's that has an attribute of every name.
+fn takes_any_name(module: &str) -> bool {
+    module == "torch" || module.starts_with("torch.")
 }
 
 /// Whether a persistent id refers to a class that the pickle imports.

@@ -24,7 +24,15 @@ pub(super) fn gets_of_torch(trace: &Trace<'_>) -> Option<Class> {
         }
         let args = pickle.sequence(object.args).filter(|_| known_at(trace, object.args, at))?;
         let &[whose, name] = args else { return None };
-        let name = pickle.str(name).filter(|name| !reaches_out(name))?;
+        let name = pickle.str(name)?;
+        // As zones of time are pickled, which reads the system's database of them.
+        if pickle.global(whose) == Some(("zoneinfo", "ZoneInfo")) && name == "_unpickle" {
+            class = Class::Unknown;
+            continue;
+        }
+        if reaches_out(name) {
+            return None;
+        }
         let of_layer = |id| {
             pickle.class(id).is_some_and(|(module, name)| {
                 module.starts_with("torch.nn.modules.") && classify(module, name) == Class::Harmless
@@ -39,13 +47,16 @@ pub(super) fn gets_of_torch(trace: &Trace<'_>) -> Option<Class> {
     Some(class)
 }
 
-/// Whether a call of `module.name` gives a tensor, a parameter or a storage of PyTorch's.
+/// Whether a call of `module.name` gives a tensor, a parameter or a storage of PyTorch's, or an array of NumPy's.
 pub(super) fn makes_tensor(module: &str, name: &str) -> bool {
     match module {
         "torch._utils" | "torch._tensor" => name.starts_with("_rebuild"),
         "torch.nn.parameter" => !name.ends_with("Dict") && !name.ends_with("List"),
         "torch" => name == "Tensor" || name.ends_with("Storage"),
         "torch.storage" => true,
+        "numpy" => matches!(name, "ndarray" | "matrix" | "recarray" | "memmap" | "dtype"),
+        "numpy.core.multiarray" | "numpy._core.multiarray" => matches!(name, "_reconstruct" | "scalar"),
+        "numpy.ma.core" | "numpy.ma" => matches!(name, "_mareconstruct" | "MaskedArray"),
         _ => false,
     }
 }

@@ -34,6 +34,10 @@ const MAKE_TEXT: [&str; 17] = [
 /// What Jinja defines and no chat template needs; each leads to the globals of its module.
 const LEADING: [&str; 3] = ["lipsum", "cycler", "joiner"];
 
+/// What is known of arguments of calls, and of items of loops, which have names that no variable has.
+const PASSED: &str = "(passed)";
+const ITEMS: &str = "(items)";
+
 /// What an expression may hold, the worst last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Holds {
@@ -107,8 +111,11 @@ impl Judge {
                 self.holds(&emitted.expr);
             }
             Stmt::ForLoop(each) => {
-                let items = self.holds(&each.iter);
-                self.assign(&each.target, part_of(items));
+                let items = part_of(self.holds(&each.iter));
+                self.learn(ITEMS.into(), items);
+                // What `loop(…)` passes to the loop that it is in.
+                let items = if each.recursive { items.max(self.known(PASSED)) } else { items };
+                self.assign(&each.target, items);
                 if let Some(filter) = &each.filter_expr {
                     self.holds(filter);
                 }
@@ -208,7 +215,10 @@ impl Judge {
                 if LEADING.contains(&variable.id) {
                     self.find(&format!("`{}`, which no chat template needs", variable.id));
                 }
-                self.known(variable.id)
+                match variable.id {
+                    "varargs" | "kwargs" => self.known(PASSED),
+                    name => self.known(name),
+                }
             }
             Expr::Const(constant) => match constant.value.kind() {
                 ValueKind::String => Holds::Text,
@@ -263,13 +273,11 @@ impl Judge {
             Expr::GetAttr(attribute) => {
                 let of = self.holds(&attribute.expr);
                 match &attribute.expr {
-                    Expr::Var(variable) if variable.id == "loop" && attribute.name != "previtem" => {
-                        if attribute.name == "nextitem" {
-                            Holds::Data
-                        } else {
-                            Holds::Number
-                        }
-                    }
+                    Expr::Var(variable) if variable.id == "kwargs" => self.known(PASSED),
+                    Expr::Var(variable) if variable.id == "loop" => match attribute.name {
+                        "previtem" | "nextitem" => self.known(ITEMS),
+                        _ => Holds::Number,
+                    },
                     _ => self.known(&format!(".{}", attribute.name)).max(of.min(Holds::Data)),
                 }
             }
@@ -319,6 +327,9 @@ impl Judge {
                 self.find("a name that it computes");
             }
         }
+        if filter.name == "groupby" && of >= Holds::Texts {
+            self.learn(".grouper".into(), Holds::Built);
+        }
         match filter.name {
             name if NUMBERS.contains(&name) => Holds::Number,
             name if MAKE_TEXT.contains(&name) && of.max(arguments) >= Holds::Texts => Holds::Built,
@@ -331,6 +342,9 @@ impl Judge {
 
     fn call(&mut self, call: &Call<'_>) -> Holds {
         let arguments = self.arguments(&call.args);
+        if !call.args.is_empty() {
+            self.learn(PASSED.into(), arguments.max(part_of(arguments)));
+        }
         match &call.expr {
             Expr::Var(function) => {
                 self.holds(&call.expr);
@@ -355,6 +369,17 @@ impl Judge {
             }
             Expr::GetAttr(method) => {
                 let of = self.holds(&method.expr);
+                if of == Holds::Built && matches!(method.name, "format" | "format_map") {
+                    self.find("a format that it computes");
+                }
+                match &method.expr {
+                    // What a block writes.
+                    Expr::Var(variable) if variable.id == "self" => return Holds::Built,
+                    Expr::Var(variable) if variable.id == "loop" && method.name == "cycle" => {
+                        return arguments;
+                    }
+                    _ => {}
+                }
                 let text = of.max(arguments) >= Holds::Texts;
                 match (MAKE_TEXT.contains(&method.name), text) {
                     (true, true) => Holds::Built,

@@ -75,6 +75,10 @@ pub(super) fn judge(template: &str) -> Template {
     if template.len() > MOST_BYTES {
         return Template::Unread("it is too long".into());
     }
+    // The parser counts columns in 16 bits.
+    if template.lines().any(|line| line.len() > usize::from(u16::MAX) / 2) {
+        return Template::Unread("one of its lines is too long".into());
+    }
     let expressions: Vec<Vec<Token<'_>>> = expressions(template).into_iter().map(tokens).collect();
     if expressions.iter().any(|expression| expression.len() > MOST_TOKENS) {
         return Template::Unread("one of its expressions is too long".into());
@@ -336,6 +340,14 @@ mod tests {
             "{{ lipsum[['__glo','bals__']|join] }}",
             "{{ lipsum['__slabolg__'[::-1]] }}",
             "{{ lipsum['_' * 2 + 'globals' + '_' * 2] }}",
+            "{% macro f() %}{{ x[varargs[0]] }}{% endmacro %}{{ f('_' * 2 ~ 'class' ~ '_' * 2) }}",
+            "{% macro f() %}{{ x[kwargs.k] }}{% endmacro %}{{ f(k='_' * 2 ~ 'class' ~ '_' * 2) }}",
+            "{% for i in ['_' ~ '_class_' ~ '_', 1] %}{{ x[loop.previtem] }}{% endfor %}",
+            "{% for i in [1, 2] %}{{ x[loop.cycle('_' ~ '_class_' ~ '_')] }}{% endfor %}",
+            "{% for g in [{'k': '_' ~ '_class_' ~ '_'}] | groupby('k') %}{{ x[g.grouper] }}{% endfor %}",
+            "{% for i in [['a']] recursive %}{{ x[i] }}{{ loop(['_' ~ '_class_' ~ '_']) }}{% endfor %}",
+            "{% block b %}{{ '_' ~ '_class_' ~ '_' }}{% endblock %}{{ x[self.b()] }}",
+            "{% set u = '_' %}{{ ('{0.' ~ u ~ u ~ 'class' ~ u ~ u ~ '}').format(x) }}",
             "{{ '{0.__class__} of it'.format(x) }}",
             "{% set f = x.os.popen %}",
             "{{ '}}' }}{{ x.__class__ }}",

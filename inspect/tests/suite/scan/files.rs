@@ -4,6 +4,7 @@
 mod benign;
 mod configurations;
 mod containers;
+mod forged;
 mod harmless;
 mod opcodes;
 
@@ -16,6 +17,7 @@ use ckpt_kit::zip::{Entry, entry, zip};
 use benign::benign;
 use configurations::{configurations, some_readers};
 use containers::{containers, safetensors_and_pickle, several_readings};
+use forged::forged;
 use harmless::{handed_on, taken_for_harmless};
 use opcodes::{broken, imports, opcodes};
 
@@ -213,6 +215,7 @@ pub fn all() -> Vec<File> {
     files.extend(taken_for_harmless());
     files.extend(configurations());
     files.extend(some_readers());
+    files.extend(forged());
     files.extend(benign());
     files
 }

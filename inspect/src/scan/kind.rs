@@ -1,0 +1,136 @@
+//! The kinds of files and of archives' members, and what their names promise.
+
+use std::io::Read;
+use std::path::Path;
+
+use crate::bytes::compression::Compression;
+use crate::{format, layout};
+
+/// Names of files that are unpickled, or are archives of such.
+pub(super) const PICKLED: [&str; 16] = [
+    "pkl", "pickle", "pk", "pckl", "p", "pt", "pth", "bin", "ckpt", "joblib", "sav", "dat", "data", "npy",
+    "npz", "metadata",
+];
+/// Those among them that members of archives have which are unpickled, and no others.
+pub(super) const PROMISING: [&str; 10] =
+    ["pkl", "pickle", "pk", "pckl", "pt", "pth", "ckpt", "joblib", "npy", "npz"];
+/// First bytes of containers that are not looked into.
+pub(super) const OPAQUE: [(&[u8], &str); 3] = [
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"ZF0x", "an array or a pickle as joblib compressed it before 0.10"),
+];
+
+/// The name of the kind of files that no loader of models interprets.
+pub(super) const INERT: &str = "inert";
+/// Pictures and sounds, by the ends of their names and their first bytes.
+const MEDIA: [(&[&str], &[u8]); 7] = [
+    (&["png"], b"\x89PNG\r\n\x1a\n"),
+    (&["jpg", "jpeg"], b"\xff\xd8\xff"),
+    (&["gif"], b"GIF8"),
+    (&["webp", "wav"], b"RIFF"),
+    (&["flac"], b"fLaC"),
+    (&["ogg"], b"OggS"),
+    (&["pdf"], b"%PDF-"),
+];
+/// Texts for people, by the ends of their names, and by how names without an end begin.
+const TEXTS: [&str; 12] =
+    ["md", "rst", "txt", "csv", "tsv", "toml", "lock", "ini", "log", "css", "gitattributes", "gitignore"];
+const PAPERS: [&str; 6] = ["readme", "license", "licence", "notice", "copying", "changelog"];
+/// Files of SentencePiece, which are a message of Protocol Buffers.
+const TOKENIZERS: [&str; 4] = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm"];
+
+/// The recognised kind of a file or an archive's member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    TorchZip,
+    TorchScript,
+    Zip,
+    TorchLegacy,
+    Tar,
+    Pickle,
+    Gguf,
+    SafeTensors,
+    Npy,
+    /// By the name of the compression.
+    Compressed(&'static str),
+    /// JSON, YAML or a template.
+    Configuration,
+    Hdf5,
+    /// A container that cannot be scanned.
+    Opaque,
+    /// Named like a pickle, but not one.
+    NoPickle,
+    /// Text, a picture or a tokenizer, which no loader of models interprets.
+    Inert,
+    /// Nothing by its first bytes; a zip's directory is at its end.
+    Unknown,
+}
+
+impl Kind {
+    /// A stable lower-case name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::TorchZip => "pytorch-zip",
+            Kind::TorchScript => "torchscript",
+            Kind::Zip => "zip",
+            Kind::TorchLegacy => "pytorch-legacy",
+            Kind::Tar => "tar",
+            Kind::Pickle => "pickle",
+            Kind::Gguf => "gguf",
+            Kind::SafeTensors => "safetensors",
+            Kind::Npy => "npy",
+            Kind::Compressed(name) => name,
+            Kind::Configuration => "configuration",
+            Kind::Hdf5 => "hdf5",
+            Kind::Opaque => "opaque",
+            Kind::NoPickle => "not a pickle",
+            Kind::Inert => INERT,
+            Kind::Unknown => "unknown",
+        }
+    }
+}
+
+/// Whether a file found in a folder is worth scanning.
+pub(super) fn is_candidate(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut head));
+    read.is_err()
+        || is_named(path)
+        || format::recognise(&head).is_some()
+        || Compression::of(&head).is_some()
+        || OPAQUE.iter().any(|(magic, _)| head.starts_with(magic))
+}
+
+/// Whether the file is named as checkpoints, pickles, archives and what a distributed checkpoint consists of are.
+pub(super) fn is_named(path: &Path) -> bool {
+    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let extension = extension.as_str();
+    PICKLED.contains(&extension)
+        || Compression::promised_by(extension).is_some()
+        || matches!(extension, "safetensors" | "gguf" | "zip" | "tar" | "pt2" | "nemo" | "mar" | "7z")
+        // Models of other programs, which are not read, and so not passed over.
+        || matches!(extension, "pb" | "onnx" | "t7" | "tflite" | "mlmodel")
+        || layout::is_distributed(path)
+}
+
+/// The last part of the name behind a dot, in lower case.
+pub(super) fn extension(name: &str) -> String {
+    let last = name.rsplit(['/', '\\']).next().unwrap_or(name);
+    last.rsplit_once('.').map(|(_, e)| e.to_lowercase()).unwrap_or_default()
+}
+
+/// Whether `name` is that of a text for people, or of a list of tokens.
+pub(super) fn names_text(name: &str) -> bool {
+    let last = name.rsplit(['/', '\\']).next().unwrap_or(name).to_lowercase();
+    TEXTS.contains(&extension(name).as_str()) || PAPERS.iter().any(|paper| last.starts_with(paper))
+}
+
+/// Whether the file called `name`, of which `head` is the beginning and which no loader takes for anything, is known not to
+/// be one: a picture, a sound, a tokenizer.
+pub(super) fn is_inert(name: &str, head: &[u8]) -> bool {
+    let last = name.rsplit(['/', '\\']).next().unwrap_or(name);
+    let extension = extension(name);
+    MEDIA.iter().any(|(ends, magic)| ends.contains(&extension.as_str()) && head.starts_with(magic))
+        || TOKENIZERS.contains(&last) && head.first() == Some(&b'\n')
+}

@@ -1,0 +1,161 @@
+//! Tables of checkpoints and tensors: what is in them, runs that are killed and go on, and reports of them alone.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ckpt_kit::binary::{Program, text};
+use ckpt_kit::peers;
+use serde_json::Value;
+
+use crate::program;
+use crate::zoo::zoo;
+
+const RUN: &str = "tests/fixtures/collapse-run";
+
+/// The records in a file of lines of JSON.
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn paths(records: &[Value]) -> BTreeSet<String> {
+    records.iter().map(|record| record["path"].as_str().unwrap().to_string()).collect()
+}
+
+/// Files of which one is no checkpoint.
+fn with_junk(program: &Program, count: usize) -> (Vec<String>, String) {
+    let folder = zoo(program, count);
+    std::fs::write(folder.join("junk.safetensors"), b"\xff\xff\xff\xff\xff\xff\xff\x7fjunk").unwrap();
+    let mut files: Vec<String> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().to_str().unwrap().to_string())
+        .collect();
+    files.sort();
+    let list = files.join("\n") + "\n";
+    (files, list)
+}
+
+#[test]
+fn every_checkpoint_and_every_tensor_has_a_row() {
+    let program = program();
+    let [csv, records] = ["all.csv", "all.ndjson"].map(|name| program.at(name));
+    let folder = zoo(&program, 5);
+    std::fs::write(folder.join("junk.safetensors"), b"\xff\xff\xff\xff\xff\xff\xff\x7fjunk").unwrap();
+    let inspect = |output: &Path, more: &[&str]| {
+        let asked = [&["inspect", RUN, text(&folder), "-o", text(output)], more].concat();
+        program.run(&asked).exits(3);
+    };
+    inspect(&records, &[]);
+    let records = lines(&records);
+    let tensors: usize = records.iter().filter_map(|r| Some(r["tensors"].as_array()?.len())).sum();
+    for (rows, count) in
+        [("all", records.len() + tensors), ("checkpoints", records.len()), ("tensors", tensors + 1)]
+    {
+        inspect(&csv, &["--rows", rows, "--force"]);
+        let lines = std::fs::read_to_string(&csv).unwrap().lines().count();
+        assert_eq!(lines, count + 1, "{rows}: a heading and the rows, of which one is what cannot be read");
+    }
+    let junk = records.iter().find(|r| r["path"].as_str().unwrap().ends_with("junk.safetensors")).unwrap();
+    assert_eq!((junk["kind"].as_str(), junk["error"].is_string()), (Some("unrecognised"), true), "{junk}");
+}
+
+#[test]
+#[cfg(feature = "parquet")]
+fn other_readers_of_parquet_see_what_is_in_the_records() {
+    let Some(python) = peers::python(&["pyarrow"]) else { return };
+    let program = program();
+    let [parquet, records] = ["run.parquet", "run.ndjson"].map(|name| program.at(name));
+    for output in [&parquet, &records] {
+        program.run(&["inspect", RUN, "tests/fixtures/formats", "-o", text(output)]).exits(3);
+    }
+    python.script(".", "tables.py", &[&parquet, &records]);
+}
+
+#[test]
+fn parts_of_a_list_are_all_of_it_and_nothing_twice() {
+    let program = program();
+    let (files, list) = with_junk(&program, 23);
+    let mut all = Vec::new();
+    for number in 1..=4 {
+        let part = program.at(format!("part-{number}.ndjson"));
+        let asked = ["inspect", "--from-list", "-", "--shard", &format!("{number}/4"), "-o", text(&part)];
+        let ran = program.run_with_input(&asked, list.as_bytes());
+        assert!(ran.code() == Some(0) || ran.code() == Some(3), "{ran:?}");
+        let part = lines(&part);
+        assert_eq!(part.len(), 6);
+        all.extend(part);
+    }
+    assert_eq!(all.len(), files.len());
+    assert_eq!(paths(&all), files.into_iter().collect());
+    for wrong in ["0/4", "5/4", "1", "a/b", "1/0"] {
+        program.run(&["inspect", RUN, "--shard", wrong]).exits(2);
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn what_a_killed_run_measured_is_not_measured_again() {
+    let program = program();
+    let (files, list) = with_junk(&program, 400);
+    let list = program.file("list.txt", list);
+    let output = program.at("fleet.ndjson");
+    let asked = ["inspect", "--no-cache", "--from-list", text(&list), "-o", text(&output)];
+    let journal = program.at("fleet.ndjson.partial");
+    let running = program.start(&asked);
+    let start = Instant::now();
+    while std::fs::metadata(&journal).map_or(0, |m| m.len()) < 20_000 {
+        assert!(start.elapsed() < Duration::from_secs(60), "it never writes its journal");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    running.signal("KILL");
+    running.end();
+    assert!(!output.exists(), "the file is made at the end");
+    // As if the last line had been cut.
+    let mut torn = std::fs::read(&journal).unwrap();
+    torn.truncate(torn.len() - 10);
+    let whole = torn.iter().filter(|byte| **byte == b'\n').count();
+    assert!(whole > 0 && whole < files.len(), "{whole}");
+    std::fs::write(&journal, &torn).unwrap();
+    let refused = program.run(&asked).exits(2);
+    assert!(refused.err().contains("--resume"), "{}", refused.err());
+    let resumed = program.run(&[&asked[..], &["--resume"]].concat()).exits(3);
+    assert!(resumed.err().contains(&format!("{whole} of them earlier")), "{}", resumed.err());
+    assert!(!journal.exists());
+    let records = lines(&output);
+    assert_eq!(records.len(), files.len());
+    assert_eq!(paths(&records), files.iter().cloned().collect());
+    // A whole one has nothing left to do, and a longer list adds what is new.
+    let before = std::fs::metadata(&output).unwrap().modified().unwrap();
+    program.run(&[&asked[..], &["--resume"]].concat()).exits(3);
+    assert_eq!(std::fs::metadata(&output).unwrap().modified().unwrap(), before);
+    program.run(&[&asked[..], &["--resume", RUN]].concat()).exits(3);
+    assert_eq!(lines(&output).len(), files.len() + 9);
+}
+
+#[test]
+fn a_report_of_records_is_that_of_the_files() {
+    let program = program();
+    let zoo = zoo(&program, 12);
+    let report = |paths: &[&str]| {
+        let asked = [&["report", "--format", "json"], paths].concat();
+        program.run(&asked).exits(0).json()
+    };
+    let whole = report(&[text(&zoo)]);
+    let records: &[&str] = if cfg!(feature = "parquet") { &["a.ndjson", "a.parquet"] } else { &["a.ndjson"] };
+    for name in records {
+        let output = program.at(name);
+        program.run(&["inspect", text(&zoo), "-o", text(&output)]).exits(0);
+        assert_eq!(report(&[text(&output)]), whole, "{name}");
+        // Twice the same is once.
+        assert_eq!(report(&[text(&output), text(&output)]), whole, "{name}");
+    }
+    let listed = program.file("list.json", program.run(&["inspect", text(&zoo), "--format", "json"]).out());
+    assert_eq!(report(&[text(&listed)]), whole);
+    // The weights are not needed.
+    std::fs::remove_dir_all(&zoo).unwrap();
+    assert_eq!(report(&[text(&listed)]), whole);
+    let junk = program.file("junk.ndjson", "{\"no\": \"record\"}\n");
+    let refused = program.run(&["report", text(&junk)]).exits(3);
+    assert!(refused.err().contains("line 1 is no record"), "{}", refused.err());
+}
