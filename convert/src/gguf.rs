@@ -159,6 +159,11 @@ impl Rules {
         self.fallback
     }
 
+    /// Lets tensors for which nothing is asked keep their own types.
+    pub fn keep_types(&mut self) {
+        self.quant = None;
+    }
+
     /// Whether a tensor for which nothing is asked keeps its own type.
     pub fn keeps_types(&self) -> bool {
         self.quant.is_none()

@@ -84,6 +84,13 @@ pub enum Rounding {
     Bits(u64),
     /// Not in the modules of this name (`modules_to_not_convert`), which are plain layers.
     Without(String),
+    /// As a setting of `quantization_config` says, whose value is none of those that are known.
+    Unknown {
+        /// The setting.
+        key: &'static str,
+        /// Its value, as text or as JSON.
+        value: String,
+    },
 }
 
 impl std::fmt::Display for Rounding {
@@ -93,20 +100,50 @@ impl std::fmt::Display for Rounding {
             Rounding::Without(module) => {
                 write!(f, "does not round in `{}` (modules_to_not_convert)", module.escape_debug())
             }
+            Rounding::Unknown { key, value } => {
+                write!(f, "has the {key} `{}` in its quantization_config", value.escape_debug())
+            }
         }
     }
 }
 
 /// The first module besides the head and the embedding that is left as it is.
 fn excluded(quantization: &Value) -> Option<Rounding> {
-    let Some(Value::List(modules)) = lookup(quantization, "modules_to_not_convert") else { return None };
-    let of_layers = modules.iter().find_map(|module| match module {
-        Value::String(name) if !matches!(name.rsplit('.').next(), Some("lm_head" | "embed_tokens")) => {
-            Some(name)
-        }
-        _ => None,
-    })?;
-    Some(Rounding::Without(of_layers.clone()))
+    let modules = match lookup(quantization, MODULES)? {
+        Value::None => return None,
+        Value::List(modules) => modules,
+        other => return Some(unknown(MODULES, other)),
+    };
+    modules.iter().find_map(|module| match module {
+        Value::String(name) if matches!(name.rsplit('.').next(), Some("lm_head" | "embed_tokens")) => None,
+        Value::String(name) => Some(Rounding::Without(name.clone())),
+        other => Some(unknown(MODULES, other)),
+    })
+}
+
+fn unknown(key: &'static str, value: &Value) -> Rounding {
+    let value = match value {
+        Value::String(text) => text.clone(),
+        other => crate::metadata::to_json(other).to_string(),
+    };
+    Rounding::Unknown { key, value }
+}
+
+/// The first setting of a BitNet's `quantization_config` that transformers' `BitNetQuantConfig` does not have so.
+fn misunderstood(quantization: &Value) -> Option<Rounding> {
+    let known: [(&'static str, fn(&Value) -> bool); 4] = [
+        (
+            CLASS,
+            |value| matches!(value, Value::String(text) if text == BIT_LINEAR || text == AUTO_BIT_LINEAR),
+        ),
+        (MODE, |value| matches!(value, Value::String(text) if text == OFFLINE || text == ONLINE)),
+        (NORMS, |value| matches!(value, Value::Bool(_))),
+        (NORM_EPS, |value| crate::metadata::as_f64(value).is_some_and(f64::is_finite)),
+    ];
+    let set =
+        known.into_iter().filter_map(|(key, is_known)| Some((key, is_known, lookup(quantization, key)?)));
+    let mut wrong = set.filter(|(_, is_known, value)| !matches!(value, Value::None) && !is_known(value));
+    wrong.next().map(|(key, _, value)| unknown(key, value))
 }
 
 impl Quantization {
@@ -128,7 +165,7 @@ impl Quantization {
             online: text(MODE) == Some(ONLINE),
             norm_eps: matches!(lookup(value, NORMS), Some(Value::Bool(true)))
                 .then(|| lookup(value, NORM_EPS).and_then(crate::metadata::as_f64).unwrap_or(1e-6)),
-            other: excluded(value).filter(|_| text(METHOD) == Some(BITNET)),
+            other: misunderstood(value).or_else(|| excluded(value)).filter(|_| text(METHOD) == Some(BITNET)),
         })
     }
 
@@ -153,10 +190,17 @@ impl Quantization {
         self.method.as_deref() == Some(BITNET) && self.other.is_none()
     }
 
+    /// Whether transformers multiplies what comes out of a layer by its `weight_scale`, and with it the bias:
+    /// `AutoBitLinear` with codes. `BitLinear` divides before it adds the bias, and masters have no scale
+    /// (`integrations/bitnet.py`).
+    pub fn scales_outputs(&self) -> bool {
+        self.is_bitnet() && self.multiplies && !self.online
+    }
+
     /// What is written for packed matrices. `autobitlinear` multiplies a layer's output by its `weight_scale`, so the
     /// scale is kept to the last bit; `bitlinear` divides by it.
     pub fn packed() -> [(&'static str, &'static str); 3] {
-        [(METHOD, BITNET), (CLASS, AUTO_BIT_LINEAR), (MODE, "offline")]
+        [(METHOD, BITNET), (CLASS, AUTO_BIT_LINEAR), (MODE, OFFLINE)]
     }
 }
 
@@ -164,9 +208,12 @@ const METHOD: &str = "quant_method";
 const CLASS: &str = "linear_class";
 const MODE: &str = "quantization_mode";
 const ONLINE: &str = "online";
+const OFFLINE: &str = "offline";
+const MODULES: &str = "modules_to_not_convert";
 const NORMS: &str = "use_rms_norm";
 const NORM_EPS: &str = "rms_norm_eps";
 const BITNET: &str = "bitnet";
+const BIT_LINEAR: &str = "bitlinear";
 const AUTO_BIT_LINEAR: &str = "autobitlinear";
 
 /// Why a source does not describe a model.
