@@ -12,7 +12,7 @@ use ckpt_inspect::meaning::names::Names;
 use ckpt_inspect::meaning::{Quantization, RopeScaling, role};
 use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{
-    Checkpoint, DType, Error as ReadError, Format, Group, ModelConfig, Role, without_state_dict,
+    Checkpoint, DType, Error as ReadError, Format, Group, ModelConfig, Role, TensorInfo, without_state_dict,
 };
 
 use crate::names::Style;
@@ -98,6 +98,17 @@ fn refuse_losses(source: &Checkpoint, target: Target) -> Result<()> {
     if let Some(tensor) = source.tensors.iter().find(|t| t.group == Group::Weights && is_packed(t.dtype)) {
         let (name, dtype) = (tensor.name.escape_debug(), tensor.dtype);
         return Err(Error::of_source(source, format!("`{name}` is {dtype}, which {reader} cannot keep")));
+    }
+    let names: HashSet<&str> = source.tensors.iter().map(|t| t.name.as_str()).collect();
+    let is_instance = |t: &&TensorInfo| {
+        t.storage.is_none() && t.sparse.is_none() && names.contains(format!("{}.qdata", t.name).as_str())
+    };
+    if let Some(tensor) = source.tensors.iter().find(is_instance) {
+        let name = tensor.name.escape_debug();
+        let why = format!(
+            "`{name}` is an instance of a class of torchao: its parts could be kept, and not what they are"
+        );
+        return Err(Error::of_source(source, why));
     }
     let has_config = matches!(target, Target::Hf { .. });
     if let (Some(method), true, false) = (&source.coding.method, source.coding.stored > 0, has_config) {

@@ -92,8 +92,8 @@ impl Builder<'_, '_> {
         };
         let any = chosen.iter().any(|c| is_ternary(&c.name, &source.tensors[c.index]));
         let mut rules = gguf::Rules::new(settings, source, any, options.ternary.as_ref())?;
-        if options.keep_quantized && !any && settings.quant.is_none() {
-            rules.keep_types();
+        if options.keep_quantized && settings.quant.is_none() {
+            rules.keep_types(any);
         }
         if let (Some(glob), false) = (&options.ternary, any) {
             let pattern = glob.glob().glob().to_string();

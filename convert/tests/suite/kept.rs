@@ -354,6 +354,14 @@ fn a_packed_bitnet_is_kept_with_its_configuration_or_not_at_all() {
     let name = "model.layers.0.mlp.up_proj.weight";
     let [before, after] = [&before, &after].map(|c| c.values(c.tensor(name).unwrap()).unwrap());
     assert_eq!(before, after);
+    // What GGUF has for ternary matrices holds them anyway; the rest keeps its type.
+    let packed = ckpt_kit::fixtures::data("infer", "ternary/bitnet-packed");
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    ["config.json", "model.safetensors"]
+        .map(|name| std::fs::copy(packed.join(name), model.join(name)).unwrap());
+    let (report, _) = converted(&model, &folder.path().join("x.gguf"), &gguf()).unwrap();
+    assert!(report.agrees() && report.tensors.iter().all(|t| t.rule != Rule::Blocks), "{report:#?}");
     for target in [Target::SafeTensors, Target::Torch, Target::Npz] {
         let to = folder.path().join("file");
         match converted(&from, &to, &keep(target)) {
@@ -393,6 +401,41 @@ fn a_bitnet_of_an_unknown_kind_is_refused() {
     // As in transformers, nothing is said where nothing is set.
     bitnet(&from, &json!({"quant_method": "bitnet", "linear_class": null, "modules_to_not_convert": null}));
     converted(&from, &folder.path().join("to.safetensors"), &Options::new(Target::SafeTensors)).unwrap();
+}
+
+#[test]
+fn instances_of_torchaos_classes_are_not_kept_as_their_parts() {
+    use ckpt_kit::{pickle, torch};
+    let folder = tempfile::tempdir().unwrap();
+    let from = folder.path().join("x.pt");
+    let tensor = |key, class, shape: &[usize], strides: &[usize]| {
+        torch::rebuild(class, key, shape.iter().product(), 0, shape, strides)
+    };
+    let parts = pickle::dict(&[
+        ("qdata", tensor("0", "CharStorage", &[2, 4], &[4, 1])),
+        ("scale", tensor("1", "FloatStorage", &[2, 1], &[1, 1])),
+    ]);
+    let subclass = pickle::call(
+        &pickle::global("torch._tensor", "_rebuild_from_type_v2"),
+        &[
+            pickle::global("torch._utils", "_rebuild_wrapper_subclass"),
+            pickle::global("torchao", "Int8Tensor"),
+            pickle::tuple(&[
+                pickle::global("torchao", "Int8Tensor"),
+                pickle::global("torch", "float32"),
+                pickle::sizes(&[2, 4]),
+            ]),
+            parts,
+        ],
+    );
+    let storages = [vec![1; 8], le(&[0.5f32, 0.25])];
+    std::fs::write(&from, torch::zip_of(&pickle::pickle(2, &pickle::dict(&[("w", subclass)])), &storages))
+        .unwrap();
+    assert_eq!(open(&from).unwrap().tensor("w").unwrap().dtype.to_string(), "torchao int8 channel");
+    match converted(&from, &folder.path().join("y.pt"), &keep(Target::Torch)) {
+        Err(Error::Source { why, .. }) => assert!(why.contains("class of torchao"), "{why}"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
