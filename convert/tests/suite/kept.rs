@@ -358,8 +358,9 @@ fn a_packed_bitnet_is_kept_with_its_configuration_or_not_at_all() {
     let packed = ckpt_kit::fixtures::data("infer", "ternary/bitnet-packed");
     let model = folder.path().join("model");
     std::fs::create_dir(&model).unwrap();
-    ["config.json", "model.safetensors"]
-        .map(|name| std::fs::copy(packed.join(name), model.join(name)).unwrap());
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(packed.join(name), model.join(name)).unwrap();
+    }
     let (report, _) = converted(&model, &folder.path().join("x.gguf"), &gguf()).unwrap();
     assert!(report.agrees() && report.tensors.iter().all(|t| t.rule != Rule::Blocks), "{report:#?}");
     for target in [Target::SafeTensors, Target::Torch, Target::Npz] {
