@@ -242,9 +242,9 @@ impl Args {
             return Err(Failure::usage(format!("{flag} only works with --to gguf")));
         }
         let changes = matches!(self.to, To::Floats(_)) || !self.dtypes.is_empty() || self.packed;
-        if self.keeps() && (changes || self.is_gguf()) {
+        if self.keeps() && (changes || self.embed.is_some()) {
             return Err(Failure::usage(
-                "--quant keep writes what is stored: it goes with --to safetensors, hf, pt or npz, and no other types",
+                "--quant keep writes what is stored: it goes with --to gguf, hf, safetensors, pt or npz, and no other types",
             ));
         }
         if self.names.is_some() && self.is_gguf() {
@@ -430,7 +430,7 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
         ckpt_inspect::staged::may_write(output, args.force)?;
     }
     let mut open = load.open;
-    open.stored = args.keeps();
+    open.stored = args.keeps() && !args.is_gguf();
     let mut source = ckpt_inspect::open_with(path, &open)?;
     if !args.no_verify {
         source.verify_checksums();

@@ -80,6 +80,7 @@ pub fn sentence(report: &Report) -> String {
         (Rule::Identical, "bit-equal"),
         (Rule::Rounded, "equal after rounding"),
         (Rule::Ternary, "ternary-equal"),
+        (Rule::Kept, "with the same codes and scales"),
         (Rule::Blocks, "within the precision of their blocks"),
     ];
     let kinds: Vec<String> = kinds

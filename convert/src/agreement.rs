@@ -8,12 +8,12 @@ use ckpt_inspect::{Checkpoint, DType, Error as ReadError, Result as ReadResult, 
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::Result;
 use crate::bound::{bound, precision};
 use crate::compare::{all_within, any_differs, largest_difference, same_codes, widen};
 use crate::encode::{Decoded, GATHERED, narrow, narrow_f64};
 use crate::plan::Elements;
 use crate::ternary::Grid;
+use crate::{Result, kept};
 
 const TERNARY_FORM: &str = "ternary form compared; the float weights are not in the other";
 /// Elements compared in one piece: whole blocks of every format.
@@ -33,6 +33,9 @@ pub enum Rule {
     Ternary,
     /// Within what a block's step allows.
     Blocks,
+    /// The same codes and scales in another order; factors of whole matrices the same, or where one side divides by them,
+    /// the nearest to the reciprocal that f32 holds.
+    Kept,
 }
 
 /// How one pair of tensors compares.
@@ -79,7 +82,7 @@ pub struct QuantizationError {
 }
 
 /// One side of a comparison, with its bytes.
-struct Side<'s> {
+pub(crate) struct Side<'s> {
     checkpoint: &'s Checkpoint,
     elements: &'s Elements,
     bytes: Cow<'s, [u8]>,
@@ -99,7 +102,7 @@ impl<'s> Side<'s> {
         if self.elements.grid.is_some() { DType::F32 } else { self.dtype() }
     }
 
-    fn decoded(&self) -> ReadResult<Decoded<'_>> {
+    pub fn decoded(&self) -> ReadResult<Decoded<'_>> {
         Decoded::new(self.checkpoint, self.elements, &self.bytes)
     }
 }
@@ -161,6 +164,14 @@ pub(crate) fn compare(
         return Ok(agreement);
     }
     let (a, b) = (Side::new(a, elements)?, Side::new(b, theirs)?);
+    if kept::are_alike(a.dtype(), b.dtype()) {
+        let mut as_kept = agreement.clone();
+        as_kept.rule = Rule::Kept;
+        apply(Rule::Kept, &a, &b, made, &mut as_kept)?;
+        if as_kept.agrees || made == Made::Kept {
+            return Ok(as_kept);
+        }
+    }
     apply(rule, &a, &b, made, &mut agreement)?;
     let is_coded = |side: &Side<'_>| matches!(side.dtype(), DType::Quantized(_));
     if !agreement.agrees && (is_coded(&a) || is_coded(&b)) {
@@ -193,6 +204,7 @@ fn apply(rule: Rule, a: &Side<'_>, b: &Side<'_>, made: Made, agreement: &mut Agr
         Rule::Identical | Rule::Rounded => rounded(a, b, made, agreement)?,
         Rule::Ternary => ternary(a, b, agreement)?,
         Rule::Blocks => blocks(a, b, agreement)?,
+        Rule::Kept => kept::compare(a, b, agreement)?,
     }
     Ok(())
 }
@@ -307,21 +319,22 @@ fn rule(a: DType, b: DType) -> Option<Rule> {
 
 /// The outcome of a piece of a comparison.
 #[derive(Clone, Copy, Default)]
-struct Found {
+pub(crate) struct Found {
     differing: u64,
     first: Option<u64>,
-    worst: f64,
+    pub worst: f64,
 }
 
 impl Found {
-    fn differs(&mut self, at: usize) {
+    /// Element `at` breaks the rule.
+    pub fn differs(&mut self, at: usize) {
         self.differing += 1;
         self.first.get_or_insert(at as u64);
     }
 }
 
 /// Runs `piece(start, count)` over `len` elements and puts the outcome into `agreement`.
-fn in_pieces(len: usize, agreement: &mut Agreement, piece: impl Fn(usize, usize) -> Found + Sync) {
+pub(crate) fn in_pieces(len: usize, agreement: &mut Agreement, piece: impl Fn(usize, usize) -> Found + Sync) {
     let found: Vec<Found> = (0..len.div_ceil(PIECE))
         .into_par_iter()
         .map(|i| piece(i * PIECE, PIECE.min(len - i * PIECE)))
@@ -361,6 +374,8 @@ fn identical(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) {
 pub(crate) enum Made {
     /// The second.
     Second,
+    /// The second, with the codes and scales of the first.
+    Kept,
     /// Unknown: either of them.
     Either,
 }

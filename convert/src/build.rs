@@ -1,6 +1,7 @@
 //! Making a plan: which source tensors are written, under which names and as which types.
 
 mod choose;
+mod kept;
 mod outputs;
 mod types;
 
@@ -8,10 +9,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use ckpt_inspect::meaning::architecture::Kind;
 use ckpt_inspect::meaning::names::Names;
-use ckpt_inspect::meaning::{RopeScaling, role};
+use ckpt_inspect::meaning::{Quantization, RopeScaling, role};
 use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{
-    Checkpoint, DType, Error as ReadError, Format, Group, ModelConfig, Role, without_state_dict,
+    Checkpoint, DType, Error as ReadError, Format, Group, ModelConfig, Role, TensorInfo, without_state_dict,
 };
 
 use crate::names::Style;
@@ -22,18 +23,20 @@ use crate::source::gguf_student;
 use crate::target::Target;
 use crate::ternary::Grid;
 use crate::{Error, Result, complete, gguf};
+use kept::Kept;
 
 /// Plans the conversion of `source`.
 pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan<'c>> {
     // Codes are never written as if they were weights.
-    let keeps = options.keep_quantized && source.tensors.iter().all(|t| t.quantized.is_none());
-    if keeps && source.coding.stored > 0 && matches!(options.target, Target::Gguf(_)) {
-        return Err(Error::target("GGUF holds no codes of other formats; write them dequantized"));
-    }
+    let is_stored = !matches!(options.target, Target::Gguf(_));
+    let keeps = options.keep_quantized && is_stored && source.tensors.iter().all(|t| t.quantized.is_none());
     if let Some(why) = source.coding.refusal().filter(|_| !keeps) {
         return Err(Error::of_source(source, why));
     }
     let form = options.target.form();
+    if keeps {
+        refuse_losses(source, options.target)?;
+    }
     if !source.components.is_empty() && (form.is_model || options.target.packing().is_some()) {
         let names: Vec<String> = source.components.iter().map(|name| folder_name(name)).collect();
         let why = format!(
@@ -47,15 +50,14 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
         return Err(Error::of_source(source, why));
     }
     let quantization = source.model.quantization.as_ref();
-    // Where transformers' class multiplies what comes out by a scale, it multiplies the bias too.
-    let scaled = quantization.is_some_and(|q| q.is_bitnet() && q.multiplies && !q.online);
+    let scaled = quantization.is_some_and(Quantization::scales_outputs);
     let packs = options.target == (Target::Hf { packed: true });
     let biased = || Names::of(source).played().any(|(role, _)| role.kind() == Kind::Bias);
-    if form.is_model && scaled != packs && (packs || quantization.is_some()) && biased() {
+    if form.is_model && !keeps && scaled != packs && (packs || quantization.is_some()) && biased() {
         let why = "its layers have biases, which transformers multiplies by a packed matrix's scale and adds as they are to others: they would not stay the same";
         return Err(Error::of_source(source, why));
     }
-    if let (true, Some(rounding)) = (form.is_model, quantization.and_then(|q| q.other.as_ref())) {
+    if let (true, Some(rounding)) = (form.is_model && !keeps, quantization.and_then(|q| q.other.as_ref())) {
         return Err(Error::of_source(source, format!("it {rounding}, which the output could not say")));
     }
     let mut builder = Builder::new(source, options)?;
@@ -87,6 +89,38 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
     Ok(plan)
 }
 
+/// Refuses to keep what the target cannot hold: blocks of GGUF and other packings, and what a configuration says of codes.
+fn refuse_losses(source: &Checkpoint, target: Target) -> Result<()> {
+    let is_packed = |dtype: DType| {
+        matches!(dtype, DType::Ggml(_) | DType::Ternary(_) | DType::QI8 | DType::QU8 | DType::QI32)
+    };
+    let reader = target.form().reader;
+    if let Some(tensor) = source.tensors.iter().find(|t| t.group == Group::Weights && is_packed(t.dtype)) {
+        let (name, dtype) = (tensor.name.escape_debug(), tensor.dtype);
+        return Err(Error::of_source(source, format!("`{name}` is {dtype}, which {reader} cannot keep")));
+    }
+    let names: HashSet<&str> = source.tensors.iter().map(|t| t.name.as_str()).collect();
+    let is_instance = |t: &&TensorInfo| {
+        t.storage.is_none() && t.sparse.is_none() && names.contains(format!("{}.qdata", t.name).as_str())
+    };
+    if let Some(tensor) = source.tensors.iter().find(is_instance) {
+        let name = tensor.name.escape_debug();
+        let why = format!(
+            "`{name}` is an instance of a class of torchao: its parts could be kept, and not what they are"
+        );
+        return Err(Error::of_source(source, why));
+    }
+    let has_config = matches!(target, Target::Hf { .. });
+    if let (Some(method), true, false) = (&source.coding.method, source.coding.stored > 0, has_config) {
+        let why = format!(
+            "what its configuration says of the quantization ({}) would be lost: only a folder has a config.json",
+            method.escape_debug()
+        );
+        return Err(Error::of_source(source, why).remedied_by(Remedy::Target("hf")));
+    }
+    Ok(())
+}
+
 /// Whether it holds low-rank changes to a model's matrices, and no model.
 fn is_adapter(source: &Checkpoint) -> bool {
     let weights = source.tensors.iter().zip(role::roles(&source.tensors));
@@ -108,6 +142,8 @@ struct Chosen {
     name: String,
     dtype: DType,
     grid: Option<Grid>,
+    /// Set if its codes and scales are kept in blocks.
+    kept: Option<Kept>,
 }
 
 struct Builder<'c, 'o> {
@@ -152,7 +188,9 @@ impl<'c, 'o> Builder<'c, 'o> {
         let mut prefix = "";
         if let (Value::Dict(entries), true) = (&mut metadata, target.form().nests) {
             let packed = HashableValue::String("packed".into());
-            entries.remove(&packed);
+            if !options.keep_quantized {
+                entries.remove(&packed);
+            }
             // What resumes from a distributed checkpoint asks for names, not for a state dict.
             if !nested && target != Target::Dcp && (!entries.is_empty() || target == Target::I2s) {
                 prefix = "model_state_dict.";

@@ -6,16 +6,19 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 
 use ckpt_inspect::staged::{Control, Error as OutputError, OutputFile};
-use ckpt_inspect::{Checkpoint, DType, Elements as Values, Error as ReadError, TensorInfo};
+use ckpt_inspect::{
+    Checkpoint, DType, Elements as Values, Error as ReadError, Factors, Repacked, TensorInfo,
+};
 use crc32fast::Hasher;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::note::Remedy;
 use crate::plan::{Blob, Content, Elements};
 use crate::quant::{self, Codes, Quant};
 use crate::ternary::Grid;
-use crate::{Result, ternary};
+use crate::{Error, Result, ternary};
 
 /// Bytes written at a time if they need no conversion.
 const COPIED: usize = 1 << 20;
@@ -104,6 +107,19 @@ impl<'b> Decoded<'b> {
         buffer.resize(n, 0.0);
         self.latent.read_f32(start, buffer);
         buffer
+    }
+
+    /// The blocks of GGML that hold the codes and scales of the values, as they lie in `source`.
+    pub fn repacked(&self, source: &Checkpoint, tensor: &TensorInfo) -> Result<Repacked<'_>> {
+        self.latent.repacked().map_err(|why| {
+            Error::of_source(source, format!("`{}` cannot be kept: {why}", tensor.name.escape_debug()))
+                .remedied_by(Remedy::Quant(&[Quant::Q8_0]))
+        })
+    }
+
+    /// What the values are without the factors of whole matrices, and these.
+    pub fn unfactored(&self) -> (Values<'_>, Factors) {
+        self.latent.unfactored()
     }
 
     /// The number of values.
@@ -207,7 +223,8 @@ impl Writer<'_> {
             Content::Bytes(_) => 0,
             Content::Elements(elements)
             | Content::Codes { elements, .. }
-            | Content::Blocks { elements, .. } => allocated(self.source, &elements.tensor),
+            | Content::Blocks { elements, .. }
+            | Content::Repacked(elements) => allocated(self.source, &elements.tensor),
         }
     }
 
@@ -255,6 +272,19 @@ impl Writer<'_> {
             }
             Content::Blocks { elements, quant, unit_scale } => {
                 self.write_blocks(elements, *quant, *unit_scale, to)
+            }
+            Content::Repacked(elements) => {
+                let bytes = self.source.spread(&elements.tensor)?;
+                let values = Decoded::new(self.source, elements, &bytes)?;
+                let repacked = values.repacked(self.source, &elements.tensor)?;
+                let size = repacked.ggml().block_bytes().unwrap_or(1);
+                let piece = |start: usize, n: usize, out: &mut Vec<u8>| -> Result<Losses> {
+                    out.resize(n * size, 0);
+                    repacked.read(start, out);
+                    Ok(Losses::default())
+                };
+                let elements = repacked.ggml().block_elements();
+                self.convert(values.len() / elements, CONVERTED / elements, size, &piece, to)
             }
         }
     }

@@ -105,6 +105,8 @@ pub(crate) fn is_tied_pair(name: &str, other: &str) -> bool {
 pub(crate) struct Rules {
     /// `None` where a tensor keeps its own.
     quant: Option<Quant>,
+    /// Whether matrices that are not ternary keep theirs all the same.
+    keeps: bool,
     fallback: Quant,
     settings: Gguf,
 }
@@ -151,12 +153,19 @@ impl Rules {
                 "exact scales are an option of tq1_0 and tq2_0 only; those of i2_s and f32 are exact anyway";
             return Err(Error::target(why).remedied_by(Remedy::Quant(&[Quant::Tq1_0, Quant::Tq2_0])));
         }
-        Ok(Rules { quant, fallback: Quant::F16, settings })
+        Ok(Rules { quant, keeps: false, fallback: Quant::F16, settings })
     }
 
     /// The type where the one that is wanted cannot be made.
     pub fn fallback(&self) -> Quant {
         self.fallback
+    }
+
+    /// Lets tensors for which nothing is asked keep their own types; ternary ones are in blocks of their own, if there are
+    /// `any`.
+    pub fn keep_types(&mut self, any_ternary: bool) {
+        self.keeps = true;
+        self.quant = self.quant.filter(|_| any_ternary);
     }
 
     /// Whether a tensor for which nothing is asked keeps its own type.
@@ -182,7 +191,7 @@ impl Rules {
             DType::Ternary(_) => Some(Quant::I2S),
             dtype => Quant::of(dtype),
         };
-        let own = own.filter(|_| self.quant.is_none());
+        let own = own.filter(|_| self.quant.is_none() || (self.keeps && !ternary));
         let main = self.quant.unwrap_or(self.fallback);
         let of_rule = if is_outer(name) {
             let plain = !main.is_packed();

@@ -184,7 +184,7 @@ fn config(plan: &mut Plan<'_>, vocabulary: Option<&Vocabulary>) -> Result<Option
             (&source.model.architecture, source.model.family().map_or(&[][..], |f| f.classes));
         let is_written = names.first().is_none_or(|first| first == class) || !names.contains(&class.as_str());
         return Ok(Some(match model {
-            Ok(model) if !is_written => renamed(config, &model),
+            Ok(model) if !is_written && !plan.keeps => renamed(config, &model),
             _ => config,
         }));
     }

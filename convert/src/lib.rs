@@ -25,6 +25,7 @@ mod encode;
 mod error;
 mod gguf;
 mod hf;
+mod kept;
 mod note;
 mod npz;
 mod pickle;

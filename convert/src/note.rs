@@ -72,6 +72,11 @@ pub enum Note {
         /// How many.
         count: usize,
     },
+    /// Quantized weights are divided by a factor in the source and multiplied by it in the copy.
+    Reciprocals {
+        /// How many.
+        count: usize,
+    },
     /// The packing has no place for scales.
     ScalesLost,
     /// Tensors are written in other types, because their rows do not fill the blocks asked for.
@@ -322,6 +327,13 @@ impl fmt::Display for Note {
             Note::BareCodes { count } => {
                 let have = have(*count, "packed source matrix", "packed source matrices");
                 write!(f, "{have} no scale; the copy has -1, 0 and +1 themselves")
+            }
+            Note::Reciprocals { count } => {
+                let are = are(*count, "weight", "weights");
+                write!(
+                    f,
+                    "{are} divided by a global scale, and multiplied in the copy, by the nearest f32 to its reciprocal: codes and scales of groups are the same"
+                )
             }
             Note::ScalesLost => {
                 f.write_str("this form stores codes only: the scales of all packed matrices are lost")

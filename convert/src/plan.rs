@@ -38,7 +38,8 @@ pub struct Options {
     /// source or next to it.
     pub tokenizer: Option<PathBuf>,
     /// Whether quantized weights are written as they are stored, with what says how: for a source that was opened so
-    /// ([`OpenOptions::stored`](ckpt_inspect::OpenOptions::stored)), in types that the target holds.
+    /// ([`OpenOptions::stored`](ckpt_inspect::OpenOptions::stored)), in types that the target holds. In GGUF their codes and
+    /// scales are kept in its own blocks, for a source that was not opened so.
     pub keep_quantized: bool,
     /// Whether a model that lacks tensors is written all the same, with a note.
     pub allow_incomplete: bool,
@@ -117,6 +118,8 @@ pub enum Content {
         /// Whether the scale of ternary blocks is 1, and the matrix's own is a separate tensor.
         unit_scale: bool,
     },
+    /// The codes and scales of a quantized source tensor, in the blocks of GGML that hold them.
+    Repacked(Elements),
 }
 
 /// Elements of the source in the order in which they are written.

@@ -1,6 +1,6 @@
 //! Whether two checkpoints match, tensor by tensor: which tensors belong together, and what is only in one of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use ckpt_inspect::meaning::architecture::{Role, STUDENT};
@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::Result;
 use crate::agreement::{Agreement, Made, compare};
 use crate::names::{self, Style};
-use crate::plan::{Elements, Plan};
+use crate::plan::{Content, Elements, Plan};
 use crate::sharing::tied_names;
 use crate::source::{beside_codes, grid, rotary};
 use crate::ternary::Grid;
@@ -137,18 +137,25 @@ pub fn verify_written(plan: &Plan<'_>, path: &Path) -> Result<Report> {
     let written = ckpt_inspect::open_with(path, &options)?;
     let index: HashMap<&str, &TensorInfo> = written.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let tied: HashMap<&str, &str> = plan.tied.iter().map(|(n, kept)| (n.as_str(), kept.as_str())).collect();
+    let kept: HashSet<&str> = plan
+        .tensors
+        .iter()
+        .filter(|t| matches!(plan.blobs[t.blob].content, Content::Repacked(_)))
+        .map(|t| t.name.as_str())
+        .collect();
     let mut report = Report::default();
     for pair in &plan.pairs {
         let name = tied.get(pair.name.as_str()).copied().unwrap_or(&pair.name);
         match index.get(name) {
             Some(&tensor) => {
                 let theirs = Elements::new(tensor.clone(), None);
-                report.tensors.push(compare(plan.source, &pair.elements, &written, &theirs, Made::Second)?);
+                let made = if kept.contains(name) { Made::Kept } else { Made::Second };
+                report.tensors.push(compare(plan.source, &pair.elements, &written, &theirs, made)?);
             }
             None => report.missing.push(pair.name.clone()),
         }
     }
-    let wanted: std::collections::HashSet<&str> = plan.tensors.iter().map(|t| t.name.as_str()).collect();
+    let wanted: HashSet<&str> = plan.tensors.iter().map(|t| t.name.as_str()).collect();
     report.extra.extend(index.keys().filter(|n| !wanted.contains(*n)).map(|n| n.to_string()));
     Ok(report)
 }

@@ -14,7 +14,8 @@ use ckpt_inspect::record::CheckpointRecord;
 use ckpt_inspect::salvage::{Fill, salvage};
 use ckpt_inspect::vocabulary::Vocabulary;
 use ckpt_inspect::{
-    Checkpoint, DType, Damage, Notice, OpenOptions, Result, describe, diff, judge, open, open_bytes, staged,
+    Checkpoint, DType, Damage, Notice, OpenOptions, Result, describe, diff, judge, open, open_bytes,
+    open_with, staged,
 };
 use seeds::Seed;
 
@@ -47,6 +48,7 @@ pub fn checkpoint(bytes: &[u8]) {
     let Ok(mut checkpoint) = opened else { return };
     look(&checkpoint);
     convert(&checkpoint, pick(bytes), &folder.path().join("copy"));
+    keep(&path, pick(bytes), &folder.path().join("kept"));
     let damaged = checkpoint.verify_checksums();
     assert!(damaged.is_empty() || checkpoint.is_damaged());
     measure(&checkpoint);
@@ -61,7 +63,7 @@ pub fn checkpoint(bytes: &[u8]) {
     recover(&path, &folder.path().join("recovered"), pick(bytes));
     // An output that failed leaves nothing behind.
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    let made = ["fuzzed", "copy", "recovered"];
+    let made = ["fuzzed", "copy", "kept", "recovered"];
     assert!(left.iter().all(|name| made.iter().any(|made| name == made)), "{left:?}");
 }
 
@@ -126,6 +128,7 @@ fn ways() -> Vec<Options> {
         Options::new(Output::I2s).with(|o| o.ternary = ternary),
         Options::new(Output::Hf { packed: true }),
         Options::new(Output::Gguf(Gguf::default().with(|g| g.latent = true))),
+        Options::new(Output::Gguf(Gguf::default())).with(|o| o.keep_quantized = true),
     ]);
     ways.into_iter().map(|way| way.with(|o| o.allow_incomplete = true)).collect()
 }
@@ -133,7 +136,20 @@ fn ways() -> Vec<Options> {
 /// Written in the way that `choice` numbers, whole or not at all; what was written says the same.
 fn convert(checkpoint: &Checkpoint, choice: usize, to: &Path) {
     let ways = ways();
-    let options = &ways[choice % ways.len()];
+    written(checkpoint, &ways[choice % ways.len()], to);
+}
+
+/// The tensors of quantized weights written as the file has them.
+fn keep(path: &Path, choice: usize, to: &Path) {
+    let mut stored = OpenOptions::default();
+    stored.stored = true;
+    let Ok(checkpoint) = open_with(path, &stored) else { return };
+    let target = [Output::SafeTensors, Output::Hf { packed: false }, Output::Torch][choice % 3];
+    let options = Options::new(target).with(|o| (o.keep_quantized, o.allow_incomplete) = (true, true));
+    written(&checkpoint, &options, to);
+}
+
+fn written(checkpoint: &Checkpoint, options: &Options, to: &Path) {
     let Ok(mut plan) = Plan::new(checkpoint, options) else { return };
     let stop = Default::default();
     match write(&mut plan, options, to, Control::new(&|_| (), &stop)) {

@@ -235,7 +235,24 @@ fn quantized() -> Vec<Seed> {
         .tensor("l.biases", "F16", &[2, 1], &[0xac; 4])
         .tensor("m.weight", "U32", &[2, 4], &bytes(32))
         .tensor("m.scales", "U8", &[2, 1], &[120; 2]);
+    // Whole blocks of GGUF, and scales in tiles.
+    let blocks = file()
+        .tensor("l.weight", "U8", &[2, 32], &bytes(64))
+        .tensor("l.weight_scale", "F8_E4M3", &[2, 4], &[0x38; 8])
+        .f32s("l.weight_scale_2", &[1], &[0.25])
+        .tensor("m.weight_packed", "U8", &[2, 16], &bytes(32))
+        .tensor("m.weight_scale", "U8", &[2, 1], &[120; 2])
+        .tensor("n.weight", "U32", &[2, 8], &bytes(64))
+        .tensor("n.scales", "U8", &[2, 4], &[0x38; 8]);
+    let torchao = file()
+        .tensor("l._weight_qdata", "U8", &[2, 32], &bytes(64))
+        .tensor("l._weight_scale", "F8_E4M3", &[32, 16], &[0x38; 512])
+        .f32s("l._weight_per_tensor_scale", &[], &[0.25])
+        .tensor("m._weight_qdata", "F8_E4M3", &[2, 64], &bytes(128))
+        .tensor("m._weight_scale", "F8_E8M0", &[2, 2], &[120; 4]);
     let files = [
+        ("blocks", blocks),
+        ("torchao", torchao),
         ("bitsandbytes", nested),
         ("gptq", gptq),
         ("awq", awq),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use ckpt_inspect::meaning::Quantization;
 use ckpt_inspect::{Checkpoint, DType, TensorInfo, TernaryPacking};
 use half::f16;
 
@@ -145,7 +146,7 @@ impl<'a> Loader<'a> {
     /// Projections of layer `n` that have the same input, with the biases that the model has for them.
     fn stack(&self, n: usize, parts: &[Part]) -> Result<Stack> {
         let quantization = self.checkpoint.model.quantization.as_ref();
-        let scaled = quantization.is_some_and(|q| q.is_bitnet() && q.multiplies && !q.online);
+        let scaled = quantization.is_some_and(Quantization::scales_outputs);
         let (mut matrices, mut biases, mut any) = (Vec::new(), Vec::new(), false);
         for &part in parts {
             let matrix = self.matrix(Role::Layer(n, part))?;

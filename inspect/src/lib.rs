@@ -49,7 +49,7 @@ pub use health::rules::{Judgement, RULES, judge_tensor, judgements};
 pub use health::{measure, record, survey};
 pub use layout::companion::is_companion;
 pub use layout::{Listing, files_of, find, identity, list};
-pub use meaning::elements::{Elements, RowOrder};
+pub use meaning::elements::{Elements, Factors, NotHeld, Repacked, RowOrder};
 pub use meaning::role::Role;
 #[cfg(feature = "vocabulary")]
 pub use meaning::vocabulary;

@@ -79,6 +79,20 @@ fn the_gate_refuses_codes_that_stand_for_zeros() {
 }
 
 #[test]
+fn four_bit_floats_are_kept_in_gguf() {
+    let program = program().in_its_folder();
+    SafeTensors::new()
+        .tensor(&format!("{LAYER}.weight"), "U8", &[64, 64], &noise())
+        .tensor(&format!("{LAYER}.weight_scale"), "F8_E4M3", &[64, 8], &[0x38; 512])
+        .f32s(&format!("{LAYER}.weight_scale_2"), &[], &[0.01])
+        .write(&program.at("x.safetensors"));
+    let kept = program.run(&["convert", "x.safetensors", "--to", "gguf", "--quant", "keep", "-o", "x.gguf"]);
+    kept.exits(0).says(&["verified: 1 tensor, 1 with the same codes and scales"]);
+    program.run(&["inspect", "x.gguf"]).exits(0).says(&["NVFP4"]);
+    program.run(&["verify", "x.safetensors", "x.gguf"]).exits(0).says(&["1 with the same codes and scales"]);
+}
+
+#[test]
 fn a_quantized_model_is_dequantized_or_kept() {
     let program = program().in_its_folder();
     let model = model(&program, "model", &noise());
@@ -93,6 +107,15 @@ fn a_quantized_model_is_dequantized_or_kept() {
     program
         .run(&["convert", &model, "--to", "safetensors", "--quant", "q8_0", "-o", "x.safetensors"])
         .exits(2);
+    program
+        .run(&["convert", &model, "--to", "gguf", "--quant", "keep", "--embed", "f16", "-o", "x.gguf"])
+        .exits(2);
+    let refused =
+        program.run(&["convert", &model, "--to", "gguf", "--quant", "keep", "-o", "x.gguf"]).exits(2);
+    refused.complains(&["GGUF has no type that holds gptq 4-bit g64", "--quant q8_0"]);
+    let refused =
+        program.run(&["convert", &model, "--to", "safetensors", "--quant", "keep", "-o", "y"]).exits(2);
+    refused.complains(&["what its configuration says of the quantization (gptq) would be lost", "--to hf"]);
     // What was made of it is not it.
     program.run(&["convert", &model, "--to", "fp32", "-o", "x.safetensors"]).exits(0);
     let lost = program.at("lost");

@@ -64,11 +64,11 @@ impl Builder<'_, '_> {
                 return Err(Error::target(why).remedied_by(Remedy::Root));
             }
             let dtype = if training { tensor.dtype } else { self.dtype(tensor, &name)? };
-            chosen.push(Chosen { index, name, dtype, grid: None });
+            chosen.push(Chosen { index, name, dtype, grid: None, kept: None });
         }
         for (name, index) in tied_names(source) {
             if let Some(dtype) = chosen.iter().find(|c| c.index == index).map(|c| c.dtype) {
-                chosen.push(Chosen { index, name: self.name(&name), dtype, grid: None });
+                chosen.push(Chosen { index, name: self.name(&name), dtype, grid: None, kept: None });
             }
         }
         if let (Some(root), true) = (&options.root, chosen.is_empty()) {

@@ -130,12 +130,16 @@ impl Builder<'_, '_> {
         let beside = settings.exact_scales || has_scale_beside(tensor);
         let unit_scale = beside && matches!(quant, Some(Quant::Tq1_0 | Quant::Tq2_0)) && c.grid.is_some();
         let scales = match (unit_scale, tensor.scale, &tensor.scales) {
+            _ if c.kept.is_some() => {
+                c.kept.as_ref().map(|kept| kept.factors.clone()).filter(|f| !f.is_empty())
+            }
             (true, ..) => Some(vec![c.grid.and_then(|g| g.scale).unwrap_or(1.0).abs()]),
             (false, Some(scale), _) if copied => Some(vec![scale]),
             (false, None, Some(scales)) if copied => Some(scales.to_vec()),
             _ => None,
         };
         let content = match quant {
+            _ if c.kept.is_some() => Content::Repacked(elements),
             Some(quant) if quant.is_packed() && !copied => Content::Blocks { elements, quant, unit_scale },
             _ => Content::Elements(elements),
         };

@@ -91,15 +91,24 @@ impl Builder<'_, '_> {
             wanted && tensor.shape.len() == 2 && !gguf::is_outer(name)
         };
         let any = chosen.iter().any(|c| is_ternary(&c.name, &source.tensors[c.index]));
-        let rules = gguf::Rules::new(settings, source, any, options.ternary.as_ref())?;
+        let mut rules = gguf::Rules::new(settings, source, any, options.ternary.as_ref())?;
+        if options.keep_quantized && settings.quant.is_none() {
+            rules.keep_types(any);
+        }
         if let (Some(glob), false) = (&options.ternary, any) {
             let pattern = glob.glob().glob().to_string();
             self.plan.notes.push(Note::UnmatchedTernary { pattern });
         }
         let unknown = gguf::is_unknown(source);
-        let mut choices = gguf::Choices::default();
+        let (mut choices, mut reciprocals) = (gguf::Choices::default(), 0);
         for c in chosen.iter_mut() {
             let tensor = &source.tensors[c.index];
+            if options.keep_quantized && matches!(tensor.dtype, DType::Quantized(_)) {
+                let kept = self.kept(tensor, &c.name, &mut reciprocals)?;
+                c.dtype = kept.dtype;
+                c.kept = Some(kept);
+                continue;
+            }
             let ternary = is_ternary(&c.name, tensor);
             let asked = options.dtypes.iter().find(|(glob, _)| glob.is_match(&c.name));
             let asked = asked.map(|(_, dtype)| *dtype).or(options.dtype);
@@ -137,6 +146,7 @@ impl Builder<'_, '_> {
             }
         }
         self.plan.notes.extend(choices.notes(source));
+        self.note_reciprocals(reciprocals);
         Ok(())
     }
 }

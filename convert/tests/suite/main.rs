@@ -4,6 +4,7 @@ mod complete;
 mod gguf;
 mod golden;
 mod hostile;
+mod kept;
 mod large;
 mod layouts;
 mod peers;

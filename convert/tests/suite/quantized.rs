@@ -111,7 +111,7 @@ fn what_is_kept_is_the_same_bit_for_bit() {
         assert_eq!(copy.bytes().unwrap(), tensor.bytes().unwrap(), "{}", tensor.name);
     }
     let gguf = Options::new(Target::Gguf(Gguf::default())).with(|o| o.keep_quantized = true);
-    assert!(matches!(converted(folder.path(), &to, &gguf), Err(Error::Target { .. })));
+    assert!(matches!(converted(folder.path(), &to, &gguf), Err(Error::Source { .. })));
 }
 
 #[test]

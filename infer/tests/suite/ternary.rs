@@ -217,6 +217,24 @@ fn changed(name: &str, place: &Path, change: impl FnOnce(&mut serde_json::Map<St
 }
 
 #[test]
+fn a_configuration_that_is_not_known_is_refused() {
+    for (name, key, value) in
+        [("bitnet-auto", "linear_class", "trilinear"), ("bitnet-online", "quantization_mode", "both")]
+    {
+        let place = tempfile::tempdir().unwrap();
+        changed(name, place.path(), |_| ());
+        Model::open(place.path(), &LoadOptions::default(), &Pool::new(1)).unwrap();
+        let file = place.path().join("config.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        config["quantization_config"][key] = value.into();
+        std::fs::write(&file, config.to_string()).unwrap();
+        let refused = Model::open(place.path(), &LoadOptions::default(), &Pool::new(1)).unwrap_err();
+        assert!(matches!(refused, Error::Unsupported { .. }));
+        assert!(refused.to_string().contains(&format!("{key} `{value}`")), "{refused}");
+    }
+}
+
+#[test]
 fn packed_matrices_without_a_scale_or_of_another_shape_are_refused() {
     const GATE: &str = "model.layers.1.mlp.gate_proj.weight";
     type Change = fn(&mut serde_json::Map<String, Value>);

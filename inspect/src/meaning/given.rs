@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::architecture::{Architecture, Biases, Part};
 use super::config::{Activation, AttentionBias, ModelConfig, RopePairing, SLIDING, Sizes, SlidingLayers};
 use super::elements::Floor;
+use super::quantization::Quantization;
 use super::rope::{RopeScaling, single};
 use crate::metadata::{HashableValue, Value, as_u64, lookup};
 
@@ -59,115 +60,6 @@ fn alike(list: &Value) -> Option<usize> {
     let first = as_u64(items.first()?)?;
     items.iter().all(|item| as_u64(item) == Some(first)).then(|| usize::try_from(first).ok())?
 }
-
-/// What `quantization_config` of config.json says of a BitLinear.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct Quantization {
-    /// `quant_method`; empty if it is not text.
-    pub method: Option<String>,
-    /// Whether a layer's output is multiplied by its `weight_scale` (`autobitlinear`), and not divided by it.
-    pub multiplies: bool,
-    /// Whether the weights are float masters that every forward pass rounds, and not codes.
-    pub online: bool,
-    /// What is added to the mean square where each BitLinear normalizes its input (`use_rms_norm`).
-    pub norm_eps: Option<f64>,
-    /// What is not as in the other models of its kind.
-    pub other: Option<Rounding>,
-}
-
-/// How a BitLinear model rounds otherwise than those that are known. As text it is what it does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Rounding {
-    /// Activations to so many bits, not 8.
-    Bits(u64),
-    /// Not in the modules of this name (`modules_to_not_convert`), which are plain layers.
-    Without(String),
-}
-
-impl std::fmt::Display for Rounding {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Rounding::Bits(bits) => write!(f, "rounds activations to {bits} bits, and not to 8"),
-            Rounding::Without(module) => {
-                write!(f, "does not round in `{}` (modules_to_not_convert)", module.escape_debug())
-            }
-        }
-    }
-}
-
-/// The first module besides the head and the embedding that is left as it is.
-fn excluded(quantization: &Value) -> Option<Rounding> {
-    let Some(Value::List(modules)) = lookup(quantization, "modules_to_not_convert") else { return None };
-    let of_layers = modules.iter().find_map(|module| match module {
-        Value::String(name) if !matches!(name.rsplit('.').next(), Some("lm_head" | "embed_tokens")) => {
-            Some(name)
-        }
-        _ => None,
-    })?;
-    Some(Rounding::Without(of_layers.clone()))
-}
-
-impl Quantization {
-    /// Its key in config.json.
-    pub const KEY: &'static str = "quantization_config";
-
-    /// What `config`, a config.json, says; `None` where it says nothing.
-    pub fn of_config(config: &Value) -> Option<Quantization> {
-        let value = lookup(config, Self::KEY).filter(|value| !matches!(value, Value::None));
-        let Some(value) = value else { return Quantization::of_class(config) };
-        let text = |key| match lookup(value, key)? {
-            Value::None => None,
-            Value::String(text) => Some(text.as_str()),
-            _ => Some(""),
-        };
-        Some(Quantization {
-            method: text(METHOD).map(str::to_string),
-            multiplies: text(CLASS) == Some(AUTO_BIT_LINEAR),
-            online: text(MODE) == Some(ONLINE),
-            norm_eps: matches!(lookup(value, NORMS), Some(Value::Bool(true)))
-                .then(|| lookup(value, NORM_EPS).and_then(crate::metadata::as_f64).unwrap_or(1e-6)),
-            other: excluded(value).filter(|_| text(METHOD) == Some(BITNET)),
-        })
-    }
-
-    /// What the class says without `quantization_config`: 1bitLLM's rounds weights and activations in every forward pass,
-    /// activations to as many bits as `input_bits` says.
-    fn of_class(config: &Value) -> Option<Quantization> {
-        const ROUNDING_CLASS: &str = "BitnetForCausalLM";
-        class(config).filter(|name| *name == ROUNDING_CLASS)?;
-        let bits = lookup(config, "input_bits").and_then(as_u64).filter(|bits| *bits != 8);
-        let other = bits.map(Rounding::Bits);
-        let method = Some(BITNET.to_string());
-        Some(Quantization { method, multiplies: true, online: true, norm_eps: None, other })
-    }
-
-    /// What is written for float masters that every forward pass rounds.
-    pub fn of_masters() -> [(&'static str, &'static str); 3] {
-        [(METHOD, BITNET), (CLASS, AUTO_BIT_LINEAR), (MODE, ONLINE)]
-    }
-
-    /// Whether it is Hugging Face's BitNet.
-    pub fn is_bitnet(&self) -> bool {
-        self.method.as_deref() == Some(BITNET) && self.other.is_none()
-    }
-
-    /// What is written for packed matrices. `autobitlinear` multiplies a layer's output by its `weight_scale`, so the
-    /// scale is kept to the last bit; `bitlinear` divides by it.
-    pub fn packed() -> [(&'static str, &'static str); 3] {
-        [(METHOD, BITNET), (CLASS, AUTO_BIT_LINEAR), (MODE, "offline")]
-    }
-}
-
-const METHOD: &str = "quant_method";
-const CLASS: &str = "linear_class";
-const MODE: &str = "quantization_mode";
-const ONLINE: &str = "online";
-const NORMS: &str = "use_rms_norm";
-const NORM_EPS: &str = "rms_norm_eps";
-const BITNET: &str = "bitnet";
-const AUTO_BIT_LINEAR: &str = "autobitlinear";
 
 /// Why a source does not describe a model.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -11,6 +11,7 @@ mod model;
 pub mod names;
 pub(crate) mod open;
 pub mod optimizer;
+mod quantization;
 pub mod role;
 mod rope;
 pub(crate) mod scheme;
@@ -21,8 +22,9 @@ pub mod vocabulary;
 pub mod wrappers;
 
 pub use config::{Activation, AttentionBias, ModelConfig, RopePairing, Sizes, SlidingLayers};
-pub use given::{Assumed, Assumption, ConfigError, Given, Quantization, Rounding, Setting};
+pub use given::{Assumed, Assumption, ConfigError, Given, Setting};
 pub use model::{Model, ModelRecord};
+pub use quantization::{Quantization, Rounding};
 pub use rope::RopeScaling;
 pub use scheme::Coding;
 pub use shapes::Shapes;

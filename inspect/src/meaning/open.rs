@@ -252,11 +252,18 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
     }
     let config = set.config.as_ref();
     let quantization = config.and_then(Quantization::of_config);
-    ternary::recognise(checkpoint, quantization.as_ref());
+    let packed = match options.stored {
+        true => ternary::count(checkpoint, quantization.as_ref()),
+        false => {
+            ternary::recognise(checkpoint, quantization.as_ref());
+            0
+        }
+    };
     ternary::apply_scales(checkpoint);
     if !matches!(checkpoint.format, Format::Gguf { .. }) {
         let config = scheme::Config::of(config, set.quantization.as_ref());
         scheme::recognise(checkpoint, &config, options.stored);
+        checkpoint.coding.stored += packed;
     }
     checkpoint.model = Model::recognise(&checkpoint.tensors, &checkpoint.metadata, config);
     checkpoint.model.repeats_layers = set.merged;

@@ -76,6 +76,17 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, quantization: Option<&Quant
     }
 }
 
+/// How many packed matrices [`recognise`] would find; `checkpoint` is left as it is.
+pub(crate) fn count(checkpoint: &mut Checkpoint, quantization: Option<&Quantization>) -> usize {
+    let is_packed = |t: &&TensorInfo| matches!(t.dtype, DType::Ternary(_));
+    let (tensors, warnings) = (checkpoint.tensors.clone(), checkpoint.warnings.clone());
+    let before = tensors.iter().filter(is_packed).count();
+    recognise(checkpoint, quantization);
+    let after = checkpoint.tensors.iter().filter(is_packed).count();
+    (checkpoint.tensors, checkpoint.warnings) = (tensors, warnings);
+    after - before
+}
+
 fn become_packed(tensor: &mut TensorInfo, packing: TernaryPacking, shape: Vec<usize>, scale: Option<f32>) {
     let packed = tensor.numel();
     let dtype = DType::Ternary(packing);

@@ -251,11 +251,15 @@ def torchao():
         "intx": ("int8 g32", IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32))),
         "fp8": ("fp8_e4m3 channel", Float8WeightOnlyConfig()),
     }
+    weights = {}
     for name, (kind, config) in configs.items():
         linear = torch.nn.Linear(256, 48, bias=False)
         linear.weight.data = weight()
         quantize_(linear, config)
-        state = {L + ".weight": linear.state_dict()["weight"]}
+        weights[name] = (kind, linear.state_dict()["weight"])
+    weights |= microscaling()
+    for name, (kind, quantized) in weights.items():
+        state = {L + ".weight": quantized}
         truth = {k: v.dequantize() for k, v in state.items()}
         tensors, metadata = flatten_tensor_state_dict(state)
         case(f"torchao-{name}", "torchao " + kind, tensors, truth, tolerance=ROUNDED, metadata=metadata)
@@ -265,6 +269,30 @@ def torchao():
         torch.save(plain | state, os.path.join(folder, "pytorch_model.bin"))
         save_file({k: v.float().contiguous() for k, v in truth.items()}, folder + ".truth.safetensors")
         CASES.append({"name": f"torchao-{name}-pickle", "dtype": "torchao " + kind, "tolerance": ROUNDED})
+
+
+def microscaling():
+    """torchao's MXTensor and NVFP4Tensor, with scales in rows and in the tiles that tensor cores read, of which the last
+    are not full; and experts."""
+    from torchao.prototype.mx_formats.mx_tensor import MXTensor
+    from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, per_tensor_amax_to_scale
+
+    made = {}
+    elements = {"mxfp8": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2, "mxfp4": torch.float4_e2m1fn_x2}
+    for tiled in (False, True):
+        place = "-tiled" if tiled else ""
+        for name, element in elements.items():
+            w = weight(200, 416)
+            made[f"{name}-mx{place}"] = (f"{name} g32", MXTensor.to_mx(w, element, 32, is_swizzled_scales=tiled))
+        w = weight(200, 208)
+        g = per_tensor_amax_to_scale(w.abs().max())
+        made[f"nvfp4{place}"] = ("nvfp4 g16", NVFP4Tensor.to_nvfp4(w, per_tensor_scale=g, is_swizzled_scales=tiled))
+        w = torch.stack([weight(128, 64), 3 * weight(128, 64)])
+        g = torch.stack([per_tensor_amax_to_scale(e.abs().max()) for e in w])[:, None, None]
+        experts = NVFP4Tensor.to_nvfp4(w, per_tensor_scale=g, is_swizzled_scales=tiled)
+        made[f"nvfp4-experts{place}"] = ("nvfp4 g16", experts)
+    made["nvfp4-alone"] = ("nvfp4 g16", NVFP4Tensor.to_nvfp4(weight(48, 256)))
+    return made
 
 
 MAKERS = (float8, fine_grained, gpt_oss, compressed_tensors, modelopt, gptq, awq, bitsandbytes, mlx, torchao)

@@ -179,6 +179,12 @@ fn hugging_face_bitnet_and_how_its_scale_applies() {
         "{:?}",
         checkpoint.warnings
     );
+    // Whether a scale of another class multiplies or divides is not known.
+    let (_folder, checkpoint, _) = bitnet(Some(&config(r#","linear_class":"trilinear""#)));
+    assert_eq!(checkpoint.tensor("model.layers.0.mlp.gate_proj.weight").unwrap().dtype, DType::U8);
+    assert!(checkpoint.coding.refusal().unwrap().contains("linear_class `trilinear`"));
+    let told = |w: &ckpt_inspect::Notice| w.text.contains("linear_class `trilinear`");
+    assert!(checkpoint.warnings.iter().any(told), "{:?}", checkpoint.warnings);
 }
 
 #[test]

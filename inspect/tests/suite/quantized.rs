@@ -343,6 +343,37 @@ fn what_no_configuration_says_is_assumed_aloud() {
 }
 
 #[test]
+fn a_class_of_torchao_that_is_not_read_is_named() {
+    let class = |class: &str| json!({"_type": class, "_data": {"block_size": [1, 128]}}).to_string();
+    let file = |of: &str| {
+        SafeTensors::new()
+            .metadata(json!({format!("{LAYER}.weight"): class(of)}))
+            .tensor(&own("_weight_qdata"), "U8", &[32, 64], &noise(2048))
+            .tensor(&own("_weight_scale"), "F8_E8M0", &[32, 4], &[120; 128])
+    };
+    let (checkpoint, _) = judged(&file("MXTensor"), &Value::Null);
+    assert_eq!(checkpoint.tensor(&own("weight")).unwrap().dtype.to_string(), "torchao mxfp4 g32");
+    let (checkpoint, record) = judged(&file("Int4Tensor"), &Value::Null);
+    let fault = QuantFault::Class { class: "Int4Tensor".into() };
+    assert_eq!(checkpoint.coding.faults, [(own("_weight_qdata"), fault)]);
+    assert!(checkpoint.coding.refusal().unwrap().contains("Int4Tensor"));
+    // Not judged, and not passed over.
+    assert_eq!(found(&record, &own("_weight_qdata")).0, None);
+    // Scales of neither layout.
+    for shape in [[32, 3], [16, 8], [32, 8], [1, 128]] {
+        let scales = vec![120; shape[0] * shape[1]];
+        let lies = SafeTensors::new().tensor(&own("_weight_qdata"), "U8", &[32, 64], &noise(2048)).tensor(
+            &own("_weight_scale"),
+            "F8_E8M0",
+            &shape,
+            &scales,
+        );
+        let (checkpoint, _) = judged(&lies, &Value::Null);
+        assert!(matches!(checkpoint.coding.faults[0].1, QuantFault::Shape { .. }), "{shape:?}");
+    }
+}
+
+#[test]
 fn a_state_that_lies_is_refused() {
     let state = |text: Value| text.to_string().into_bytes();
     let nf4 = |text: Vec<u8>| {

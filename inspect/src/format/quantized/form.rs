@@ -66,6 +66,31 @@ pub(crate) enum Numbers {
         /// Added to the products; the bits of an f32.
         offset: u32,
     },
+    /// By their type, in tiles of 128 rows and 4 columns, as NVIDIA's tensor cores read them: of 32 rows of 16 numbers, of which
+    /// each holds 4 columns of 4 rows, 32 apart
+    /// (<https://docs.nvidia.com/cuda/cublas/index.html#d-block-scaling-factors-layout>).
+    Tiled {
+        /// Their type.
+        dtype: DType,
+        /// Tiles next to each other.
+        across: usize,
+    },
+}
+
+impl Numbers {
+    /// Rows and columns of a tile.
+    pub const TILE: (usize, usize) = (128, 4);
+
+    /// Where in the tensor the number is that lies at `at` of the matrix, row after row.
+    pub fn place(self, at: usize) -> usize {
+        let Numbers::Tiled { across, .. } = self else { return at };
+        let (tile_rows, tile_cols) = Numbers::TILE;
+        let cols = across.max(1) * tile_cols;
+        let (row, col) = (at / cols, at % cols);
+        let tile = row / tile_rows * across + col / tile_cols;
+        let (row, col) = (row % tile_rows, col % tile_cols);
+        tile * tile_rows * tile_cols + row % 32 * 16 + row / 32 * tile_cols + col
+    }
 }
 
 /// A factor of all scales, or of those of a slice.
@@ -274,9 +299,18 @@ impl Form {
                 .and_then(|end| end.checked_add(last(groups, grid.group_stride)?))
                 .and_then(|end| end.checked_add(last(self.slices, grid.slice_stride)?))
                 .and_then(|end| end.checked_add(1));
+            let tile = Numbers::TILE.0 * Numbers::TILE.1;
+            let end = match grid.numbers {
+                // Whole rows of tiles.
+                Numbers::Tiled { across, .. } => end.and_then(|end| {
+                    let tiles = across.checked_mul(tile)?;
+                    end.checked_next_multiple_of(tiles)
+                }),
+                _ => end,
+            };
             let needed = if self.numel() == Some(0) { Some(0) } else { end };
             let nested = || match grid.numbers {
-                Numbers::Plain(_) => None,
+                Numbers::Plain(_) | Numbers::Tiled { .. } => None,
                 Numbers::Nested { book, scale, block, .. } => short(book, Some(256), numbers)
                     .or_else(|| short(scale, needed.map(|n| n.div_ceil(block.max(1))), numbers)),
             };

@@ -146,6 +146,11 @@ pub enum QuantFault {
         /// The tensor that says it.
         part: String,
     },
+    /// It is an instance of a class that is not read.
+    Class {
+        /// The class.
+        class: String,
+    },
     /// Another tensor has the name of the weight.
     Twice {
         /// That name.
@@ -188,6 +193,9 @@ impl fmt::Display for QuantFault {
             }
             QuantFault::Foreign { part } => {
                 write!(f, "{} says how it was quantized in a form that is not known", part.escape_debug())
+            }
+            QuantFault::Class { class } => {
+                write!(f, "it is of the class {}, which is not read", class.escape_debug())
             }
             QuantFault::Twice { name } => {
                 write!(f, "another tensor is called {}", name.escape_debug())

@@ -10,7 +10,9 @@ pub(super) const RULE: Rule = Rule {
     check: Check::Tensor(|tensor| {
         let fault = tensor.quantized.as_ref()?.fault.clone()?;
         match fault {
-            QuantFault::Foreign { .. } => Ruling::undecided(Finding::QuantParts { fault }),
+            QuantFault::Foreign { .. } | QuantFault::Class { .. } => {
+                Ruling::undecided(Finding::QuantParts { fault })
+            }
             _ => Ruling::new(Verdict::Corrupt, Finding::QuantParts { fault }),
         }
     }),

@@ -26,7 +26,8 @@ use crate::ggml::Blocks;
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, Result};
 use affine::Affine;
-use coded::Coded;
+pub use coded::repacked::{NotHeld, Repacked};
+use coded::{Coded, Scaled};
 pub(crate) use codes::CodeRule;
 pub use codes::{Floor, absmean_scale, zero_line};
 use float::Float;
@@ -67,8 +68,8 @@ enum Encoding<'a> {
     Wide(wide::Decode),
     /// Integers with a scale and a zero point.
     Affine(Affine),
-    /// Codes with scales in other tensors, whose bytes it has; and whether the scales are left out.
-    Coded(Arc<Coded<'a>>, bool),
+    /// Codes with scales in other tensors, whose bytes it has, and what the codes are multiplied by.
+    Coded(Arc<Coded<'a>>, Scaled),
 }
 
 /// What the elements of blocks are multiplied by.
@@ -105,6 +106,16 @@ impl Factor {
             done += n;
         }
     }
+}
+
+/// What elements are multiplied or divided by, besides the scales of their groups or blocks.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Factors {
+    /// One for all, or one for each matrix; none where there is no such factor.
+    pub numbers: Vec<f32>,
+    /// Whether elements are divided by them.
+    pub divide: bool,
 }
 
 /// Rows in another order.
@@ -147,8 +158,7 @@ impl Encoding<'_> {
             Encoding::Packed(packed) => packed.read(bytes, start, out),
             Encoding::Wide(decode) => narrowed(start, out, |at, wide| decode(bytes, at, wide)),
             Encoding::Affine(affine) => narrowed(start, out, |at, wide| affine.read(bytes, at, wide)),
-            Encoding::Coded(coded, false) => coded.read(start, out),
-            Encoding::Coded(coded, true) => coded.read_bare(start, out),
+            Encoding::Coded(coded, scaled) => coded.read(*scaled, start, out),
         }
     }
 
@@ -329,10 +339,35 @@ impl<'a> Elements<'a> {
         let encoding = match &self.encoding {
             Encoding::Packed(packed) => Encoding::Packed(packed.unscaled()),
             Encoding::Blocks(blocks, _) => Encoding::Blocks(*blocks, Factor::One(1.0)),
-            Encoding::Coded(coded, _) => Encoding::Coded(coded.clone(), true),
+            Encoding::Coded(coded, _) => Encoding::Coded(coded.clone(), Scaled::Bare),
             other => other.clone(),
         };
         Elements { encoding, bytes: Cow::Borrowed(&self.bytes), rows: self.rows.clone(), ..*self }
+    }
+
+    /// The elements without the factor that all of them, or those of each matrix, have besides the scales of their groups
+    /// or blocks; and these factors, one, one for each matrix, or none.
+    pub fn unfactored(&self) -> (Elements<'_>, Factors) {
+        let none = Factors { numbers: Vec::new(), divide: false };
+        let (encoding, factors) = match &self.encoding {
+            Encoding::Blocks(blocks, factor) => {
+                let numbers = match factor {
+                    Factor::One(factor) if *factor == 1.0 => Vec::new(),
+                    Factor::One(factor) => vec![*factor],
+                    Factor::Each(factors, _) => factors.to_vec(),
+                };
+                (Encoding::Blocks(*blocks, Factor::One(1.0)), Factors { numbers, divide: false })
+            }
+            Encoding::Coded(coded, Scaled::Whole) => {
+                let (numbers, divide) = coded.factors();
+                let factors = Factors { numbers: numbers.to_vec(), divide };
+                (Encoding::Coded(coded.clone(), Scaled::ByGroup), factors)
+            }
+            other => (other.clone(), none),
+        };
+        let elements =
+            Elements { encoding, bytes: Cow::Borrowed(&self.bytes), rows: self.rows.clone(), ..*self };
+        (elements, factors)
     }
 
     /// The codes and scales that they are made of, where they are a quantized weight's.
@@ -452,7 +487,7 @@ impl Checkpoint {
                 return Err(Error::unsupported("a part of a quantized weight"));
             }
             let coded = Coded::new(quantized, bytes)?;
-            let encoding = Encoding::Coded(Arc::new(coded), false);
+            let encoding = Encoding::Coded(Arc::new(coded), Scaled::Whole);
             return Ok(Elements {
                 len,
                 dtype: tensor.dtype,

@@ -1,6 +1,7 @@
 //! What configurations say of quantization, and what was made of it.
 
 use crate::checkpoint::Checkpoint;
+use crate::meaning::{Quantization, Rounding};
 use crate::metadata::{Value, as_u64, lookup};
 use crate::quantized::QuantFault;
 use crate::{DType, Group, Notice, NoticeKind};
@@ -12,6 +13,8 @@ pub(crate) struct Config {
     pub method: Option<String>,
     /// The objects that say more, the first one first.
     objects: Vec<Value>,
+    /// What it says of a BitNet that is not known.
+    unknown: Option<Rounding>,
 }
 
 /// The keys of config.json that hold such an object.
@@ -38,7 +41,9 @@ impl Config {
         };
         let modelopt = || text("quant_algo").map(|_| "modelopt".to_string());
         let method = text("quant_method").or_else(modelopt).or_else(nameless);
-        Config { method, objects }
+        let other = config.and_then(Quantization::of_config).and_then(|quantization| quantization.other);
+        let unknown = other.filter(|other| matches!(other, Rounding::Unknown { .. }));
+        Config { method, objects, unknown }
     }
 
     /// Whether the method is called `name`.
@@ -102,7 +107,9 @@ pub struct Coding {
 
 impl Coding {
     pub(super) fn of(config: &Config) -> Self {
-        let unread = config.method.as_deref().and_then(super::unread::named).map(str::to_string);
+        let named = config.method.as_deref().and_then(super::unread::named).map(str::to_string);
+        let unknown = |other: &Rounding| format!("a BitNet that {other}");
+        let unread = named.or_else(|| config.unknown.as_ref().map(unknown));
         Coding { method: config.method.clone(), unread, ..Coding::default() }
     }
 

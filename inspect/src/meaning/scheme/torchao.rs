@@ -1,16 +1,17 @@
 //! torchao's tensor subclasses with plain layouts: their data beside each other in a pickle (`w.qdata`), or flattened
 //! into SafeTensors (`_w_qdata`), where the header says which class each was
-//! (<https://github.com/pytorch/ao>, `quantize_/workflows` and `prototype/safetensors`).
+//! (<https://github.com/pytorch/ao>, `quantize_/workflows`, `prototype/mx_formats` and `prototype/safetensors`).
 
 use super::geometry::{Sizes, shared};
 use super::{Found, Stored, Weight};
 use crate::DType;
 use crate::metadata::{Value, lookup};
-use crate::quantized::form::{Form, Numbers, Packed, Value as CodeValue, Zero};
-use crate::quantized::{Code, Maker, PartRole, QuantFault, QuantType};
+use crate::quantized::form::{Form, Global, Grid, Numbers, Packed, Value as CodeValue, Zero};
+use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
 
-/// Classes whose data is a scale for each block of whole or floating-point numbers of eight bits.
-const READ: [&str; 3] = ["Int8Tensor", "IntxUnpackedToInt8Tensor", "Float8Tensor"];
+/// Classes whose data is a scale for each block of whole or floating-point numbers of eight bits, and those of microscaling
+/// floats.
+const READ: [&str; 5] = ["Int8Tensor", "IntxUnpackedToInt8Tensor", "Float8Tensor", "MXTensor", "NVFP4Tensor"];
 
 /// The name of the subclass instance whose codes `name` is, and that of another part of it.
 fn parts_of(name: &str) -> Option<(String, impl Fn(&str) -> String)> {
@@ -34,10 +35,115 @@ pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
             _ => "",
         };
         if !READ.contains(&class) {
-            return Some(Err(QuantFault::State { part: name }));
+            return Some(Err(match class {
+                "" => QuantFault::State { part: name },
+                class => QuantFault::Class { class: class.to_string() },
+            }));
         }
     }
-    Some(weight(stored, at, name, &own))
+    Some(match micro(stored, at, &own) {
+        Some(found) => microscaling(stored, at, name, &own, found),
+        None => weight(stored, at, name, &own),
+    })
+}
+
+/// Microscaling floats, whose scale belongs to so many elements of a row.
+struct Micro {
+    code: Code,
+    value: CodeValue,
+    bits: u8,
+    group: usize,
+}
+
+/// What microscaling floats the codes at `at` are, by their type and that of their scale.
+fn micro(stored: &Stored<'_>, at: usize, own: &dyn Fn(&str) -> String) -> Option<Micro> {
+    let codes = stored.tensor(at).dtype;
+    let scale = stored.tensor(stored.at(&own("scale"))?).dtype;
+    let four = |code, group| Micro { code, value: CodeValue::E2m1, bits: 4, group };
+    match (codes, scale) {
+        (DType::U8 | DType::F4E2M1X2, DType::F8E8M0FNU) => Some(four(Code::Mxfp4, 32)),
+        (DType::U8 | DType::F4E2M1X2, DType::F8E4M3FN) => Some(four(Code::Nvfp4, 16)),
+        (_, DType::F8E8M0FNU) => {
+            let code = super::float8::code(codes)?;
+            let code = if code == Code::E4m3 { Code::Mxfp8 } else { code };
+            Some(Micro { code, value: CodeValue::Float(codes), bits: 8, group: 32 })
+        }
+        _ => None,
+    }
+}
+
+fn microscaling(
+    stored: &Stored<'_>,
+    at: usize,
+    name: String,
+    own: &dyn Fn(&str) -> String,
+    Micro { code, value, bits, group }: Micro,
+) -> Found {
+    let codes = stored.tensor(at);
+    let scale = stored.need(PartRole::Scale, own("scale"))?;
+    let scales = stored.tensor(scale);
+    let misfit = || QuantFault::shape(scales, codes);
+    let stack = Sizes::of(&codes.shape).ok_or_else(misfit)?;
+    let cols = stack.cols.checked_mul(8 / usize::from(bits)).ok_or_else(misfit)?;
+    let sizes = Sizes { cols, ..stack };
+    let shape = sizes.shape(&codes.shape);
+    // Of other floats a byte holds one, or another part of one.
+    if stored.at(&name).is_some_and(|whole| stored.tensor(whole).shape != shape) {
+        return Err(QuantFault::State { part: name });
+    }
+    let groups = cols.div_ceil(group);
+    let (tile_rows, tile_cols) = Numbers::TILE;
+    let (down, across) = (sizes.rows.div_ceil(tile_rows), groups.div_ceil(tile_cols));
+    let outer = &codes.shape[..codes.shape.len() - 2];
+    let of =
+        |rows: usize, cols: usize| scales.shape.split_at_checked(outer.len()) == Some((outer, &[rows, cols]));
+    let grid = if of(sizes.rows, groups) {
+        let numbers = Numbers::Plain(scales.dtype);
+        let slice_stride = sizes.rows.checked_mul(groups).ok_or_else(misfit)?;
+        Grid { part: 1, numbers, row_block: 1, row_stride: groups, group_stride: 1, slice_stride }
+    } else if of(down.saturating_mul(32), across.saturating_mul(16))
+        && (sizes.slices == 1 || sizes.rows.is_multiple_of(tile_rows))
+    {
+        let numbers = Numbers::Tiled { dtype: scales.dtype, across };
+        let row_stride = across * tile_cols;
+        let slice_stride = sizes.rows.checked_mul(row_stride).ok_or_else(misfit)?;
+        Grid { part: 1, numbers, row_block: 1, row_stride, group_stride: 1, slice_stride }
+    } else {
+        return Err(misfit());
+    };
+    let mut parts = vec![(PartRole::Codes, at), (PartRole::Scale, scale)];
+    let mut global = None;
+    if let Some(factor) = stored.at(&own("per_tensor_scale")) {
+        let tensor = stored.tensor(factor);
+        if tensor.dtype != DType::F32 {
+            return Err(QuantFault::Type { part: tensor.name.clone(), found: tensor.dtype.to_string() });
+        }
+        if tensor.numel() != 1 && tensor.numel() != sizes.slices as u64 {
+            return Err(QuantFault::shape(tensor, codes));
+        }
+        global = Some(Global { part: parts.len(), divides: false });
+        parts.push((PartRole::GlobalScale, factor));
+    }
+    parts.extend(stored.at(&own("act_per_tensor_scale")).map(|at| (PartRole::State, at)));
+    let narrow = u32::try_from(group).map_err(|_| misfit())?;
+    Ok(Weight {
+        name,
+        shape,
+        kind: QuantType::new(Maker::Torchao, code, Blocking::Group(narrow)),
+        parts,
+        form: Form {
+            rows: sizes.rows,
+            cols,
+            slices: sizes.slices,
+            codes: Packed::Rows { bits, stride: stack.cols },
+            value,
+            group,
+            scale: Some(grid),
+            global,
+            ..Form::default()
+        },
+        assumed: None,
+    })
 }
 
 fn weight(stored: &Stored<'_>, at: usize, name: String, own: &dyn Fn(&str) -> String) -> Found {

@@ -15,6 +15,21 @@ block! {
 /// Twice the levels: `kvalues_fp4` of `ggml-common.h`, the E2M1 of the OCP's microscaling formats.
 pub(super) const DOUBLE_LEVELS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
+impl Mxfp4 {
+    /// The block of 32 codes with the scale 2^(`e` - 127), which is no number where `e` is 255.
+    pub fn of(codes: &[u8; 32], e: u8) -> Self {
+        let mut qs = [0; 16];
+        pack(codes, &mut qs);
+        Mxfp4 { e, qs }
+    }
+}
+
+/// Puts the first half of `codes` into the low halves of the bytes, and the second into the high ones.
+pub(super) fn pack(codes: &[u8], qs: &mut [u8]) {
+    let (low, high) = codes.split_at(codes.len() / 2);
+    qs.iter_mut().zip(low.iter().zip(high)).for_each(|(q, (low, high))| *q = low & 15 | high << 4);
+}
+
 impl Block<32> for Mxfp4 {
     // The largest magnitude is 4 to 8 times the scale, the largest level 6, and the step below it 2.
     const LOSS: Option<Loss> = Some(Loss { share: 1.0 / 4.0, levels: 0.0 });

@@ -1,5 +1,5 @@
 use super::iq4_nl::levels;
-use super::mxfp4::DOUBLE_LEVELS;
+use super::mxfp4::{DOUBLE_LEVELS, pack};
 use super::{Block, Loss};
 
 block! {
@@ -10,6 +10,16 @@ block! {
         d: [u8; 4],
         /// Numbers of the levels, E2M1.
         qs: [u8; 32],
+    }
+}
+
+impl Nvfp4 {
+    /// The block of 64 codes, of which each 16 have a scale of `d`, E4M3 without a sign.
+    pub fn of(codes: &[u8; 64], d: [u8; 4]) -> Self {
+        let mut qs = [0; 32];
+        let groups = codes.as_chunks::<16>().0.iter().zip(qs.as_chunks_mut::<8>().0);
+        groups.for_each(|(codes, qs)| pack(codes, qs));
+        Nvfp4 { d, qs }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Quantized weights: codes are unpacked, and multiplied by the scales of their groups, a piece of a row at a time.
 
 mod kernel;
+pub(super) mod repacked;
 mod unpack;
 
 use std::borrow::Cow;
@@ -12,6 +13,17 @@ use crate::quantized::form::{Global, Grid, Numbers, Value, Zero};
 use crate::quantized::{PartRole, Quantized};
 use crate::{DType, DamageKind, Error, Result};
 use kernel::Groups;
+
+/// What codes are multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scaled {
+    /// All there is.
+    Whole,
+    /// The scales of their groups, without the further factor.
+    ByGroup,
+    /// Nothing.
+    Bare,
+}
 
 /// Columns that are decoded at a time.
 const PIECE: usize = 1024;
@@ -133,14 +145,14 @@ impl<'a> Coded<'a> {
         Ok(Coded { quantized, bytes, globals, book, nested, index, groups, id })
     }
 
-    /// Fills `out` with the elements from `start`.
-    pub fn read(&self, start: usize, out: &mut [f32]) {
-        self.pieces(start, out, |row, col, codes, out| self.apply::<false>(row, col, codes, out));
+    /// Fills `out` with what the codes from `start` stand for, less their zero points, times what `scaled` says.
+    pub fn read(&self, scaled: Scaled, start: usize, out: &mut [f32]) {
+        self.pieces(start, out, |row, col, codes, out| self.apply(scaled, row, col, codes, out));
     }
 
-    /// Fills `out` with what the codes from `start` stand for without scales, less their zero points.
-    pub fn read_bare(&self, start: usize, out: &mut [f32]) {
-        self.pieces(start, out, |row, col, codes, out| self.apply::<true>(row, col, codes, out));
+    /// The further factor of the elements, or of those of each slice; and whether it divides them.
+    pub fn factors(&self) -> (&[f32], bool) {
+        (&self.globals, self.quantized.form.global.is_some_and(|global| global.divides))
     }
 
     /// Fills `out` with the codes from `start` as they are stored.
@@ -183,7 +195,7 @@ impl<'a> Coded<'a> {
             Elements::plain(number_type(dtype), Cow::Borrowed(&*self.bytes[part])).ok()
         };
         let scale = form.scale.and_then(|grid| match grid.numbers {
-            Numbers::Plain(dtype) => plain(grid.part, dtype),
+            Numbers::Plain(dtype) | Numbers::Tiled { dtype, .. } => plain(grid.part, dtype),
             Numbers::Nested { scale, .. } => plain(scale, self.quantized.parts()[scale].tensor.dtype),
         });
         let global = form
@@ -207,14 +219,14 @@ impl<'a> Coded<'a> {
         }
     }
 
-    /// Multiplies the codes from (`row`, `col`) by their scales, or if `BARE` by 1.
-    fn apply<const BARE: bool>(&self, row: usize, col: usize, codes: &[u8], out: &mut [f32]) {
+    /// Multiplies the codes from (`row`, `col`) by what `scaled` says.
+    fn apply(&self, scaled: Scaled, row: usize, col: usize, codes: &[u8], out: &mut [f32]) {
         let form = &self.quantized.form;
         let (slice, row) = (row / form.rows.max(1), row % form.rows.max(1));
         let group = form.group.max(1);
         if let Some(index) = &self.index {
             let mut rows = [(); 3].map(|()| vec![0.0; self.groups]);
-            let all = self.terms::<BARE>(slice, row, 0, rows.each_mut().map(Vec::as_mut_slice));
+            let all = self.terms(scaled, slice, row, 0, rows.each_mut().map(Vec::as_mut_slice));
             // Neighbours mostly share a group.
             let index = &index[col.min(index.len())..];
             let mut at = 0;
@@ -239,24 +251,25 @@ impl<'a> Coded<'a> {
         let first = col / group;
         let count = (col + codes.len() - 1) / group - first + 1;
         let mut rows = [[0.0; MOST_GROUPS + 1]; 3];
-        let all = self.terms::<BARE>(slice, row, first, rows.each_mut().map(|all| &mut all[..count]));
+        let all = self.terms(scaled, slice, row, first, rows.each_mut().map(|all| &mut all[..count]));
         self.finish(codes, Groups { first: (first + 1) * group - col, size: group, ..all }, out);
     }
 
     /// What the groups of `row` from `group` on share, in buffers for as many as are wanted.
-    fn terms<'b, const BARE: bool>(
+    fn terms<'b>(
         &self,
+        scaled: Scaled,
         slice: usize,
         row: usize,
         group: usize,
         [scales, zeros, offsets]: [&'b mut [f32]; 3],
     ) -> Groups<'b> {
-        match BARE {
-            true => scales.fill(1.0),
-            false => self.scales(slice, row, group, scales),
+        match scaled {
+            Scaled::Bare => scales.fill(1.0),
+            _ => self.scales(scaled, slice, row, group, scales),
         }
         let has_zeros = self.zeros(slice, row, group, zeros);
-        let offset = self.quantized.form.offset.as_ref().filter(|_| !BARE);
+        let offset = self.quantized.form.offset.as_ref().filter(|_| scaled != Scaled::Bare);
         if let Some(grid) = offset {
             self.grid(grid, slice, row, group, offsets);
         }
@@ -310,6 +323,12 @@ impl<'a> Coded<'a> {
         let bytes = &self.bytes[grid.part];
         match grid.numbers {
             Numbers::Plain(dtype) => read_numbers(number_type(dtype), bytes, at, out),
+            Numbers::Tiled { dtype, .. } => {
+                for (i, slot) in out.iter_mut().enumerate() {
+                    let place = grid.numbers.place(at + i);
+                    read_numbers(number_type(dtype), bytes, place, std::slice::from_mut(slot));
+                }
+            }
             Numbers::Nested { scale, block, offset, .. } => {
                 let dtype = self.quantized.parts()[scale].tensor.dtype;
                 let (mut known, mut factor) = (None, [0.0]);
@@ -325,8 +344,8 @@ impl<'a> Coded<'a> {
         }
     }
 
-    /// The scales of `row` for groups from `group` on, with the further factor.
-    fn scales(&self, slice: usize, row: usize, group: usize, out: &mut [f32]) {
+    /// The scales of `row` for groups from `group` on, with the further factor if `scaled` says so.
+    fn scales(&self, scaled: Scaled, slice: usize, row: usize, group: usize, out: &mut [f32]) {
         let form = &self.quantized.form;
         match &form.scale {
             None => out.fill(1.0),
@@ -335,7 +354,7 @@ impl<'a> Coded<'a> {
         if form.constant != 1.0 {
             out.iter_mut().for_each(|scale| *scale *= form.constant);
         }
-        if let Some(Global { divides, .. }) = form.global {
+        if let Some(Global { divides, .. }) = form.global.filter(|_| scaled == Scaled::Whole) {
             let factor = self.globals.get(slice).or(self.globals.first()).copied().unwrap_or(1.0);
             match divides {
                 true => out.iter_mut().for_each(|scale| *scale /= factor),

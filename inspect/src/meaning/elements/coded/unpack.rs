@@ -68,23 +68,13 @@ impl Coded<'_> {
         let rows = TILE_ROWS.min(form.rows - row);
         let cols = TILE_COLS.min(form.cols - col);
         let bytes: &[u8] = &self.bytes[0];
-        tile.codes.clear();
+        // All of them are written below.
         tile.codes.resize(rows * cols, 0);
         let codes = &mut tile.codes[..];
         match form.codes {
             Packed::Down { bits: 4, width, .. } => {
-                for nth in 0..cols.div_ceil(8) {
-                    let words = bytes[4 * ((col / 8 + nth) * width + row)..].as_chunks::<4>().0;
-                    for (r, &word) in words[..rows].iter().enumerate() {
-                        let spread = spread(u32::from_le_bytes(word)).to_le_bytes();
-                        let line = &mut codes[r * cols + 8 * nth..];
-                        let rest = cols - 8 * nth;
-                        match line.first_chunk_mut::<8>().filter(|_| rest >= 8) {
-                            Some(all) => *all = spread,
-                            None => line[..rest].copy_from_slice(&spread[..rest]),
-                        }
-                    }
-                }
+                let words = &bytes[4 * (col / 8 * width + row)..];
+                nibbles_down(words, width, rows, cols, codes);
             }
             Packed::Down { bits, width, whole } => {
                 let bits = usize::from(bits);
@@ -111,6 +101,37 @@ impl Coded<'_> {
             _ => {}
         }
         (tile.id, tile.row, tile.col, tile.cols) = (self.id, row, col, cols);
+    }
+}
+
+/// Lines of words that are gathered before they are unpacked.
+const LINES: usize = 32;
+
+/// Unpacks `rows` rows of `cols` codes into `codes`, eight of a row in a word and the next eight `width` words further on.
+/// Lines are gathered first, because loads from far apart wait for each other where there is work between them.
+fn nibbles_down(words: &[u8], width: usize, rows: usize, cols: usize, codes: &mut [u8]) {
+    let mut near = [[0u8; 4 * TILE_ROWS]; LINES];
+    for first in (0..cols.div_ceil(8)).step_by(LINES) {
+        let lines = LINES.min(cols.div_ceil(8) - first);
+        for (nth, line) in near[..lines].iter_mut().enumerate() {
+            let far = &words[4 * (first + nth) * width..];
+            match far.first_chunk::<{ 4 * TILE_ROWS }>().filter(|_| rows == TILE_ROWS) {
+                Some(whole) => *line = *whole,
+                None => line[..4 * rows].copy_from_slice(&far[..4 * rows]),
+            }
+        }
+        for (row, codes) in codes.chunks_exact_mut(cols).enumerate() {
+            let end = cols.min(8 * (first + lines));
+            let (whole, rest) = codes[8 * first..end].as_chunks_mut::<8>();
+            let word = |line: &[u8; 4 * TILE_ROWS]| {
+                let word = line.as_chunks::<4>().0[row];
+                spread(u32::from_le_bytes(word)).to_le_bytes()
+            };
+            whole.iter_mut().zip(&near).for_each(|(codes, line)| *codes = word(line));
+            if !rest.is_empty() {
+                rest.copy_from_slice(&word(&near[lines - 1])[..rest.len()]);
+            }
+        }
     }
 }
 

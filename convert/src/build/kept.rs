@@ -1,0 +1,59 @@
+//! Quantized weights that keep their codes and scales in GGUF's blocks.
+
+use ckpt_inspect::{DType, TensorInfo};
+
+use super::Builder;
+use crate::encode::Decoded;
+use crate::note::{Note, Remedy};
+use crate::plan::Elements;
+use crate::quant::Quant;
+use crate::{Error, Result};
+
+/// A quantized weight whose codes and scales blocks of GGUF hold.
+pub(super) struct Kept {
+    /// The type of the blocks.
+    pub dtype: DType,
+    /// What a matrix is multiplied by besides, one number for all or one for each matrix of a stack; empty for 1.
+    pub factors: Vec<f32>,
+}
+
+impl Builder<'_, '_> {
+    /// How `tensor`, called `name` there, is kept. `reciprocals` counts the weights that are divided by their factor here
+    /// and multiplied there.
+    pub(super) fn kept(&self, tensor: &TensorInfo, name: &str, reciprocals: &mut usize) -> Result<Kept> {
+        let source = self.plan.source;
+        let elements = Elements::new(tensor.clone(), None);
+        let bytes = source.spread(tensor)?;
+        let values = Decoded::new(source, &elements, &bytes)?;
+        let dtype = values.repacked(source, tensor)?.ggml().dtype();
+        let (_, factors) = values.unfactored();
+        let refused = |why: &str| {
+            let why = format!("`{}` cannot be kept: {why}", tensor.name.escape_debug());
+            Error::of_source(source, why).remedied_by(Remedy::Quant(&[Quant::Q8_0]))
+        };
+        let mut numbers = factors.numbers;
+        if factors.divide {
+            numbers.iter_mut().for_each(|factor| *factor = factor.recip());
+            if numbers.iter().any(|factor| !factor.is_normal()) {
+                return Err(refused("it is divided by a global scale that has no reciprocal in 32 bits"));
+            }
+            *reciprocals += 1;
+        }
+        if numbers.iter().all(|&factor| factor == 1.0) {
+            numbers.clear();
+        }
+        if !numbers.is_empty() && !name.ends_with(".weight") {
+            return Err(refused(
+                "it has a global scale, and GGUF has these for tensors called `….weight` only",
+            ));
+        }
+        Ok(Kept { dtype, factors: numbers })
+    }
+
+    /// Tells of reciprocals.
+    pub(super) fn note_reciprocals(&mut self, count: usize) {
+        if count > 0 {
+            self.plan.notes.push(Note::Reciprocals { count });
+        }
+    }
+}
