@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::meaning::role::Role;
+use crate::meaning::role::{Role, is_of_trainer};
 use crate::record::{CheckpointRecord, TensorRecord};
 use crate::tensor::Group;
 use crate::verdict::Verdict;
@@ -128,7 +128,9 @@ impl Coverage {
 /// Whether a network computes with its elements as they were learnt.
 fn is_parameter(tensor: &TensorRecord) -> bool {
     use Role::*;
-    !matches!(tensor.role, Count | TrainerState | Index | Mask | Cache | Observer)
+    let elements = tensor.shape.iter().fold(1u64, |n, &d| n.saturating_mul(d));
+    let of_trainer = is_of_trainer(&tensor.name, tensor.role, elements);
+    !of_trainer && !matches!(tensor.role, Count | Index | Mask | Cache | Observer)
 }
 
 /// Whether the verdict speaks of it, or should.
@@ -137,7 +139,8 @@ fn is_matrix(tensor: &TensorRecord) -> bool {
     match tensor.role {
         // Some are kept as one long row.
         Role::Codes => long >= 1,
-        role => long >= 2 && (role.is_matrix() || role == Role::Unknown || tensor.ternary.is_some()),
+        Role::Unknown | Role::TrainerState => long >= 2,
+        role => long >= 2 && (role.is_matrix() || tensor.ternary.is_some()),
     }
 }
 

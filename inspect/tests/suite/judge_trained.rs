@@ -371,3 +371,21 @@ fn a_rule_that_is_off_is_not_asked_and_that_is_told() {
     judge(&mut record, &thresholds);
     assert_eq!(record.verdict, Some(Verdict::Healthy), "{:?}", record.reasons);
 }
+
+/// Trainers keep a whole network as the best one, and losses may have weights of their own.
+#[test]
+fn a_network_that_is_kept_as_the_best_one_is_judged() {
+    for first in ["best", "loss"] {
+        let mut network = Network::new();
+        network.0.iter_mut().for_each(|(name, ..)| *name = name.replacen("model", first, 1));
+        let record = assert_healthy(&network);
+        assert_eq!(record.coverage.to_string(), "26 matrices");
+        let up = UP.replacen("model", first, 1);
+        network.get(&up).fill(0.0);
+        assert_eq!(found(&network.judged(), &up).0, Some(Verdict::Dead), "{first}");
+    }
+    let mut network = Network::new();
+    network.add("best_losses", &[5], vec![f32::INFINITY; 5]);
+    network.add("best", &[1], vec![f32::INFINITY]);
+    assert_healthy(&network);
+}

@@ -151,6 +151,7 @@ fn alone(tensor: &TensorInfo) -> Role {
     let vector = shape.iter().filter(|&&d| d > 1).count() <= 1;
     let fits = |dims: Dims| match dims {
         Dims::Any => true,
+        Dims::Number => shape.iter().all(|&d| d == 1),
         Dims::Vector => vector,
         Dims::Table => shape.len() == 2,
         Dims::Matrix => shape.len() >= 2,

@@ -27,6 +27,8 @@ pub(super) enum Place {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Dims {
     Any,
+    /// One element.
+    Number,
     /// At most one dimension is longer than 1.
     Vector,
     /// Two dimensions.
@@ -65,20 +67,34 @@ pub(super) static SIGNS: &[Sign] = &[
             "args",
             "rng",
             "random",
+            "training state",
+            "trainer state",
+            "dataloader",
+        ],
+    ),
+    // A loss may have matrices of its own, and a whole network may be kept as the best one.
+    Sign(
+        Role::TrainerState,
+        Place::Start,
+        Dims::Vector,
+        &[
             "metrics",
             "history",
-            "best",
             "epoch",
             "global step",
             "step",
-            "training state",
-            "trainer state",
             "sampler",
-            "dataloader",
             "loss",
             "losses",
+            "best score",
+            "best scores",
+            "best loss",
+            "best losses",
+            "best metric",
+            "best metrics",
         ],
     ),
+    Sign(Role::TrainerState, Place::Start, Dims::Number, &["best"]),
     Sign(Role::Observer, Place::Path, Dims::Any, &["activation post process", "fake quant", "observer"]),
     Sign(
         Role::Observer,
