@@ -24,7 +24,7 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
     let mut found = Vec::new();
     for stack in stacks(network).iter().filter(|stack| stack.is_of_layers()) {
         let blocks = &stack.blocks;
-        let (Some(first), Some(last)) = (blocks.keys().next(), blocks.keys().last()) else { continue };
+        let (Some(first), Some(last)) = (blocks.keys().next(), blocks.keys().next_back()) else { continue };
         if blocks.len() <= LAYERS {
             continue;
         }
