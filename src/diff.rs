@@ -1,10 +1,12 @@
 //! `ckpt diff`: what differs between two checkpoints.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anstyle::Style;
 use ckpt_inspect::diff::{Diff, Options, RowOrder, Side, Status, TensorDiff, ValueChange, diff};
+use ckpt_inspect::meaning::role;
 use ckpt_inspect::{Checkpoint, Group, I2sLayout, OpenOptions, TensorInfo, Verdict};
 
 use crate::filter::Matcher;
@@ -35,7 +37,7 @@ pub struct Args {
     /// Largest difference of an element that still counts as equal.
     #[arg(long, value_name = "X", default_value = "0", value_parser = tolerance)]
     tolerance: f64,
-    /// Compare only values: dtypes, config and other metadata may differ.
+    /// Compare only values of the network: dtypes, config, other metadata and what a trainer keeps may differ.
     #[arg(long)]
     values_only: bool,
     /// Layout of the I2_S tensors of a GGUF file, which does not record it: x86, arm or rows.
@@ -63,8 +65,15 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         Ok(checkpoint)
     };
     let (a, b) = (open(&args.a)?, open(&args.b)?);
+    // What callbacks and loops keep is no value of the network.
+    let beside: HashSet<String> = match args.values_only {
+        true => [&a, &b].into_iter().flat_map(|checkpoint| role::of_trainers(&checkpoint.tensors)).collect(),
+        false => HashSet::new(),
+    };
     let select = |t: &TensorInfo| {
-        matcher.as_ref().is_none_or(|m| m.matches(&t.name)) && args.group.is_none_or(|g| g.is(t.group))
+        matcher.as_ref().is_none_or(|m| m.matches(&t.name))
+            && args.group.is_none_or(|g| g.is(t.group))
+            && !beside.contains(&t.name)
     };
     if let Some(filter) = &args.filter
         && !a.tensors.iter().chain(&b.tensors).any(select)

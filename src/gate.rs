@@ -55,6 +55,9 @@ pub struct Args {
     /// Do not judge tensors whose name matches; may be repeated.
     #[arg(long, value_name = "GLOB")]
     ignore: Vec<String>,
+    /// Do not ask this rule of verdicts, such as equal-layers; may be repeated. docs/verdicts.md lists them.
+    #[arg(long, value_name = "RULE")]
+    off: Vec<String>,
     /// A checkpoint to compare with: none may be worse.
     #[arg(long, value_name = "CHECKPOINT")]
     baseline: Option<PathBuf>,
@@ -300,6 +303,9 @@ fn policy(args: &Args) -> Result<Policy, Failure> {
     policy.baseline.max_new_dead = args.max_new_dead.unwrap_or(policy.baseline.max_new_dead);
     for glob in &args.ignore {
         policy.ignore.push(Pattern::new(glob).map_err(|e| Failure::usage(format!("--ignore: {e}")))?);
+    }
+    for rule in &args.off {
+        policy.switch_off(rule).map_err(|e| Failure::usage(format!("--off: {e}")))?;
     }
     Ok(policy)
 }

@@ -15,6 +15,7 @@ use anstyle::Style;
 use ckpt_inspect::health::measures::{Measure, Place, shown_in};
 use ckpt_inspect::record::QuantizationRecord;
 use ckpt_inspect::{CheckpointRecord, DType, Group, Options, TensorRecord, Verdict};
+use ckpt_reports::reason;
 use ckpt_reports::records::Recorded;
 use ckpt_reports::table::Rows;
 use ckpt_reports::text::plural;
@@ -354,8 +355,8 @@ fn overview(shown: &mut [Shown], may_be_cut: bool) -> String {
     for (line, record) in lines.zip(listed) {
         out += line;
         out.push('\n');
-        if let Some(reason) = record.reasons.first() {
-            out += &terminal::wrapped(reason, 4, Style::new().dimmed());
+        if let Some(reason) = reason(record) {
+            out += &terminal::wrapped(&reason, 4, Style::new().dimmed());
         }
     }
     if listed.len() < records.len() {
@@ -420,7 +421,7 @@ fn summary(record: &CheckpointRecord, args: &Args) -> String {
         Some(verdict) => line("verdict", terminal::verdict_style(Some(verdict)).bold(), verdict.name()),
         None => line("verdict", plain.dimmed(), &format!("not judged: {why_not_judged}")),
     }
-    if record.verdict.is_some() && !record.coverage.is_whole() {
+    if record.verdict.is_some() {
         line("judged", plain, &terminal::escape(&record.coverage.to_string()));
     }
     for reason in &record.reasons {

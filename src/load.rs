@@ -28,8 +28,8 @@ const MAX_POLICY: u64 = 1 << 20;
 /// Options of every command that measures checkpoints.
 #[derive(clap::Args)]
 pub struct LoadArgs {
-    /// Policy file with the thresholds for verdicts; by default ckpt.toml in the working directory, if there is one.
-    /// Its exceptions by tensor name are used by `ckpt gate` only.
+    /// Policy file with the thresholds for verdicts and the rules that are off; by default ckpt.toml in the working
+    /// directory, if there is one. What else is in it is for `ckpt gate` alone.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Layout of the I2_S tensors of a GGUF file, which does not record it: x86, arm or rows.

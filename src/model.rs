@@ -11,8 +11,10 @@ use crate::{Failure, terminal};
 /// The help text on which checkpoints can be run.
 pub fn runnable() -> String {
     let others = TABLE.iter().filter(|family| ***family != STUDENT);
-    let others: Vec<&str> = others.map(|family| family.label).collect();
-    format!("Checkpoint to run: a bitnet-student model (docs/bitnet.md), or a {} model", others.join(", "))
+    let mut others: Vec<&str> = others.map(|family| family.label).collect();
+    let last = others.pop().unwrap_or_default();
+    let others = others.join(", ");
+    format!("Checkpoint to run: a model of bitnet-student (docs/bitnet.md), {others} or {last}")
 }
 
 /// A model, and settings that override its configuration.

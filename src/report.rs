@@ -12,7 +12,7 @@ use ckpt_reports::cause::findings;
 use ckpt_reports::exporter::REPORTS;
 use ckpt_reports::records::{self, Recorded, Unreadable};
 use ckpt_reports::text::plural;
-use ckpt_reports::{Exporter, Report, Training, extent, headline, worst};
+use ckpt_reports::{Exporter, Report, Training, extent, headline, judged_in_part, worst};
 
 use crate::format::{names, one_of, written};
 use crate::load::{self, LoadArgs, LoadOptions, pairs};
@@ -20,7 +20,8 @@ use crate::{Failure, exit, paths, terminal};
 
 /// Write a report on checkpoints and runs: which layers died, when, and how std went over steps.
 ///
-/// The HTML page is self-contained. The checkpoints of one folder form a run, ordered by step. Exit code 3 when a file
+/// The HTML page is self-contained. Checkpoints whose steps, names and shapes say that they are one run are ordered by step;
+/// others stand by themselves. Exit code 3 when a file
 /// cannot be read or is damaged; the report is still written, and says so.
 #[derive(clap::Args)]
 pub struct Args {
@@ -188,7 +189,7 @@ fn tell(report: &Report) {
     let order = worst::runs(&report.runs);
     for &i in order.iter().take(LISTED) {
         let run = &report.runs[i];
-        let words = headline(run);
+        let words = headline(run, &report.explanations[i]);
         let style = terminal::verdict_style(words.verdict).bold();
         let first = words.sentences.first().map(|s| terminal::escape(s)).unwrap_or_default();
         terminal::note(&format!(
@@ -227,13 +228,17 @@ fn explain_all(report: &Report) -> Result<(), Failure> {
 /// What happened to `run`, for a terminal.
 fn explained(run: &Run, explanation: &Explanation) -> String {
     let plain = Style::new();
-    let words = headline(run);
+    let words = headline(run, explanation);
     let style = terminal::verdict_style(words.verdict).bold();
     let mut out = format!("{}: {}\n", terminal::escape(run.title()), terminal::paint(style, &words.title));
     let findings = findings(run, explanation);
     if findings.is_empty() {
         out += &terminal::wrapped(&words.sentences.join(" "), 2, plain);
         out += &terminal::wrapped("Nothing to explain.", 2, plain);
+    }
+    let in_part = run.checkpoints.last().and_then(judged_in_part).filter(|_| !findings.is_empty());
+    if let Some(in_part) = in_part {
+        out += &terminal::wrapped(&in_part, 2, plain);
     }
     for finding in &findings {
         out += &format!("\n  {}\n", terminal::bold(&finding.title));

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use ckpt_inspect::meaning::architecture::{Role, STUDENT};
-use ckpt_inspect::meaning::wrappers;
+use ckpt_inspect::meaning::{role, wrappers};
 use ckpt_inspect::{Checkpoint, Format, Group, OpenOptions, TensorInfo};
 use serde::Serialize;
 
@@ -106,6 +106,7 @@ fn style(checkpoint: &Checkpoint) -> Option<Style> {
 /// several state dicts make a name ambiguous, full names are used.
 fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
     let beside = beside_codes(checkpoint);
+    let of_trainers: HashSet<String> = role::of_trainers(&checkpoint.tensors).collect();
     let mut all: Vec<(String, usize)> = checkpoint
         .tensors
         .iter()
@@ -113,6 +114,7 @@ fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
         .filter(|(i, t)| {
             t.group == Group::Weights
                 && !beside.contains(i)
+                && !of_trainers.contains(&t.name)
                 && t.name != "__metadata__"
                 // Tensors that are plain values in other formats.
                 && t.name != names::ROPE_FACTORS

@@ -45,7 +45,8 @@ pub use format::{Format, ggml, gguf, npy, packing, quantized, recognises, safete
 pub use group::without_state_dict;
 pub use health::coverage::{self, Coverage};
 pub use health::describe::{Options, describe};
-pub use health::rules::{Judgement, RULES, judge_tensor, judgements};
+pub use health::off::Off;
+pub use health::rules::{Judgement, RULES, Rule, judge_tensor, judgements};
 pub use health::{measure, record, survey};
 pub use layout::companion::is_companion;
 pub use layout::{Listing, files_of, find, identity, list};

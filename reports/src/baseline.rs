@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use ckpt_inspect::meaning::names::canonical;
+use ckpt_inspect::meaning::role::is_of_trainer;
 use ckpt_inspect::meaning::wrappers;
-use ckpt_inspect::{CheckpointRecord, Group, Verdict, without_state_dict};
+use ckpt_inspect::{CheckpointRecord, Group, TensorRecord, Verdict, without_state_dict};
 
 use crate::gate::{Finding, Judged, Rule, is_matrix, judge_all};
 use crate::policy::Policy;
@@ -83,6 +84,11 @@ impl<'b> Comparison<'b> {
         }
         let gone: Vec<&Judged<'_>> =
             self.weights.iter().filter(|(_, seen)| !seen).map(|(judged, _)| judged).collect();
+        let kept = |t: &TensorRecord| {
+            let elements = t.shape.iter().fold(1u64, |n, &d| n.saturating_mul(d));
+            is_of_trainer(&t.name, t.role, elements)
+        };
+        let gone: Vec<&Judged<'_>> = gone.into_iter().filter(|judged| !kept(judged.tensor)).collect();
         if gone.len() == self.weights.len() {
             let message = format!(
                 "none of the baseline's {} weights is in this checkpoint: is it the same model?",

@@ -329,7 +329,7 @@ fn advice(cause: Cause, explanation: &Explanation) -> Vec<String> {
             "Less weight decay alone does not free them: values below half of mean |W| are zero whatever their scale. No setting is known to free them. The polarizer of `ckpt train` leaves zeros at zero with its default target, a quarter of mean |W|; only a target above half of the resulting mean could free them, such as `ckpt train --relative-target` above 1, which has not been measured. Resuming from a checkpoint before they were trapped, a lower learning rate for these matrices may keep them free."
         }
         Cause::Exploding => {
-            "Lower the learning rate or clip gradients before the first step named above, and look for a bad batch there."
+            "Lower the learning rate or clip gradients before the first step at which it shows, and look for a bad batch there."
         }
         Cause::Overwritten => {
             "Take these weights from another copy of the file or from an earlier checkpoint: their previous values are lost."

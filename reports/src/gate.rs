@@ -197,7 +197,17 @@ impl Outcome {
             (0, unreadable) => format!("{unreadable} of {all} unreadable"),
             (refused, unreadable) => format!("{refused} of {all} refused, {unreadable} unreadable"),
         };
-        ended + &accepted
+        ended + &accepted + &self.rules_off()
+    }
+
+    /// `; rules off: equal-layers`, if any are.
+    fn rules_off(&self) -> String {
+        let off = self.policy.off;
+        match off.names().count() {
+            0 => String::new(),
+            1 => format!("; rule off: {off}"),
+            _ => format!("; rules off: {off}"),
+        }
     }
 }
 
@@ -242,7 +252,7 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
         dead: count(Verdict::Dead),
         untrained: count(Verdict::Untrained),
         companion: is_companion(record),
-        coverage: coverage(record, &judged),
+        coverage: coverage(&judged, policy),
         checks: vec![
             Rule::UnreadableFile,
             Rule::DamagedFile,
@@ -320,7 +330,7 @@ impl Judged<'_> {
 
 /// Every tensor that the policy does not ignore, and what is said of the whole.
 pub(crate) fn judge_all<'r>(record: &'r CheckpointRecord, policy: &Policy) -> (Vec<Judged<'r>>, Judgement) {
-    let (judgements, whole) = judgements(record, &|tensor| policy.rules(&tensor.name).thresholds);
+    let (judgements, whole) = judgements(record, &|tensor| policy.rules(&tensor.name).thresholds, policy.off);
     let considered = || record.tensors.iter().zip(&judgements).filter(|(t, _)| !policy.ignores(&t.name));
     let all = policy.scope == Scope::All || !considered().any(|(tensor, _)| is_projection(tensor));
     let judged = considered()
@@ -342,17 +352,10 @@ fn is_companion(record: &CheckpointRecord) -> bool {
 }
 
 /// How much of what the policy does not ignore was judged.
-fn coverage(record: &CheckpointRecord, judged: &[Judged<'_>]) -> Coverage {
-    let mut considered = record.clone();
-    considered.tensors = judged
-        .iter()
-        .map(|j| {
-            let mut tensor = j.tensor.clone();
-            tensor.verdict = j.verdict;
-            tensor
-        })
-        .collect();
-    Coverage::of(&considered)
+fn coverage(judged: &[Judged<'_>], policy: &Policy) -> Coverage {
+    let mut coverage = Coverage::over(judged.iter().map(|j| (j.tensor, j.verdict)));
+    coverage.off = policy.off.names().map(str::to_string).collect();
+    coverage
 }
 
 pub(crate) fn is_matrix(tensor: &TensorRecord) -> bool {
@@ -491,7 +494,7 @@ fn single(judged: &Judged<'_>, policy: &Policy) -> Option<Finding> {
     let bound = match limit {
         Some(limit) if judged.zero_codes().is_some() => format!("dead from {:.2} %", 100.0 * limit),
         Some(limit) => format!("{} begins at {limit:e}", rules.allow),
-        None => format!("{} is allowed", rules.allow),
+        None => format!("{} at worst may pass", rules.allow),
     };
     let message = format!("{verdict}: {reason}; {bound}");
     let finding = Finding::new(Rule::UnhealthyTensor, message).on(tensor).against(measured, limit);

@@ -18,11 +18,12 @@ pub(crate) const GATE: Exporter<Outcome> = Exporter {
 /// Lines listed in one annotation.
 const LISTED: usize = 20;
 
-/// One annotation per checkpoint and rule (GitHub shows ten errors per step), then the headline. `root` is the top of
-/// the repository; paths below it are shown relative to it.
+/// One annotation per checkpoint and rule (GitHub shows ten errors per step), and one of what was not judged; then the
+/// headline. `root` is the top of the repository; paths below it are shown relative to it.
 pub fn commands(outcome: &Outcome, root: Option<&Path>) -> String {
     let mut out = String::new();
     for checked in &outcome.checkpoints {
+        let file = property(&printable(&relative_path(&checked.path, root)));
         for rule in Rule::ALL {
             let found: Vec<String> =
                 checked.findings.iter().filter(|f| f.rule == rule).map(|f| f.line()).collect();
@@ -37,9 +38,12 @@ pub fn commands(outcome: &Outcome, root: Option<&Path>) -> String {
                 Severity::Error => "error",
                 Severity::Warning => "warning",
             };
-            let file = property(&printable(&relative_path(&checked.path, root)));
             let title = property(&format!("ckpt gate: {}", rule.id()));
             out += &format!("::{command} file={file},title={title}::{}\n", data(&lines));
+        }
+        if !checked.coverage.is_whole() {
+            let judged = data(&format!("judged {}", printable(&checked.coverage.to_string())));
+            out += &format!("::notice file={file},title={}::{judged}\n", property("ckpt gate: judged"));
         }
     }
     out + "ckpt gate: " + &outcome.headline() + "\n"

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use ckpt_inspect::Verdict;
+use ckpt_inspect::cause::{Cause, Explanation};
 use ckpt_inspect::run::{Aside, Layer, Run};
+use ckpt_inspect::{CheckpointRecord, Verdict};
 
 use crate::text::plural;
 
@@ -32,8 +33,19 @@ pub fn extent(runs: &[Run]) -> String {
     }
 }
 
-/// The words for `run`.
-pub fn headline(run: &Run) -> Headline {
+/// How much of `checkpoint` was judged, in a sentence, where that is not all of it.
+pub fn judged_in_part(checkpoint: &CheckpointRecord) -> Option<String> {
+    let coverage = &checkpoint.coverage;
+    (checkpoint.verdict.is_some() && !coverage.is_whole()).then(|| format!("Judged: {coverage}."))
+}
+
+/// Why `checkpoint` is not healthy, or how much of it was judged if that is not all.
+pub fn reason(checkpoint: &CheckpointRecord) -> Option<String> {
+    checkpoint.reasons.first().cloned().or_else(|| judged_in_part(checkpoint))
+}
+
+/// The words for `run`, of which `explanation` tells what became of it.
+pub fn headline(run: &Run, explanation: &Explanation) -> Headline {
     let Some(last) = run.checkpoints.last() else {
         return Headline { verdict: None, title: "Empty".into(), sentences: Vec::new() };
     };
@@ -54,9 +66,18 @@ pub fn headline(run: &Run) -> Headline {
     let declining = |l: &usize| run.layers[*l].decline.is_some_and(|d| Some(d.to) == last.step);
 
     let mut sentences = Vec::new();
+    let causes = explanation.causes();
+    let is_well = last.verdict.is_some_and(|verdict| !verdict.is_below_healthy());
+    // What happened to weights that no level calls sick.
+    let cause = causes.first().map(|(cause, _)| *cause).filter(|_| is_well);
+    let in_part = judged_in_part(last);
     let title = match last.verdict {
         None => "Not judged",
+        _ if cause == Some(Cause::Exploding) => "Exploding",
         Some(Verdict::Healthy) if heading_down(run).is_some() => "Healthy, but shrinking",
+        Some(Verdict::Healthy) if cause == Some(Cause::NeverTrained) => "Healthy, but in part never trained",
+        Some(Verdict::Healthy) if cause.is_some() => "Healthy, but something happened",
+        Some(Verdict::Healthy) if in_part.is_some() => "Healthy, as far as judged",
         Some(Verdict::Healthy) => "Healthy",
         Some(Verdict::Untrained) => "Healthy, and not trained yet",
         Some(Verdict::Weak) if below.iter().any(declining) => "Collapsing",
@@ -67,10 +88,24 @@ pub fn headline(run: &Run) -> Headline {
         Some(other) => other.name(),
     };
     let place = at(end);
+    let which = if in_part.is_some() { "judged " } else { "" };
     match below.as_slice() {
+        [] if cause == Some(Cause::Exploding) => {
+            let grown = causes.iter().find(|(cause, _)| *cause == Cause::Exploding);
+            let layers: Vec<&Layer> =
+                grown.iter().flat_map(|(_, layers)| layers).map(|l| &run.layers[l.layer]).collect();
+            let verb = if layers.len() == 1 { "has" } else { "have" };
+            sentences.push(format!(
+                "At {place}, {} of {} {verb} grown without bound: {}.",
+                layers.len(),
+                plural(judged.len().max(layers.len()), "matrix"),
+                patterns(layers.iter().copied()),
+            ));
+        }
         [] if judged.is_empty() => sentences.push("No weight matrix could be judged.".into()),
-        [] if judged.len() == 1 => sentences.push(format!("Its one matrix is healthy at {place}.")),
-        [] => sentences.push(format!("All {} are healthy at {place}.", plural(judged.len(), "matrix"))),
+        [] if judged.len() == 1 => sentences.push(format!("Its one {which}matrix is healthy at {place}.")),
+        [] => sentences
+            .push(format!("All {} are healthy at {place}.", plural(judged.len(), &format!("{which}matrix")))),
         [worst, ..] => {
             let counts: Vec<String> = Verdict::ALL
                 .iter()
@@ -96,6 +131,7 @@ pub fn headline(run: &Run) -> Headline {
             ));
         }
     }
+    sentences.extend(in_part);
     if run.checkpoints.len() > 1 {
         sentences.extend(when(run, &at));
         let slowest = below.iter().copied().find(|l| declining(l)).or_else(|| heading_down(run));

@@ -14,7 +14,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::chart::{KINDS, MOST_LINES, std_over_steps};
-use crate::headline::{extent, headline};
+use crate::headline::{extent, headline, judged_in_part};
 use crate::text::{bytes, count, plural};
 use crate::{Error, Exporter, Report, Training, printable, worst};
 
@@ -201,7 +201,7 @@ fn unreadable(report: &Report) -> Markup {
 fn section(place: usize, i: usize, report: &Report, in_place: bool) -> Result<Markup, Error> {
     let run = &report.runs[i];
     let training = report.training.get(&i).map(trained).transpose()?;
-    let words = headline(run);
+    let words = headline(run, &report.explanations[i]);
     let patterns = patterns(run);
     let kinds = |pattern: &str| patterns.iter().position(|p| *p == pattern).unwrap_or(0);
     let chart = std_over_steps(run, false, &kinds)?;
@@ -434,6 +434,11 @@ fn all_checkpoints(run: &Run) -> impl DoubleEndedIterator<Item = (&CheckpointRec
     run.checkpoints.iter().map(|c| (c, false)).chain(aside)
 }
 
+/// Why a checkpoint is not healthy, and how much of it was judged if that is not all.
+fn reasons(checkpoint: &CheckpointRecord) -> Vec<String> {
+    checkpoint.reasons.iter().cloned().chain(judged_in_part(checkpoint)).collect()
+}
+
 fn loss(checkpoint: &CheckpointRecord) -> Option<f64> {
     checkpoint.metadata.get("loss").and_then(Value::as_f64)
 }
@@ -468,10 +473,10 @@ fn checkpoints(place: usize, run: &Run) -> Markup {
                                 td.num { (count(c.parameters)) }
                                 td.num { (bytes(c.file_bytes)) }
                                 td { (badge(c.verdict)) }
-                                td { @match c.reasons.as_slice() {
+                                td { @match reasons(c).as_slice() {
                                     [] => "",
                                     [one] => (printable(one)),
-                                    [first, ..] => { details { summary { (printable(first)) } ul { @for why in &c.reasons[1..] { li { (printable(why)) } } } } }
+                                    [first, others @ ..] => { details { summary { (printable(first)) } ul { @for why in others { li { (printable(why)) } } } } }
                                 } }
                             }
                         }

@@ -30,7 +30,7 @@ pub(crate) const SCAN: Exporter<Scanned> = Exporter {
 };
 
 /// The report as one JSON object: `{title, runs: [{name, verdict, title, sentences, checkpoints, layers}],
-/// unreadable}`. A checkpoint there has `{path, step, format, verdict, reasons, damaged}`; a layer has `{name, shape,
+/// unreadable}`. A checkpoint there has `{path, step, format, verdict, reasons, damaged, coverage}`; a layer has `{name, shape,
 /// dtype, relative, std, verdicts, first_below, segments, decline}` with one `std`, like every measure of layers, and
 /// one verdict per checkpoint. docs/report.md has all of it.
 ///
@@ -55,7 +55,7 @@ fn segment(s: &Segment) -> Value {
 }
 
 fn run(run: &Run, explanation: &Explanation, training: Option<&Training>) -> Value {
-    let words = headline(run);
+    let words = headline(run, explanation);
     let checkpoints: Vec<Value> = run
         .checkpoints
         .iter()
@@ -63,6 +63,7 @@ fn run(run: &Run, explanation: &Explanation, training: Option<&Training>) -> Val
             json!({
                 "path": c.path, "step": c.step, "format": c.format, "verdict": c.verdict,
                 "reasons": c.reasons, "damaged": c.damaged, "loss": c.metadata.get("loss"),
+                "coverage": c.coverage,
             })
         })
         .collect();
@@ -119,7 +120,7 @@ fn aside(run: &Run) -> Vec<Value> {
         let Aside { record: r, same_step_as, .. } = aside;
         json!({
             "path": r.path, "step": r.step, "format": r.format, "verdict": r.verdict, "reasons": r.reasons,
-            "damaged": r.damaged, "same_step_as": run.checkpoints[*same_step_as].path,
+            "damaged": r.damaged, "coverage": r.coverage, "same_step_as": run.checkpoints[*same_step_as].path,
         })
     };
     run.aside.iter().map(one).collect()

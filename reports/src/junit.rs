@@ -79,6 +79,7 @@ pub fn report(title: &str, suites: &[(String, Vec<Case>)]) -> String {
 fn suite(checked: &Checked) -> TestSuite {
     let path = printable(&checked.path);
     let mut suite = TestSuite::new(&path);
+    suite.add_property(("judged", printable(&checked.coverage.to_string()).as_str()));
     for rule in Rule::ALL.into_iter().filter(|rule| checked.checks.contains(rule)) {
         let found: Vec<&Finding> = checked.findings.iter().filter(|f| f.rule == rule).collect();
         let errors = found.iter().any(|f| f.severity == Severity::Error);

@@ -36,7 +36,7 @@ pub use accepted::{Accepted, AcceptedError, Known};
 pub use ckpt_inspect::printable;
 pub use csv::csv;
 pub use exporter::Exporter;
-pub use headline::{Headline, extent, headline};
+pub use headline::{Headline, extent, headline, judged_in_part, reason};
 pub use html::html;
 pub use json::json;
 pub use markdown::markdown;

@@ -6,7 +6,7 @@ use ckpt_inspect::health::measures::{Measure, Place, shown_in};
 use ckpt_inspect::run::{Aside, Run};
 
 use crate::cause::findings;
-use crate::headline::{extent, headline};
+use crate::headline::{extent, headline, reason};
 use crate::text::{measured, plural};
 use crate::{Exporter, Report, printable, worst};
 
@@ -52,7 +52,7 @@ fn overview(report: &Report, order: &[usize], out: &mut String) {
     *out += &format!("\n{}: {}\n", extent(&report.runs), counts.join(", "));
     *out += "\n| run or model | verdict | why |\n| --- | --- | --- |\n";
     for run in order.iter().take(ROWS).map(|&i| &report.runs[i]) {
-        let why = run.checkpoints.last().and_then(|c| c.reasons.first()).map_or(String::new(), |r| escape(r));
+        let why = run.checkpoints.last().and_then(reason).map_or(String::new(), |r| escape(&r));
         *out += &format!("| {} | {} | {why} |\n", code(run.title()), mark(run.standing()));
     }
     if order.len() > ROWS {
@@ -75,7 +75,7 @@ fn mark(verdict: Option<Verdict>) -> String {
 }
 
 fn section(run: &Run, explanation: &Explanation, out: &mut String) {
-    let words = headline(run);
+    let words = headline(run, explanation);
     *out += &format!("\n## {}: {}\n\n", code(&run.name), words.title);
     for sentence in &words.sentences {
         *out += &format!("{}\n", escape(sentence));

@@ -17,7 +17,7 @@
 //! # Ok::<(), ckpt_reports::PolicyError>(())
 //! ```
 
-use ckpt_inspect::{Levels, Thresholds, Verdict, without_state_dict};
+use ckpt_inspect::{Levels, Off, Thresholds, Verdict, without_state_dict};
 use globset::GlobMatcher;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -49,6 +49,8 @@ pub struct Policy {
     pub min_step: Option<u64>,
     /// Tensors that are left out of every check.
     pub ignore: Vec<Pattern>,
+    /// Rules of verdicts that are not asked, by their names.
+    pub off: Off,
     /// Where each level begins.
     #[serde(deserialize_with = "thresholds")]
     pub thresholds: Thresholds,
@@ -235,9 +237,20 @@ impl Policy {
     /// # Errors
     /// With the line and the key, for text that is not TOML, unknown keys, and values out of their range.
     pub fn from_toml(text: &str) -> Result<Policy, PolicyError> {
-        toml::from_str(text)
-            .map(|file: File| file.gate)
-            .map_err(|e| PolicyError(e.to_string().trim_end().into()))
+        let file: File = toml::from_str(text).map_err(|e| PolicyError(e.to_string().trim_end().into()))?;
+        let mut policy = file.gate;
+        policy.thresholds.off = policy.off;
+        Ok(policy)
+    }
+
+    /// Switches the rule called `name` off.
+    ///
+    /// # Errors
+    /// When no rule is called so.
+    pub fn switch_off(&mut self, name: &str) -> Result<(), PolicyError> {
+        self.off.add(name).map_err(PolicyError)?;
+        self.thresholds.off = self.off;
+        Ok(())
     }
 
     /// The worst verdict that tensors without an entry of their own may have.
@@ -411,6 +424,7 @@ mod tests {
             require_step = 4000
             min_step = 10
             ignore = ["lm_head.*"]
+            off = ["equal-layers", "constant"]
             [gate.thresholds]
             dead_zero_share = 0.95
             projection = { healthy = 2e-3, weak = 2e-5, dying = 2e-6 }
@@ -439,6 +453,8 @@ mod tests {
         assert_eq!((policy.min_healthy, policy.max_dead), (Some(0.9), Some(2)));
         assert_eq!((policy.require_step, policy.min_step), (Some(4000), Some(10)));
         assert!(policy.ignores("model_state_dict.lm_head.weight") && !policy.ignores("norm.weight"));
+        assert_eq!(policy.off.names().collect::<Vec<_>>(), ["constant", "equal-layers"]);
+        assert_eq!(policy.thresholds.off, policy.off);
         assert_eq!(policy.thresholds.relative.healthy, 0.5);
         assert_eq!(policy.thresholds.relative.weak, Thresholds::default().relative.weak);
         assert_eq!((policy.thresholds.tables.healthy, policy.thresholds.convolutions.dying), (1e-2, 1e-6));

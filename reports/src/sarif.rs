@@ -45,7 +45,12 @@ pub fn log(outcome: &Outcome, root: Option<&Path>) -> String {
         .iter()
         .flat_map(|checked| checked.findings.iter().map(move |finding| result(checked, finding, root)))
         .collect();
-    document("ckpt gate", &rules, &results)
+    let judged = |checked: &Checked| {
+        let (said, whole) = (checked.coverage.to_string(), checked.coverage.is_whole());
+        json!({ "uri": uri(&checked.path, root), "judged": said, "whole": whole, "coverage": checked.coverage })
+    };
+    let judged: Vec<Value> = outcome.checkpoints.iter().map(judged).collect();
+    document("ckpt gate", &rules, &results, json!({ "judged": judged, "off": outcome.policy.off }))
 }
 
 /// What scans found, as a SARIF log; `root` as for [`log`]. Files that could not be scanned are results of the rule
@@ -62,7 +67,7 @@ pub fn scan_log(scans: &[scan::Scan], root: Option<&Path>) -> String {
         .iter()
         .flat_map(|scan| scan.findings.iter().map(move |finding| scan_result(&scan.path, finding, root)))
         .collect();
-    document("ckpt scan", &rules, &results)
+    document("ckpt scan", &rules, &results, json!({}))
 }
 
 fn level(severity: Severity) -> &'static str {
@@ -94,9 +99,9 @@ fn scan_help(severity: scan::Severity) -> &'static str {
     }
 }
 
-/// The log of one run of `tool`.
-fn document(tool: &str, rules: &[Value], results: &[Value]) -> String {
-    let log = json!({
+/// The log of one run of `tool`, with `properties` (section 3.8) if there are any.
+fn document(tool: &str, rules: &[Value], results: &[Value], properties: Value) -> String {
+    let mut log = json!({
         "$schema": SCHEMA,
         "version": "2.1.0",
         "runs": [{
@@ -111,6 +116,9 @@ fn document(tool: &str, rules: &[Value], results: &[Value]) -> String {
             "results": results,
         }],
     });
+    if properties.as_object().is_some_and(|properties| !properties.is_empty()) {
+        log["runs"][0]["properties"] = properties;
+    }
     ckpt_inspect::printable_json(&serde_json::to_string_pretty(&log).expect("a log's keys are strings"))
         + "\n"
 }

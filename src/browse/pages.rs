@@ -2,7 +2,7 @@
 
 use ckpt_inspect::diff::{Diff, Status, TensorDiff};
 use ckpt_inspect::health::measures::{Form, Measure, Part, Place, STD, Value, shown_in};
-use ckpt_inspect::{TensorRecord, Verdict, without_state_dict};
+use ckpt_inspect::{Coverage, TensorRecord, Verdict, without_state_dict};
 use ratatui::text::{Line, Span};
 
 use super::chart;
@@ -84,6 +84,13 @@ fn module(state: &State, width: usize) -> Vec<Line<'static>> {
             ]));
         }
     }
+    if state.file().complete {
+        let inside = tensors.iter().filter(|t| t.name.starts_with(&prefix));
+        let coverage = Coverage::over(inside.map(|t| (t, t.verdict)));
+        if coverage.parameters > 0 {
+            lines.extend(long_fact(theme, "judged", &escape(&coverage.to_string()), width));
+        }
+    }
     lines.push(Line::default());
     lines
 }
@@ -110,6 +117,9 @@ fn file(state: &State, width: usize) -> Vec<Line<'static>> {
         None => Span::styled("measuring…", theme.dim()),
     };
     lines.push(Line::from(vec![Span::styled(format!("{:<11} ", "verdict"), theme.dim()), verdict]));
+    if file.complete && record.verdict.is_some() {
+        lines.extend(long_fact(theme, "judged", &escape(&record.coverage.to_string()), width));
+    }
     lines.push(fact(theme, "format", format!("{}, {}", record.format, bytes(record.file_bytes))));
     lines.push(fact(theme, "model", escape(&record.model.architecture)));
     if let Some(step) = record.step {

@@ -88,7 +88,12 @@ impl Drawing<'_> {
             Some(Err(_)) => facts.push("cannot be read".to_string()),
             Some(Ok(record)) => {
                 let verdict = match record.verdict {
-                    Some(verdict) if file.complete => Some(verdict.name().to_string()),
+                    Some(verdict) if file.complete && record.coverage.is_whole() => {
+                        Some(verdict.name().to_string())
+                    }
+                    Some(verdict) if file.complete => {
+                        Some(format!("{verdict}, judged {}", escape(&record.coverage.to_string())))
+                    }
                     // What is not measured yet may be worse.
                     Some(verdict) if verdict.is_below_healthy() => {
                         Some(format!("{} or worse", verdict.name()))

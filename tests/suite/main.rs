@@ -17,6 +17,7 @@ mod gate;
 #[cfg(feature = "infer")]
 mod infer;
 mod inspect;
+mod judged;
 mod layouts;
 mod library;
 mod names;

@@ -31,9 +31,10 @@ pub(super) fn find(checkpoint: &Checkpoint, records: &mut [TensorRecord]) {
 }
 
 /// What equal elements have in common; `None` for too few of them, where all are one value, and for tied weights, which are
-/// equal on purpose: one storage.
+/// equal on purpose: one storage. First factors of adapters may be the same on purpose, second ones begin at zero and learn
+/// what their layer does.
 fn key(record: &TensorRecord) -> Option<[u64; 6]> {
-    let judged = matches!(record.role, Role::Matrix | Role::Convolution | Role::Codes);
+    let judged = matches!(record.role, Role::Matrix | Role::Convolution | Role::Codes | Role::LoraB);
     let Stats { count, mean, std, min, max, abs_mean, .. } =
         *record.stats.as_ref().filter(|_| judged && record.shared_with.is_empty())?;
     let (mean, std, min, max, abs) = (mean?, std?, min?, max?, abs_mean?);

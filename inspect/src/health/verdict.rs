@@ -1,5 +1,4 @@
-//! Health verdicts, made from measurements alone. The levels come from runs that died:
-//! std 4.5e-5 was barely alive, 6.2e-6 dying, 5.1e-7 dead.
+//! Health verdicts, made from measurements alone.
 
 use std::fmt;
 
@@ -7,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::coverage::Coverage;
 use super::rules::judgements;
-use crate::meaning::role::{Role, is_weight_normed};
+pub use super::thresholds::{Levels, Thresholds};
 use crate::quantized::QuantFault;
 use crate::record::{CheckpointRecord, TensorRecord};
 use crate::{DamageKind, NoticeKind};
@@ -75,107 +74,6 @@ impl std::str::FromStr for Verdict {
     }
 }
 
-/// Lower bounds of std for each level.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[non_exhaustive]
-pub struct Levels {
-    /// At or above: healthy.
-    pub healthy: f64,
-    /// At or above: weak; below `healthy`.
-    pub weak: f64,
-    /// At or above: dying; below it: dead.
-    pub dying: f64,
-}
-
-impl Default for Levels {
-    fn default() -> Self {
-        Levels { healthy: 1e-3, weak: 1e-5, dying: 1e-6 }
-    }
-}
-
-impl Levels {
-    /// The value below which a tensor is of this verdict; `None` for healthy and corrupt.
-    pub fn bound(&self, verdict: Verdict) -> Option<f64> {
-        match verdict {
-            Verdict::Weak => Some(self.healthy),
-            Verdict::Dying => Some(self.weak),
-            Verdict::Dead => Some(self.dying),
-            Verdict::Healthy | Verdict::Untrained | Verdict::Corrupt => None,
-        }
-    }
-
-    /// The least value of this verdict; `None` for dead and corrupt, which have none.
-    pub fn least(&self, verdict: Verdict) -> Option<f64> {
-        match verdict {
-            Verdict::Healthy | Verdict::Untrained => Some(self.healthy),
-            Verdict::Weak => Some(self.weak),
-            Verdict::Dying => Some(self.dying),
-            Verdict::Dead | Verdict::Corrupt => None,
-        }
-    }
-
-    /// The verdict on a standard deviation.
-    pub fn judge(&self, std: f64) -> Verdict {
-        if std >= self.healthy {
-            Verdict::Healthy
-        } else if std >= self.weak {
-            Verdict::Weak
-        } else if std >= self.dying {
-            Verdict::Dying
-        } else {
-            Verdict::Dead
-        }
-    }
-}
-
-/// Everything a verdict depends on besides the measurements.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[non_exhaustive]
-pub struct Thresholds {
-    /// Levels of std for matrices that a BitLinear uses.
-    pub projection: Levels,
-    /// Levels of std * sqrt(fan_in) for other weight matrices, whose natural size is 1 / sqrt(fan_in).
-    pub relative: Levels,
-    /// Levels of the same for convolutions: nearly all have a normalization behind them, so there is no weak.
-    pub convolutions: Levels,
-    /// Levels of the same for tables of embeddings and positions, which have no fan-in: RWKV's begin at 1e-4.
-    pub tables: Levels,
-    /// Share of zeros after quantization at or above which a ternary matrix is dead.
-    pub dead_zero_share: f64,
-}
-
-impl Default for Thresholds {
-    fn default() -> Self {
-        Thresholds {
-            projection: Levels::default(),
-            relative: Levels { healthy: 3e-2, weak: 3e-4, dying: 3e-5 },
-            convolutions: Levels { healthy: 3e-4, weak: 3e-4, dying: 3e-5 },
-            tables: Levels { healthy: 3e-6, weak: 3e-8, dying: 3e-9 },
-            dead_zero_share: 0.999,
-        }
-    }
-}
-
-impl Thresholds {
-    /// The levels that `tensor` is judged by: of std for a ternary matrix, else of std * sqrt(fan_in). `None` where size
-    /// says nothing: factors of adapters depend on rank, alpha and step, and under weight normalization only the direction
-    /// counts.
-    pub fn levels(&self, tensor: &TensorRecord) -> Option<&Levels> {
-        if tensor.ternary.is_some() {
-            return Some(&self.projection);
-        }
-        match tensor.role {
-            _ if is_weight_normed(&tensor.name) => None,
-            Role::Matrix | Role::Head | Role::Router => Some(&self.relative),
-            Role::Convolution => Some(&self.convolutions),
-            Role::Embedding | Role::Positional => Some(&self.tables),
-            _ => None,
-        }
-    }
-}
-
 fn plural(values: u64) -> String {
     if values == 1 { "1 value".into() } else { format!("{values} values") }
 }
@@ -192,6 +90,9 @@ fn short(value: f64) -> String {
         (false, false) => format!("{value:e}"),
     }
 }
+
+/// std * sqrt(fan_in) that no training leaves where a network normalizes, or where a run grew to it.
+pub(crate) const EXPLODED: f64 = 300.0;
 
 /// std * sqrt(fan_in): about 1 for the usual initializations, whatever the layer's size.
 pub(crate) fn relative_std(tensor: &TensorRecord) -> Option<f64> {
@@ -341,6 +242,24 @@ pub enum Finding {
     },
     /// Its gains are all zero, and those of other layers are not.
     GainsAtZero,
+    /// Its gains are all -1, which an architecture that adds 1 to them makes zero.
+    GainsAtMinusOne,
+    /// Its gains are far larger or smaller than those of the same normalization in other layers.
+    UnlikeGains {
+        /// Their mean magnitude.
+        mean: f64,
+        /// The median of it in all layers.
+        median: f64,
+    },
+    /// A tensor has another shape than the same one in the other layers.
+    UnlikeShape {
+        /// The tensor.
+        name: String,
+        /// Theirs.
+        usual: Vec<u64>,
+        /// Its own.
+        found: Vec<u64>,
+    },
     /// A mean of squares is negative or implausibly large.
     ImpossibleVariance {
         /// That value.
@@ -519,6 +438,15 @@ impl fmt::Display for Finding {
                 write!(f, "of its {all} experts {}", told.collect::<Vec<_>>().join(", "))
             }
             Finding::GainsAtZero => f.write_str("every gain is zero, unlike in other layers"),
+            Finding::GainsAtMinusOne => {
+                f.write_str("every gain is -1, unlike in other layers: zero where the architecture adds 1")
+            }
+            Finding::UnlikeGains { mean, median } => {
+                write!(f, "gains of about {mean:.1e}, where other layers have {median:.1e}")
+            }
+            Finding::UnlikeShape { name, usual, found } => {
+                write!(f, "{name} has shape {found:?}, and other layers have {usual:?}")
+            }
             Finding::ImpossibleVariance { value } => write!(f, "a variance of {value:.1e}"),
             Finding::LargeRelativeStd { std, relative } => {
                 write!(f, "std {std:.1e}, {relative:.1e} times 1/sqrt(fan_in)")
@@ -553,7 +481,7 @@ impl fmt::Display for Finding {
 /// Judges every tensor and the whole: fills `verdict`, `reasons` and `findings`, and the tensors' `verdict`, `finding` and
 /// `also`.
 pub fn judge(record: &mut CheckpointRecord, thresholds: &Thresholds) {
-    let (tensors, whole) = judgements(record, &|_| *thresholds);
+    let (tensors, whole) = judgements(record, &|_| *thresholds, thresholds.off);
     for (tensor, judgement) in record.tensors.iter_mut().zip(tensors) {
         let mut findings = judgement.findings.into_iter();
         tensor.verdict = judgement.verdict;
@@ -564,6 +492,7 @@ pub fn judge(record: &mut CheckpointRecord, thresholds: &Thresholds) {
     record.verdict = whole.verdict.map(|verdict| if record.damaged { Verdict::Corrupt } else { verdict });
     record.findings = whole.findings;
     record.coverage = Coverage::of(record);
+    record.coverage.off = thresholds.off.names().map(str::to_string).collect();
     let mut worst: Vec<&TensorRecord> =
         record.tensors.iter().filter(|t| t.verdict.is_some_and(Verdict::is_below_healthy)).collect();
     worst.sort_by_key(|t| std::cmp::Reverse(t.verdict));

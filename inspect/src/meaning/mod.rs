@@ -7,6 +7,7 @@ mod config;
 pub mod elements;
 mod given;
 pub(crate) mod group;
+pub(crate) mod keys;
 mod model;
 pub mod names;
 pub(crate) mod open;

@@ -413,6 +413,7 @@ fn a_table_or_a_convolution_beyond_reason_is_corrupt_too() {
     });
     let mut normalized = Network::new();
     normalized.add("conv1.weight", &[64, 64], random(4096, 100.0, 3));
+    normalized.add("bn1.running_var", &[64], vec![1.5; 64]);
     assert_healthy(&normalized);
 }
 
@@ -467,7 +468,7 @@ fn roles_are_told_from_names_shapes_and_siblings() {
         ("backbone.layers.0.mixer.A_log", vec![64, 16], Role::LayerScale),
         ("rnn.weight_hh_l0", vec![64, 16], Role::Matrix),
         ("fc.parametrizations.weight.original1", vec![64, 16], Role::Matrix),
-        ("fc.parametrizations.weight.original0", vec![64, 1], Role::Unknown),
+        ("fc.parametrizations.weight.original0", vec![64, 1], Role::LayerScale),
         ("rotary_emb.inv_freq", vec![32], Role::Cache),
         ("x.weight_scale_inv", vec![2, 2], Role::Scale),
         ("quantize.embedding.weight", vec![32, 8], Role::Embedding),

@@ -13,7 +13,7 @@ use ckpt_inspect::run::Run;
 use serde_json::{Map, Value, json};
 
 use super::tensors::{ends, worst_first};
-use super::{MOST_ROWS, ROWS, Shown, all_checkpoints, crossing, glyph, loss, overview, step};
+use super::{MOST_ROWS, ROWS, Shown, all_checkpoints, crossing, glyph, loss, overview, reasons, step};
 use crate::cause::findings;
 use crate::headline::headline;
 use crate::text::plural;
@@ -269,7 +269,7 @@ impl Block {
             "count": runs.len(),
             "name": each(runs, |r| self.text(r.title())),
             "verdict": each(runs, |r| json!(number(r.standing()))),
-            "why": each(runs, |r| overview::why(r).map_or(Value::Null, |why| self.text(why))),
+            "why": each(runs, |r| overview::why(r).map_or(Value::Null, |why| self.text(&why))),
             "what": each(runs, |r| self.text(&overview::what(r))),
             "step": each(runs, |r| last(r, &|c| json!(c.step))),
             "parameters": each(runs, |r| last(r, &|c| json!(c.parameters))),
@@ -288,7 +288,7 @@ impl Block {
             _ => (true, 0),
         };
         if !said {
-            let words = headline(run);
+            let words = headline(run, &report.explanations[i]);
             line.insert("title".into(), self.text(&words.title));
             line.insert("verdict".into(), json!(number(words.verdict)));
             line.insert("sentences".into(), self.texts(&words.sentences));
@@ -317,7 +317,7 @@ impl Block {
             let one = |(c, aside): (&CheckpointRecord, bool)| {
                 let path = self.text(&c.path);
                 let format = self.text(&c.format.to_string());
-                let reasons = self.texts(&c.reasons);
+                let reasons = self.texts(&reasons(c));
                 let marks = u8::from(c.damaged) + 2 * u8::from(aside);
                 let loss = loss(c).map_or(Value::Null, rounded);
                 json!([

@@ -5,6 +5,7 @@ use ckpt_inspect::run::Run;
 use maud::{Markup, html};
 
 use super::{ROWS, Shown, badge, controls, name, pages};
+use crate::headline::reason;
 use crate::text::{bytes, count, plural};
 use crate::{Report, printable, worst};
 
@@ -16,9 +17,9 @@ pub fn what(run: &Run) -> String {
     }
 }
 
-/// Why it is not healthy.
-pub fn why(run: &Run) -> Option<&str> {
-    run.checkpoints.last()?.reasons.first().map(String::as_str)
+/// Why it is not healthy, or how much of it was judged.
+pub fn why(run: &Run) -> Option<String> {
+    reason(run.checkpoints.last()?)
 }
 
 pub fn overview(report: &Report, order: &[usize], shown: &[Shown]) -> Markup {
@@ -58,7 +59,7 @@ fn row(place: usize, run: &Run, shown: &Shown) -> Markup {
         tr {
             th.c-name scope="row" { @match shown { Shown::Section(_) => a href={ "#run" (place) } { (title) }, _ => (title) } }
             td.c-verdict { (badge(run.standing())) }
-            td.c-why { (why(run).map(printable).unwrap_or_default()) }
+            td.c-why { (why(run).map(|why| printable(&why)).unwrap_or_default()) }
             td.c-what { (what(run)) }
             td.num.c-step { (last.and_then(|c| c.step).map_or("–".into(), |s| s.to_string())) }
             td.num.c-count { (last.map_or("–".into(), |c| count(c.parameters))) }

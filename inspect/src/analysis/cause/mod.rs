@@ -215,8 +215,7 @@ enum Suspicion {
     Unchanged,
 }
 
-/// std * sqrt(fan_in) that no trained weight has, and how much it must have grown to count as exploding.
-const EXPLODED: f64 = 100.0;
+/// How much std must have grown to count as exploding.
 const GROWN: f64 = 10.0;
 
 /// Weights of the run's last checkpoint that need an explanation.
@@ -275,7 +274,7 @@ fn exploded(run: &Run, layer: usize, last: &TensorRecord) -> bool {
     let size = |t: &TensorRecord| crate::verdict::relative_std(t);
     let first = (0..run.checkpoints.len()).find_map(|c| size(run.tensor(layer, c)?));
     let (Some(first), Some(last)) = (first, size(last)) else { return false };
-    last >= EXPLODED && last >= GROWN * first
+    last >= crate::verdict::EXPLODED && last >= GROWN * first
 }
 
 /// Whether every measurement of the weight is the same in all checkpoints, of which there are two at different steps.

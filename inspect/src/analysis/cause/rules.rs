@@ -140,7 +140,7 @@ impl Facts<'_> {
     fn sizes(&self) -> (f64, f64, bool) {
         let sizes = (0..=self.end).filter_map(|c| relative_std(self.at(c)?)).filter(|s| *s > 0.0);
         let (least, most) = sizes.fold((f64::INFINITY, 0.0), |(a, b), s| (s.min(a), s.max(b)));
-        (least, most, most >= super::GROWN * least && most >= super::EXPLODED)
+        (least, most, most >= super::GROWN * least && most >= crate::verdict::EXPLODED)
     }
 
     fn grown(&self) -> Decision {

@@ -4,8 +4,11 @@
 use super::{Accumulate, Form, Measure, Part, Place, Source, accumulator};
 use crate::measure::Moments;
 
+/// Its key.
+pub(crate) const KEY: &str = "kurtosis";
+
 pub(super) const MEASURE: Measure = Measure {
-    key: "kurtosis",
+    key: KEY,
     heading: "kurtosis",
     label: "kurtosis",
     explanation: "How heavy the tails are: the mean fourth power of the distance from the mean, over the square of the \

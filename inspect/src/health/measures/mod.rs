@@ -18,6 +18,7 @@ use crate::record::TensorRecord;
 pub(crate) use accumulate::Accumulators;
 pub use accumulate::{Accumulate, Accumulator, accumulator};
 pub use fields::STD;
+pub(crate) use kurtosis::KEY as TAILS;
 
 /// Every measure, in the order in which they are shown.
 pub static MEASURES: &[Measure] = &[

@@ -12,7 +12,7 @@ pub(super) const ZERO_RUN: Measure = Measure {
     heading: "longest run of zeros",
     label: "zero run",
     explanation: "The most zeros in a row, element after element through the rows. Pruning spreads zeros; a lost block \
-                  leaves a hole. Runs below 128 are told as 0.",
+                  leaves a hole. Runs below 128 count as 0.",
     form: Form::Count,
     part: Part::Elements,
     places: &[Place::Csv, Place::Details],
@@ -35,7 +35,7 @@ pub(super) const CONSTANT_RUN: Measure = Measure {
     key: "constant_run",
     heading: "longest run of another value",
     label: "same in row",
-    explanation: "The most equal elements in a row that are not zero. Runs below 128 are told as 0.",
+    explanation: "The most equal elements in a row that are not zero. Runs below 128 count as 0.",
     form: Form::Count,
     part: Part::Elements,
     places: &[],
@@ -50,7 +50,7 @@ const STRIDE: usize = SHORTEST as usize / 2;
 /// Which runs are looked for, and what is told of the longest.
 trait What: Debug + Default + Send + 'static {
     const ZEROS: bool;
-    fn told(longest: Run) -> f64;
+    fn shown(longest: Run) -> f64;
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ struct ZeroLength;
 
 impl What for ZeroLength {
     const ZEROS: bool = true;
-    fn told(longest: Run) -> f64 {
+    fn shown(longest: Run) -> f64 {
         longest.len as f64
     }
 }
@@ -68,7 +68,7 @@ struct ZeroPlace;
 
 impl What for ZeroPlace {
     const ZEROS: bool = true;
-    fn told(longest: Run) -> f64 {
+    fn shown(longest: Run) -> f64 {
         longest.start as f64
     }
 }
@@ -78,7 +78,7 @@ struct Constant;
 
 impl What for Constant {
     const ZEROS: bool = false;
-    fn told(longest: Run) -> f64 {
+    fn shown(longest: Run) -> f64 {
         longest.len as f64
     }
 }
@@ -182,7 +182,7 @@ impl<W: What> Accumulate for Runs<W> {
 
     fn value(&self, _: &Moments) -> Option<f64> {
         let longest = if self.longest.len < SHORTEST { Run::default() } else { self.longest };
-        (!self.sparse).then(|| W::told(longest))
+        (!self.sparse).then(|| W::shown(longest))
     }
 }
 

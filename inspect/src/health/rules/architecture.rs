@@ -20,6 +20,8 @@ use crate::verdict::{Finding, Verdict};
 pub(super) const RULE: Rule = Rule {
     name: "unlike-config",
     summary: "A tensor of the architecture that config.json or a GGUF file names is not there, or has another shape.",
+    levels: &[Verdict::Corrupt],
+    roles: &[],
     check: Check::Whole(check),
 };
 

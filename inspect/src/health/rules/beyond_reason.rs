@@ -19,6 +19,8 @@ const LIMITS: [f64; 2] = [f32::MAX as f64, 3.389_531_389_251_535_5e38];
 pub(super) const RULE: Rule = Rule {
     name: "beyond-reason",
     summary: "A value is larger than anything of its role can be: a bias of 1e37, a gain of 1e6.",
+    levels: &[Verdict::Corrupt],
+    roles: &[],
     check: Check::Elements(|tensor, stats| {
         let bound = bound(tensor)?;
         let value = stats.abs_max.filter(|largest| *largest >= bound && !is_filling(tensor, *largest))?;

@@ -1,7 +1,7 @@
 //! A matrix of one value computes the same of every input, whatever the value. Codes of a quantized one too, whatever
 //! their scale.
 
-use super::{Check, Matrix, Rule, Ruling};
+use super::{Check, MATRICES, Matrix, Rule, Ruling};
 use crate::meaning::role::{Role, is_zero_at_first};
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
@@ -12,6 +12,8 @@ const ENOUGH: u64 = 256;
 pub(super) const RULE: Rule = Rule {
     name: "constant",
     summary: "Every element of a matrix, or every code of one, is the same.",
+    levels: &[Verdict::Dead],
+    roles: MATRICES,
     check: Check::Elements(|tensor, stats| {
         let (min, max) = (stats.min?, stats.max?);
         let codes = tensor.role == Role::Codes && stats.count >= ENOUGH && !is_zero_at_first(&tensor.name);

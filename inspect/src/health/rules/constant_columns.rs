@@ -11,6 +11,8 @@ const ENOUGH: u64 = 16;
 pub(super) const RULE: Rule = Rule {
     name: "constant-columns",
     summary: "Columns of a matrix have one value throughout.",
+    levels: &[Verdict::Dead],
+    roles: &[Role::Matrix, Role::Embedding, Role::Head],
     check: Check::Matrix(|matrix, _| {
         let structure = matrix.tensor.structure.as_ref()?;
         let cols: u64 = matrix.tensor.shape[1..].iter().product();

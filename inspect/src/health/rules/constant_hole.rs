@@ -1,7 +1,7 @@
 //! A hole that is filled: hundreds of elements in a row with one value other than zero, as a byte that is repeated makes
 //! it, or a part that was never written over. Tables may have rows of one value.
 
-use super::{Check, Rule, Ruling};
+use super::{Check, MATRICES, Rule, Ruling};
 use crate::meaning::role::Role;
 use crate::verdict::{Finding, Verdict};
 
@@ -11,6 +11,8 @@ const LONG: f64 = 512.0;
 pub(super) const RULE: Rule = Rule {
     name: "constant-hole",
     summary: "A matrix has a long run of one value other than zero.",
+    levels: &[Verdict::Dead],
+    roles: MATRICES,
     check: Check::Matrix(|matrix, _| {
         let run = matrix.stats.computed.get("constant_run").filter(|run| *run >= LONG)?;
         let cols = *matrix.tensor.shape.last()? as f64;

@@ -6,6 +6,8 @@ use crate::verdict::{Finding, Verdict};
 pub(super) const RULE: Rule = Rule {
     name: "damaged",
     summary: "The tensor's bytes are missing, or differ from their checksum.",
+    levels: &[Verdict::Corrupt],
+    roles: &[],
     check: Check::Tensor(|tensor| {
         let what = tensor.damage.clone()?;
         Ruling::new(

@@ -8,8 +8,13 @@ use crate::meaning::role::is_field;
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
 
-pub(super) const RULE: Rule =
-    Rule { name: "empty", summary: "A weight has no elements.", check: Check::Network(check) };
+pub(super) const RULE: Rule = Rule {
+    name: "empty",
+    summary: "A weight has no elements.",
+    levels: &[Verdict::Corrupt],
+    roles: &[],
+    check: Check::Network(check),
+};
 
 fn check(network: &Network<'_>, found: Tell<'_>) {
     let tensors = &network.record.tensors;

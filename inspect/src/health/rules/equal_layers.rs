@@ -5,12 +5,15 @@
 use std::collections::HashMap;
 
 use super::{Check, Network, Rule, Ruling, Tell};
+use crate::meaning::role::Role;
 use crate::meaning::role::expert;
 use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
     name: "equal-layers",
     summary: "A matrix has the same elements as in another layer, or in another expert.",
+    levels: &[Verdict::Untrained, Verdict::Dead],
+    roles: &[Role::Matrix, Role::Convolution, Role::Codes, Role::LoraB],
     check: Check::Network(check),
 };
 

@@ -13,6 +13,8 @@ const ENOUGH: u64 = 16;
 pub(super) const RULE: Rule = Rule {
     name: "equal-rows",
     summary: "Many rows of a matrix are equal to others.",
+    levels: &[Verdict::Dead],
+    roles: &[Role::Matrix, Role::Convolution, Role::Head, Role::Router, Role::Embedding],
     check: Check::Matrix(|matrix, _| {
         let structure = matrix.tensor.structure.as_ref()?;
         let nonzero = structure.sampled_rows - structure.zero_rows;

@@ -2,11 +2,14 @@
 //! makes them until they are trained.
 
 use super::{Check, Rule, Ruling};
+use crate::meaning::role::Role;
 use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
     name: "experts",
     summary: "Some of the experts in a tensor are zero, equal, or of another size by far.",
+    levels: &[Verdict::Untrained, Verdict::Dead, Verdict::Corrupt],
+    roles: &[Role::Matrix],
     check: Check::Matrix(|matrix, _| {
         let structure = matrix.tensor.structure.as_ref().filter(|_| matrix.is_of_experts())?;
         let (all, zero) = (structure.sampled_rows, structure.zero_rows);

@@ -31,6 +31,8 @@ const ENOUGH: u64 = 16;
 pub(super) const RULE: Rule = Rule {
     name: "far-value",
     summary: "A few values are far beyond all others, as a flipped bit makes them.",
+    levels: &[Verdict::Corrupt],
+    roles: &[],
     check: Check::Elements(|tensor, stats| {
         let found = match Matrix::of(tensor, None) {
             Some(_) if tensor.role == Role::Codes => None,

@@ -5,13 +5,15 @@
 //! its name says that it is one, or if its bias is zero too.
 
 use super::network::{Beside, is_zero};
-use super::{Check, Network, Rule, Ruling, Tell};
+use super::{Check, MATRICES, Network, Rule, Ruling, Tell};
 use crate::meaning::role::{Role, is_outlet};
 use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
     name: "untrained-branches",
     summary: "Matrices that end branches, or networks, are zero in a network that has not been trained.",
+    levels: &[Verdict::Untrained],
+    roles: MATRICES,
     check: Check::Network(check),
 };
 

@@ -3,7 +3,7 @@
 //! No initialization and no training does that. Quantized weights that do have few magnitudes; pruning and ternary weights
 //! leave zeros.
 
-use super::{Check, Rule, Ruling};
+use super::{Check, PLAIN, Rule, Ruling};
 use crate::DType;
 use crate::ggml::GgmlType;
 use crate::record::Histogram;
@@ -19,6 +19,8 @@ const NONZERO: u64 = 50;
 pub(super) const RULE: Rule = Rule {
     name: "misread",
     summary: "All magnitudes of a matrix lie within a factor of four about 1, as when bf16 is read as f16.",
+    levels: &[Verdict::Corrupt],
+    roles: PLAIN,
     check: Check::Matrix(|matrix, _| {
         let Histogram { first, counts } = matrix.stats.histogram.as_ref()?;
         let all: u64 = counts.iter().sum();

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Check, Network, Rule, Ruling};
-use crate::meaning::role::is_essential;
+use crate::meaning::role::{Role, is_essential};
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
 
 /// Weights that make a block one of the network's layers, and layers that make a promise.
 const WEIGHTS: usize = 4;
-const LAYERS: usize = 3;
+pub(super) const LAYERS: usize = 3;
 /// Words of modules that some blocks of a network do without: where the shape stays, nothing changes it.
 const OPTIONAL: [&str; 8] =
     ["downsample", "downsamplers", "upsample", "upsamplers", "shortcut", "conv_shortcut", "skip", "resize"];
@@ -36,19 +36,21 @@ pub(super) const NAMED: usize = 5;
 pub(super) const RULE: Rule = Rule {
     name: "missing",
     summary: "A layer, or a weight of one, is not there although the others promise it.",
+    levels: &[Verdict::Corrupt],
+    roles: &[],
     check: Check::Whole(check),
 };
 
 /// The names of a block's weights, and their shapes.
 type Names<'r> = BTreeSet<&'r str>;
-type Shapes<'r> = BTreeMap<&'r str, &'r [u64]>;
+pub(super) type Shapes<'r> = BTreeMap<&'r str, &'r [u64]>;
 
 /// Numbered blocks that stand in one place.
 pub(super) struct Stack<'r> {
     /// The names of their weights before the number.
-    before: &'r str,
+    pub before: &'r str,
     /// By number, what follows it in the names.
-    blocks: BTreeMap<u64, Shapes<'r>>,
+    pub blocks: BTreeMap<u64, Shapes<'r>>,
 }
 
 impl Stack<'_> {
@@ -151,17 +153,24 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
                 // Nothing of a part of several modules, such as attention to another sequence.
                 let part = component(after);
                 let whole = part != module(after) && !components.contains(part);
+                let several = names.len() > having.get(part).map_or(0, |n| n + 1);
                 if *n == first || *n == last {
                     // The first and the last layer may do without a whole module: a norm of what is normalized already,
-                    // values that are mixed with those of the layer before; but not without one that all need.
-                    return whole || !is_essential(after);
+                    // values that are mixed with those of the layer before; but not without one that all need, nor
+                    // without all of attention or of the MLP that every other layer of several has.
+                    let part_of_some = several || names.len() <= LAYERS || part.contains("cross");
+                    return (whole && part_of_some) || !is_essential(after);
                 }
-                let several = names.len() > having.get(part).map_or(0, |n| n + 1);
                 let optional = after.split('.').any(|part| OPTIONAL.contains(&part));
                 optional || (whole && (of_three || several))
             };
             let absent = usual.difference(block).filter(|after| !by_design(after));
             missing.extend(absent.map(|after| format!("{before}{n}.{after}")));
+        }
+    }
+    for name in beside_biases(network) {
+        if !missing.contains(&name) {
+            missing.push(name);
         }
     }
     if missing.is_empty() {
@@ -170,6 +179,42 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
     let count = missing.len() as u64;
     missing.truncate(NAMED);
     Ruling::new(Verdict::Corrupt, Finding::Missing { count, names: missing }).into_iter().collect()
+}
+
+/// Weights whose bias is there, although all other modules called so have both. Layers of blocks within blocks show so.
+fn beside_biases(network: &Network<'_>) -> Vec<String> {
+    let weights = || network.record.tensors.iter().filter(|t| t.group == Group::Weights);
+    if weights().any(|t| t.role == Role::Codes || t.quantized.is_some()) {
+        return Vec::new();
+    }
+    // What else is in each module.
+    let mut fields: BTreeMap<&str, (bool, usize)> = BTreeMap::new();
+    for tensor in weights() {
+        let mut inner = tensor.name.as_str();
+        while let Some((module, field)) = inner.rsplit_once('.') {
+            let (bias, others) = fields.entry(module).or_default();
+            if field == "bias" && inner == tensor.name {
+                *bias = true
+            } else {
+                *others += 1
+            }
+            inner = module;
+        }
+    }
+    // By what they are called, the modules that have a bias: how many have more, and which have nothing else.
+    let mut called: BTreeMap<&str, (usize, Vec<&str>)> = BTreeMap::new();
+    for (module, (_, others)) in fields.iter().filter(|(_, (bias, _))| *bias) {
+        let is_number = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+        let Some(own) = module.rsplit('.').find(|part| !is_number(part)) else { continue };
+        let (both, alone) = called.entry(own).or_default();
+        if *others > 0 { *both += 1 } else { alone.push(module) }
+    }
+    let lone = called.into_values().filter(|(both, alone)| *both >= LAYERS && alone.len() == 1);
+    // One that stands in no numbered block may be tied to another weight.
+    lone.flat_map(|(_, alone)| alone)
+        .filter(|module| numbered(module).is_some())
+        .map(|module| format!("{module}.weight"))
+        .collect()
 }
 
 /// The module that a weight belongs to.

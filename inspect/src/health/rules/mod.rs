@@ -1,5 +1,5 @@
-//! The rules that verdicts follow from, a file each: what each one looks at, and what it says. All of [`RULES`] are asked;
-//! the worst answer decides, the first of the table among equals. A new one is a file, its line in the table, and its
+//! The rules that verdicts follow from, a file each: what each one looks at, and what it says. All of [`RULES`] are asked
+//! that are not switched off; the worst answer decides, the first of the table among equals. A new one is a file, its line in the table, and its
 //! variant of [`Finding`].
 
 mod architecture;
@@ -33,6 +33,8 @@ mod scale_lost;
 mod siblings;
 mod small_relative_std;
 mod small_std;
+mod unlike_gains;
+mod unlike_shape;
 mod untrained;
 mod variance;
 mod whole_numbers;
@@ -40,8 +42,10 @@ mod zero_codes;
 mod zero_hole;
 mod zero_rows;
 
+use super::off::Off;
 use crate::DType;
 use crate::meaning::role::Role;
+use crate::meaning::scheme::names::beside_weights;
 use crate::record::{CheckpointRecord, Stats, TensorRecord, Ternary};
 use crate::tensor::Group;
 use crate::verdict::{Finding, Thresholds, Verdict};
@@ -53,11 +57,49 @@ pub struct Rule {
     pub name: &'static str,
     /// What it finds, in a sentence.
     pub summary: &'static str,
+    /// The verdicts that it gives, the best first; none if it says that a tensor cannot be judged.
+    pub levels: &'static [Verdict],
+    /// The roles of the tensors that it speaks of, besides matrices that a BitLinear uses; none if it may be any, or if it
+    /// speaks of the whole.
+    pub roles: &'static [Role],
     check: Check,
 }
 
+impl Rule {
+    /// Whether it speaks of the checkpoint as a whole.
+    pub fn is_of_whole(&self) -> bool {
+        matches!(self.check, Check::Whole(_))
+    }
+
+    /// Whether it may say `ruling`, of a tensor or of the whole.
+    fn may_say(&self, ruling: &Ruling, tensor: Option<&TensorRecord>) -> bool {
+        let role =
+            |t: &TensorRecord| self.roles.is_empty() || self.roles.contains(&t.role) || t.ternary.is_some();
+        ruling.verdict.is_none_or(|verdict| self.levels.contains(&verdict)) && tensor.is_none_or(role)
+    }
+}
+
+/// The matrices, kernels and tables that a network's knowledge is in.
+const MATRICES: &[Role] = &[
+    Role::Matrix,
+    Role::Convolution,
+    Role::Embedding,
+    Role::Head,
+    Role::Positional,
+    Role::Router,
+    Role::LoraA,
+    Role::LoraB,
+    Role::Codes,
+    Role::Codebook,
+];
+/// Those of them that multiply activations as they stand.
+const PLAIN: &[Role] = &[Role::Matrix, Role::Convolution, Role::Head, Role::Router];
+
+/// How many rules there are.
+pub(crate) const COUNT: usize = 38;
+
 /// Every rule, in the order in which they are asked.
-pub static RULES: [Rule; 36] = [
+pub static RULES: [Rule; COUNT] = [
     damaged::RULE,
     quant_parts::RULE,
     quant_scales::RULE,
@@ -88,8 +130,10 @@ pub static RULES: [Rule; 36] = [
     siblings::RULE,
     equal_layers::RULE,
     gains_at_zero::RULE,
+    unlike_gains::RULE,
     variance::RULE,
     missing::RULE,
+    unlike_shape::RULE,
     promised::RULE,
     architecture::RULE,
     refused::RULE,
@@ -197,10 +241,8 @@ impl<'t> Matrix<'t> {
     /// Whether a scale stands beside it.
     fn has_scale(&self) -> bool {
         let module = self.tensor.name.strip_suffix("weight").unwrap_or(&self.tensor.name);
-        let names =
-            ["weight_scale", "weight_scale_inv", "scale", "scales", "w_scale", "scaling_factor", "SCB"];
         self.among.is_some_and(|(network, _)| {
-            names.iter().any(|name| network.named(&format!("{module}{name}")).is_some())
+            beside_weights().any(|name| network.named(&format!("{module}{name}")).is_some())
         })
     }
 }
@@ -256,7 +298,13 @@ fn rulings(tensor: &TensorRecord, among: Option<Among<'_>>, thresholds: &Thresho
         Check::Matrix(check) => check(matrix.as_ref()?, thresholds),
         Check::Network(_) | Check::Whole(_) => None,
     };
-    RULES.iter().filter_map(ask).collect()
+    let asked = RULES.iter().enumerate().filter(|(at, _)| !thresholds.off.has(*at));
+    let told = asked.filter_map(|(_, rule)| {
+        let ruling = ask(rule)?;
+        debug_assert!(rule.may_say(&ruling, Some(tensor)), "{} of {}: {ruling:?}", rule.name, tensor.name);
+        Some(ruling)
+    });
+    told.collect()
 }
 
 /// Judges one tensor by itself. No verdict where health is not judged: optimizer state, other tensors, vectors that hold
@@ -266,20 +314,31 @@ pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> Judgement
     Judgement::of(tensor, rulings(tensor, None, thresholds))
 }
 
-/// Judges every tensor of `record`, by itself and among the others, and the whole. `thresholds` are each tensor's.
+/// Judges every tensor of `record`, by itself and among the others, and the whole. `thresholds` are each tensor's; rules that
+/// are `off` are not asked, whatever they say.
 pub fn judgements<'r>(
     record: &'r CheckpointRecord,
     thresholds: &dyn Fn(&'r TensorRecord) -> Thresholds,
+    off: Off,
 ) -> (Vec<Judgement>, Judgement) {
     let network = Network::of(record);
-    let rulings =
-        |(i, tensor): (usize, &'r TensorRecord)| rulings(tensor, Some((&network, i)), &thresholds(tensor));
+    let rulings = |(i, tensor): (usize, &'r TensorRecord)| {
+        rulings(tensor, Some((&network, i)), &Thresholds { off, ..thresholds(tensor) })
+    };
     let mut of_tensors: Vec<Vec<Ruling>> = record.tensors.iter().enumerate().map(rulings).collect();
     let mut of_whole = Vec::new();
-    for rule in &RULES {
+    for (_, rule) in RULES.iter().enumerate().filter(|(at, _)| !off.has(*at)) {
+        let may_say = |r: &Ruling, tensor| debug_assert!(rule.may_say(r, tensor), "{}: {r:?}", rule.name);
         match rule.check {
-            Check::Network(check) => check(&network, &mut |i, ruling| of_tensors[i].extend(ruling)),
-            Check::Whole(check) => of_whole.extend(check(&network)),
+            Check::Network(check) => check(&network, &mut |i, ruling| {
+                ruling.iter().for_each(|r| may_say(r, Some(network.tensor(i))));
+                of_tensors[i].extend(ruling);
+            }),
+            Check::Whole(check) => {
+                let told = check(&network);
+                told.iter().for_each(|r| may_say(r, None));
+                of_whole.extend(told);
+            }
             _ => {}
         }
     }

@@ -16,6 +16,8 @@ const NAN: f64 = 255.0;
 pub(super) const RULE: Rule = Rule {
     name: "nan-scale",
     summary: "A scale of MXFP4 or NVFP4 codes is NaN.",
+    levels: &[Verdict::Corrupt],
+    roles: &[],
     check: Check::Network(check),
 };
 

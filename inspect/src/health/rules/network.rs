@@ -3,10 +3,17 @@
 use std::cell::OnceCell;
 use std::collections::HashMap;
 
-use crate::meaning::role::{Role, families, is_end, is_field, sibling};
+use crate::health::measures::TAILS;
+use crate::meaning::role::{Role, families, is_end, is_field, is_weight_normed, sibling};
 use crate::record::{CheckpointRecord, Stats, TensorRecord};
 use crate::step::StepSource;
 use crate::tensor::Group;
+use crate::{DType, Format};
+
+/// Fewer biases say nothing of the bounds that they were drawn between.
+const FEW_BIASES: u64 = 16;
+/// Some networks begin with biases that are zero but for a spread of 1e-6.
+const LEAST_BIAS: f64 = 1e-5;
 
 /// A checkpoint's tensors, by family.
 pub(crate) struct Network<'r> {
@@ -18,6 +25,7 @@ pub(crate) struct Network<'r> {
     siblings: OnceCell<HashMap<String, Siblings>>,
     names: OnceCell<HashMap<String, usize>>,
     spreads: OnceCell<Vec<f64>>,
+    normalizes: OnceCell<bool>,
 }
 
 /// The same weight in the layers of a network.
@@ -71,6 +79,7 @@ impl<'r> Network<'r> {
             siblings: OnceCell::new(),
             names: OnceCell::new(),
             spreads: OnceCell::new(),
+            normalizes: OnceCell::new(),
         }
     }
 
@@ -103,19 +112,77 @@ impl<'r> Network<'r> {
         Some(gains().any(|s| s.min != s.max))
     }
 
-    /// Whether it has been trained, as far as that shows: by its step if that is 0, its gains, its step, what its optimizer
-    /// keeps, its biases, the exact bounds of a uniform initialization.
+    /// Whether it has been trained, as far as that shows. Gains that stay where they begin say less than a step, or what an
+    /// optimizer keeps, or biases that moved: norms may be frozen, and near 1 bf16 rounds small steps away.
     pub fn trained(&self) -> Option<bool> {
         *self.trained.get_or_init(|| {
             if self.is_at_step_0() {
                 return Some(false);
             }
-            self.gains_moved()
-                .or_else(|| self.step().map(|_| true))
-                .or_else(|| self.has_moments().then_some(true))
-                .or_else(|| self.biases_at_start().then_some(false))
-                .or_else(|| self.is_within_bounds().then_some(false))
+            let norms_moved = self.gains_moved() == Some(true) || self.biases_of_norms_moved();
+            if self.step().is_some() || self.has_moments() || norms_moved {
+                return Some(true);
+            }
+            if self.biases_moved() || (self.gains_stay_in_narrow_types() && self.has_tails()) {
+                return None;
+            }
+            let fresh =
+                self.gains_moved() == Some(false) || self.biases_at_start() || self.is_within_bounds();
+            fresh.then_some(false)
         })
+    }
+
+    /// Whether it has gains that have not moved, none of them of a type in which every step of training shows.
+    fn gains_stay_in_narrow_types(&self) -> bool {
+        let mut gains = self.weights().filter(|(_, t)| t.role == Role::NormGain);
+        self.gains_moved() == Some(false) && gains.all(|(_, t)| matches!(t.dtype, DType::BF16 | DType::F16))
+    }
+
+    /// Whether most biases of normalizations have left the one value that they begin at.
+    fn biases_of_norms_moved(&self) -> bool {
+        let (mut all, mut moved) = (0, 0);
+        for (_, bias) in self.weights().filter(|(_, t)| t.role == Role::Bias && t.shape.len() == 1) {
+            let Some(stats) = bias.stats.as_ref().filter(|s| s.count > 1) else { continue };
+            let module = bias.name.strip_suffix("bias").unwrap_or("");
+            let gain = self.named(&format!("{module}weight")).filter(|w| w.role == Role::NormGain);
+            if gain.is_some() {
+                all += 1;
+                moved += usize::from(stats.min != stats.max);
+            }
+        }
+        2 * moved > all
+    }
+
+    /// Whether most biases of matrices and convolutions are neither where they begin nor drawn as PyTorch draws them:
+    /// uniformly, up to 1 / sqrt(fan_in).
+    fn biases_moved(&self) -> bool {
+        let (mut all, mut moved) = (0, 0);
+        for (_, bias) in self.weights().filter(|(_, t)| t.role == Role::Bias && t.shape.len() == 1) {
+            let Some(stats) = bias.stats.as_ref().filter(|s| s.count >= FEW_BIASES) else { continue };
+            let module = bias.name.strip_suffix("bias").unwrap_or("");
+            let weight = self.named(&format!("{module}weight")).filter(|w| w.shape.len() >= 2);
+            let (Some(weight), Some(most)) = (weight, stats.abs_max) else { continue };
+            let fan_in: u64 = weight.shape[1..].iter().product();
+            let bound = 1.0 / (fan_in as f64).sqrt();
+            let drawn = (0.75 * bound..=1.01 * bound).contains(&most);
+            all += 1;
+            moved += usize::from(stats.min != stats.max && most >= LEAST_BIAS && !drawn);
+        }
+        all > 0 && 4 * moved >= 3 * all
+    }
+
+    /// Whether most of its matrices have more values far out than any that were drawn: normally, uniformly, or cut off.
+    fn has_tails(&self) -> bool {
+        let plain = |t: &TensorRecord| matches!(t.role, Role::Matrix | Role::Convolution | Role::Head);
+        let (mut all, mut tailed) = (0, 0);
+        for stats in self.matrices().filter(|(_, t)| plain(t)).filter_map(|(_, t)| t.stats.as_ref()) {
+            let Some(tails) = stats.computed.get(TAILS) else { continue };
+            // Six times what a sample of that size strays by.
+            let chance = 6.0 * (24.0 / stats.count as f64).sqrt();
+            all += 1;
+            tailed += usize::from(tails > chance + 0.01);
+        }
+        2 * tailed > all
     }
 
     /// The step that the checkpoint itself tells.
@@ -219,6 +286,25 @@ impl<'r> Network<'r> {
             deadlocked: nearest.zeros.get(&reversed).is_some_and(|&n| n > itself),
             is_last: highest || is_end(&tensor.name),
         })
+    }
+
+    /// Whether it normalizes what it computes from one input alone, and no matrix by its own size.
+    pub fn normalizes(&self) -> bool {
+        *self.normalizes.get_or_init(|| {
+            let gains = self.weights().filter(|(_, t)| t.role == Role::NormGain).count();
+            let other = |t: &TensorRecord| t.role == Role::RunningVariance || is_weight_normed(&t.name);
+            gains >= 2 && !self.weights().any(|(_, t)| other(t))
+        })
+    }
+
+    /// Whether its normalizations multiply by 1 and their gains, so that zero is where these begin.
+    pub fn adds_one(&self) -> bool {
+        let model = &self.record.model;
+        let kind = model.config.get("model_type").and_then(|kind| kind.as_str()).unwrap_or("");
+        let named = |word: &str| kind.contains(word) || model.architecture.to_lowercase().contains(word);
+        // Writers of GGUF files add it.
+        !matches!(self.record.format, Format::Gguf { .. })
+            && ["gemma", "qwen3_next", "qwen3next"].into_iter().any(named)
     }
 
     /// Standard deviations that the configuration says weights begin with.

@@ -8,6 +8,8 @@ pub(super) const RULE: Rule = Rule {
     name: "not-finite",
     summary: "A weight or a moment of the optimizer holds NaN or infinity. In masks, observers and a trainer's state \
               infinity is meant.",
+    levels: &[Verdict::Corrupt],
+    roles: &[],
     check: Check::Elements(|tensor, stats| {
         let (nan, inf, count) = (stats.nan, stats.inf, stats.count);
         let judged = tensor.group != Group::Other && !tensor.role.may_be_infinite();

@@ -15,6 +15,8 @@ const COLUMNS: u64 = 48;
 pub(super) const RULE: Rule = Rule {
     name: "one-direction",
     summary: "The rows of a matrix all go in one direction, or in hardly more.",
+    levels: &[Verdict::Dead],
+    roles: &[Role::Matrix, Role::Embedding, Role::Head],
     check: Check::Matrix(|matrix, _| {
         let structure = matrix.tensor.structure.as_ref()?;
         let cols: u64 = matrix.tensor.shape[1..].iter().product();

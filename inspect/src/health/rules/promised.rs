@@ -8,27 +8,12 @@ use serde_json::{Map, Value};
 
 use super::missing::{Stack, stacks};
 use super::{Check, Network, Rule, Ruling};
-use crate::meaning::role::Role;
+use crate::meaning::keys::{AHEAD, HALVES, LAYERS, SHARED, TOKENS, WIDTH};
+use crate::meaning::role::{Role, is_of_tokens};
 use crate::record::TensorRecord;
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
 
-/// What configurations call the number of layers, of tokens, and the width.
-const LAYERS: [&str; 5] = ["num_hidden_layers", "n_layer", "num_layers", "n_layers", "block_count"];
-const TOKENS: [&str; 1] = ["vocab_size"];
-const WIDTH: [&str; 4] = ["hidden_size", "n_embd", "d_model", "embedding_length"];
-/// Further layers, which predict later tokens.
-const AHEAD: [&str; 2] = ["num_nextn_predict_layers", "nextn_predict_layers"];
-/// The same of networks of two halves, and the module that each stands in.
-const HALVES: [(&str, [&str; 2]); 2] = [
-    ("encoder", ["encoder_layers", "num_encoder_layers"]),
-    ("decoder", ["decoder_layers", "num_decoder_layers"]),
-];
-/// Keys of networks in which layers share their weights.
-const SHARED: [&str; 3] = ["num_hidden_groups", "num_mem_blocks", "use_shared_attention_adapter"];
-/// Modules that hold a row for each token.
-const EMBEDDINGS: [&str; 6] =
-    ["embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "token_embd"];
 /// Tokens by which a padded vocabulary may be longer than promised, unless it is a quarter of them; few are padded to a
 /// multiple of 128. A table may also hold several vocabularies.
 const PADDING: u64 = 2048;
@@ -37,6 +22,8 @@ const FEW_TOKENS: u64 = 1000;
 pub(super) const RULE: Rule = Rule {
     name: "promised",
     summary: "config.json, or a GGUF file's keys, promise other numbers of layers or tokens, or another width.",
+    levels: &[Verdict::Corrupt],
+    roles: &[],
     check: Check::Whole(check),
 };
 
@@ -85,8 +72,7 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
     if let Some((key, promised)) = given(&TOKENS) {
         let rows = || {
             weights()
-                .filter(|t| t.role == Role::Embedding && t.shape.len() == 2)
-                .filter(|t| t.name.rsplit('.').nth(1).is_some_and(|module| EMBEDDINGS.contains(&module)))
+                .filter(|t| t.role == Role::Embedding && t.shape.len() == 2 && is_of_tokens(&t.name))
                 .map(|t| t.shape[0])
         };
         let padded = match promised < FEW_TOKENS {

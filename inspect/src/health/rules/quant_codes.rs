@@ -7,6 +7,8 @@ use crate::verdict::{Finding, Verdict};
 pub(super) const RULE: Rule = Rule {
     name: "quant-codes",
     summary: "The codes of a quantized weight are all equal, or most lie at the ends of their range.",
+    levels: &[Verdict::Weak, Verdict::Dead],
+    roles: &[],
     check: Check::Tensor(check),
 };
 

@@ -7,6 +7,8 @@ use crate::verdict::{Finding, Verdict};
 pub(super) const RULE: Rule = Rule {
     name: "quant-parts",
     summary: "Stored tensors that should be a quantized weight, or a part of one, make none.",
+    levels: &[Verdict::Corrupt],
+    roles: &[],
     check: Check::Tensor(|tensor| {
         let fault = tensor.quantized.as_ref()?.fault.clone()?;
         match fault {

@@ -9,6 +9,8 @@ use crate::verdict::{Finding, Verdict};
 pub(super) const RULE: Rule = Rule {
     name: "quant-scales",
     summary: "A quantized weight has scales that are NaN, infinite, zero beside codes that are not, or negative.",
+    levels: &[Verdict::Corrupt],
+    roles: &[],
     check: Check::Tensor(check),
 };
 

@@ -7,6 +7,8 @@ use crate::verdict::{Finding, Verdict};
 pub(super) const RULE: Rule = Rule {
     name: "refused",
     summary: "The format's own library refuses the file: bytes that belong to no tensor, metadata that are no text.",
+    levels: &[Verdict::Corrupt],
+    roles: &[],
     check: Check::Whole(|network| {
         let refused = network.record.notices.iter().filter(|notice| notice.refused);
         refused

@@ -12,6 +12,8 @@ const LARGEST: f64 = 65504.0;
 pub(super) const RULE: Rule = Rule {
     name: "saturated",
     summary: "An f16 weight has values at the end of the type's range.",
+    levels: &[Verdict::Corrupt],
+    roles: &[],
     check: Check::Elements(|tensor, stats| {
         let vector = matches!(
             tensor.role,

@@ -25,6 +25,8 @@ const COLUMNS: u64 = 16;
 pub(super) const RULE: Rule = Rule {
     name: "small-relative-std",
     summary: "A matrix is smaller than usual for its fan-in.",
+    levels: &[Verdict::Weak, Verdict::Dying, Verdict::Dead],
+    roles: &[Role::Matrix, Role::Convolution, Role::Head, Role::Router, Role::Embedding, Role::Positional],
     check: Check::Matrix(|matrix, thresholds| {
         if matrix.ternary.is_some() {
             return None;
@@ -33,7 +35,7 @@ pub(super) const RULE: Rule = Rule {
         let std = matrix.std;
         let relative = relative_std(matrix.tensor).unwrap_or(std);
         // Levels that somebody asked for hold as they are.
-        let asked = *thresholds != Thresholds::default();
+        let asked = !thresholds.are_usual();
         let few = matrix.tensor.shape[1..].iter().product::<u64>() < FEW_COLUMNS;
         match levels.judge(relative) {
             Verdict::Healthy => None,
@@ -49,7 +51,7 @@ pub(super) const RULE: Rule = Rule {
 
 fn levels<'t>(matrix: &Matrix<'_>, thresholds: &'t Thresholds) -> Option<&'t Levels> {
     let usual = thresholds.levels(matrix.tensor)?;
-    if *thresholds != Thresholds::default() {
+    if !thresholds.are_usual() {
         return Some(usual);
     }
     let cols: u64 = matrix.tensor.shape[1..].iter().product();

@@ -3,13 +3,15 @@
 //! other layers is not zero, the network was trained and this one was not: that is none of it. Whatever is of one value
 //! at step 0 has not been trained either.
 
-use super::{Check, Matrix, Rule, Ruling};
+use super::{Check, MATRICES, Matrix, Rule, Ruling};
 use crate::meaning::role::{Role, is_zero_at_first};
 use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
     name: "untrained",
     summary: "A matrix that begins at zero by design is still zero, or one at step 0 is of one value.",
+    levels: &[Verdict::Untrained],
+    roles: MATRICES,
     check: Check::Matrix(|matrix, _| {
         let at_start = matrix.is_constant() && matrix.is_at_step_0();
         (at_start || (matrix.is_zero() && begins_at_zero(matrix)))

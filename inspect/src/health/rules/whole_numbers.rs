@@ -1,7 +1,7 @@
 //! Matrices of whole numbers: codes of a quantized weight that were stored as floats, without their scale. Signs, ternary
 //! values and kernels of a few small numbers are no such codes.
 
-use super::{Check, Rule, Ruling};
+use super::{Check, PLAIN, Rule, Ruling};
 use crate::verdict::{Finding, Verdict, relative_std};
 
 /// The least largest magnitude: codes of two bits.
@@ -14,6 +14,8 @@ const ENOUGH: u64 = 1024;
 pub(super) const RULE: Rule = Rule {
     name: "whole-numbers",
     summary: "All elements of a matrix are whole numbers: codes without their scale.",
+    levels: &[Verdict::Corrupt],
+    roles: PLAIN,
     check: Check::Matrix(|matrix, _| {
         let whole = matrix.tensor.structure.as_ref().is_some_and(|structure| structure.whole);
         let largest = matrix.stats.abs_max.filter(|largest| *largest >= LEAST)?;

@@ -18,6 +18,8 @@ const UNLIKELY: f64 = 16.0;
 pub(super) const RULE: Rule = Rule {
     name: "zero-hole",
     summary: "A matrix has a long run of zeros through its rows, or one that cuts a row in two.",
+    levels: &[Verdict::Dead],
+    roles: &[Role::Matrix, Role::Convolution, Role::Head, Role::Router, Role::Embedding],
     check: Check::Matrix(|matrix, _| {
         let run = matrix.stats.computed.get("zero_run").filter(|run| *run > 0.0)?;
         let cols = *matrix.tensor.shape.last()? as f64;

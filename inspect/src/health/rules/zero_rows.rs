@@ -18,6 +18,8 @@ const ENOUGH: u64 = 16;
 pub(super) const RULE: Rule = Rule {
     name: "zero-rows",
     summary: "Many rows or columns of a float matrix are zero.",
+    levels: &[Verdict::Weak, Verdict::Dead],
+    roles: &[Role::Matrix, Role::Convolution, Role::Head, Role::Router, Role::Embedding],
     check: Check::Matrix(|matrix, _| {
         let structure = matrix.tensor.structure.as_ref()?;
         let rows = structure.sampled_rows;

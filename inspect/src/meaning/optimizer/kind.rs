@@ -73,26 +73,31 @@ pub(crate) struct State {
     pub whole: bool,
     /// Whether only optimizers use this name.
     pub certain: bool,
+    /// Whether it is a mean of squares, which is never negative.
+    pub squares: bool,
 }
 
 /// The state that optimizers are known to store.
 pub(crate) static STATE: [State; 12] = {
     const fn state(name: &'static str, whole: bool, certain: bool) -> State {
-        State { name, whole, certain }
+        State { name, whole, certain, squares: false }
+    }
+    const fn squares(name: &'static str, whole: bool, certain: bool) -> State {
+        State { name, whole, certain, squares: true }
     }
     [
         state(FIRST, true, true),
         state(MOMENTUM, true, true),
-        state(SECOND, true, true),
-        state("max_exp_avg_sq", true, true),
-        state("square_avg", true, false),
+        squares(SECOND, true, true),
+        squares("max_exp_avg_sq", true, true),
+        squares("square_avg", true, false),
         state("sum", true, false),
         state("grad_avg", true, false),
-        state("acc_delta", true, false),
+        squares("acc_delta", true, false),
         state("exp_inf", true, false),
         state("prev", true, false),
-        state("exp_avg_sq_row", false, false),
-        state("exp_avg_sq_col", false, false),
+        squares("exp_avg_sq_row", false, false),
+        squares("exp_avg_sq_col", false, false),
     ]
 };
 

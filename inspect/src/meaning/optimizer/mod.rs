@@ -18,6 +18,11 @@ pub(crate) use self::kind::{FIRST, MOMENTUM, SECOND, STATE};
 use crate::checkpoint::Checkpoint;
 use crate::metadata::{as_f64, lookup};
 
+/// Whether state whose name ends so is a mean of squares.
+pub(crate) fn is_of_squares(last: &str) -> bool {
+    STATE.iter().any(|state| state.squares && state.name == last)
+}
+
 /// The training settings when a checkpoint was written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]

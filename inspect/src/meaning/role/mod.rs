@@ -13,9 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::DType;
 use crate::group::without_state_dict;
+use crate::meaning::scheme::names::SCALES;
 use crate::tensor::{Group, TensorInfo};
 pub use kin::{expert, families, family, sibling};
-use signs::{Dims, ENDS, ESSENTIAL, FIELDS, OUTLETS, SIGNS, Sign, WEIGHTS, ZERO_AT_FIRST};
+use signs::{
+    ATTENTION, Dims, ENDS, ESSENTIAL, FIELDS, NOT_OF_TOKENS, OUTLETS, SIGNS, Sign, TOKENS, WEIGHTS,
+    ZERO_AT_FIRST,
+};
 use words::{Words, holds, words};
 
 /// What a tensor is for in its network, or beside it.
@@ -147,6 +151,7 @@ fn alone(tensor: &TensorInfo) -> Role {
     let vector = shape.iter().filter(|&&d| d > 1).count() <= 1;
     let fits = |dims: Dims| match dims {
         Dims::Any => true,
+        Dims::Number => shape.iter().all(|&d| d == 1),
         Dims::Vector => vector,
         Dims::Table => shape.len() == 2,
         Dims::Matrix => shape.len() >= 2,
@@ -165,10 +170,17 @@ fn alone(tensor: &TensorInfo) -> Role {
     }
     // A parameter without a module is a matrix where its name says so.
     let is_field = matches!(words.own.as_str(), " weight " | " kernel " | " scale " | " gamma " | " w ");
-    let is_weight =
-        is_field || WEIGHTS.iter().any(|word| holds(&words.own, word)) || tensor.name.contains("experts.");
+    // Attention's matrices, by a letter each.
+    let of_attention = ATTENTION.contains(&words.own.as_str())
+        && [" attn ", " attention "].iter().any(|word| words.path.contains(word));
+    let is_weight = is_field
+        || of_attention
+        || WEIGHTS.iter().any(|word| holds(&words.own, word))
+        || tensor.name.contains("experts.");
     match shape.len() {
         0 => Role::LayerScale,
+        // What stands in no normalization: means and spreads of inputs are kept so.
+        1 if words.own == " scale " => Role::LayerScale,
         1 if is_field => Role::NormGain,
         // Gains of several dimensions, one for each head or place.
         _ if matches!(words.own.as_str(), " scale " | " gamma ") => Role::LayerScale,
@@ -208,13 +220,26 @@ pub fn roles(tensors: &[TensorInfo]) -> Vec<Role> {
             *role = Role::Router;
         }
         if field == "weight" && role.is_matrix() && is_float8(tensor.dtype) {
-            let scale = ["weight_scale", "weight_scale_inv", "qscale_weight"];
-            if scale.iter().any(|scale| names.contains(format!("{module}.{scale}").as_str())) {
+            let mut scales = SCALES.iter().filter(|scale| scale.of_weight && scale.certain);
+            if scales.any(|scale| names.contains(format!("{module}.{}", scale.last).as_str())) {
                 *role = Role::Codes;
             }
         }
     }
     roles
+}
+
+/// Whether a tensor of this name, role and number of elements is what a trainer keeps, and no network computes with: a
+/// single number, or what callbacks and loops hold. A whole network may be kept as the best one, which is another matter.
+pub fn is_of_trainer(name: &str, role: Role, elements: u64) -> bool {
+    let first = name.split('.').next().unwrap_or("");
+    role == Role::TrainerState && (elements <= 1 || matches!(first, "callbacks" | "loops"))
+}
+
+/// The names of those of `tensors`, which are all of a checkpoint, that a trainer keeps.
+pub fn of_trainers(tensors: &[TensorInfo]) -> impl Iterator<Item = String> {
+    let those = tensors.iter().zip(roles(tensors));
+    those.filter(|(t, role)| is_of_trainer(&t.name, *role, t.numel())).map(|(t, _)| t.name.clone())
 }
 
 fn is_float8(dtype: DType) -> bool {
@@ -248,6 +273,18 @@ pub fn is_outlet(name: &str) -> bool {
 /// Whether the last part of `name` is what modules call their weights and biases.
 pub fn is_field(name: &str) -> bool {
     FIELDS.contains(&name.rsplit('.').next().unwrap_or(name))
+}
+
+/// Whether `name` is that of the sizes that weight normalization gives to directions.
+pub fn is_size_of_direction(name: &str) -> bool {
+    name.ends_with("weight_g") || name.ends_with(".parametrizations.weight.original0")
+}
+
+/// Whether a table called so has a row for each token of the vocabulary.
+pub fn is_of_tokens(name: &str) -> bool {
+    let words = Words::of(name);
+    let module = |word: &&str| holds(&words.module, word);
+    TOKENS.iter().any(|word| module(&word)) && !NOT_OF_TOKENS.iter().any(|word| module(&word))
 }
 
 /// Whether `name` is that of a weight of which only the direction counts: under weight normalization.

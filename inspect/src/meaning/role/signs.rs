@@ -1,6 +1,7 @@
 //! The field's habits of naming, a line each: which words in a name, and which shape, tell a role.
 
 use super::Role;
+use crate::meaning::scheme::names::SCALES_IN_WORDS;
 
 /// Where in a name words are looked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,6 +27,8 @@ pub(super) enum Place {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Dims {
     Any,
+    /// One element.
+    Number,
     /// At most one dimension is longer than 1.
     Vector,
     /// Two dimensions.
@@ -64,20 +67,34 @@ pub(super) static SIGNS: &[Sign] = &[
             "args",
             "rng",
             "random",
+            "training state",
+            "trainer state",
+            "dataloader",
+        ],
+    ),
+    // A loss may have matrices of its own, and a whole network may be kept as the best one.
+    Sign(
+        Role::TrainerState,
+        Place::Start,
+        Dims::Vector,
+        &[
             "metrics",
             "history",
-            "best",
             "epoch",
             "global step",
             "step",
-            "training state",
-            "trainer state",
             "sampler",
-            "dataloader",
             "loss",
             "losses",
+            "best score",
+            "best scores",
+            "best loss",
+            "best losses",
+            "best metric",
+            "best metrics",
         ],
     ),
+    Sign(Role::TrainerState, Place::Start, Dims::Number, &["best"]),
     Sign(Role::Observer, Place::Path, Dims::Any, &["activation post process", "fake quant", "observer"]),
     Sign(
         Role::Observer,
@@ -106,28 +123,7 @@ pub(super) static SIGNS: &[Sign] = &[
         ],
     ),
     Sign(Role::ZeroPoint, Place::OwnEnd, Dims::Any, &["qzeros", "zero point", "zero points"]),
-    Sign(
-        Role::Scale,
-        Place::OwnEnd,
-        Dims::Any,
-        &[
-            "scales",
-            "weight scale",
-            "weight scale inv",
-            "weight scale 2",
-            "global scale",
-            "input scale",
-            "output scale",
-            "activation scale",
-            "k scale",
-            "v scale",
-            "q scale",
-            "qscale weight",
-            "qscale act",
-            "absmax",
-            "scb",
-        ],
-    ),
+    Sign(Role::Scale, Place::OwnEnd, Dims::Any, &SCALES_IN_WORDS),
     Sign(Role::Codes, Place::Own, Dims::Any, &["qweight", "weight packed"]),
     Sign(Role::Codes, Place::OwnEnd, Dims::Any, &["proj blocks"]),
     Sign(
@@ -190,6 +186,9 @@ pub(super) static SIGNS: &[Sign] = &[
             "resid scale",
             "alpha",
             "temperature",
+            // Under weight normalization, how long each direction is.
+            "weight g",
+            "original 0",
         ],
     ),
     Sign(Role::LayerScale, Place::Own, Dims::Any, &["a log", "a logs", "ds", "dt bias"]),
@@ -243,7 +242,18 @@ pub(super) static SIGNS: &[Sign] = &[
         Role::NormGain,
         Place::InModule,
         Dims::Vector,
-        &["norm", "layernorm", "batchnorm", "groupnorm", "rmsnorm", "ln", "bn", "gn", "layer normalization"],
+        &[
+            "norm",
+            "layernorm",
+            "batchnorm",
+            "groupnorm",
+            "rmsnorm",
+            "rms",
+            "ln",
+            "bn",
+            "gn",
+            "layer normalization",
+        ],
     ),
     Sign(
         Role::Router,
@@ -458,3 +468,12 @@ pub(super) const FIELDS: [&str; 9] =
 /// Words of parameters without a module that are matrices.
 pub(super) const WEIGHTS: [&str; 9] =
     ["weight", "kernel", "proj", "projection", "qkv", "weights", "matrix", "linear", "original"];
+
+/// What attention's matrices are called where a letter is all.
+pub(super) const ATTENTION: [&str; 5] = [" q ", " k ", " v ", " o ", " r "];
+
+/// Words of tables that have a row for each token of the vocabulary, and those that say that it is of other things.
+pub(super) const TOKENS: [&str; 9] =
+    ["tok", "token", "tokens", "word", "words", "wte", "shared", "embed in", "vocab"];
+pub(super) const NOT_OF_TOKENS: [&str; 8] =
+    ["type", "mask", "cls", "task", "special", "patch", "pos", "position"];

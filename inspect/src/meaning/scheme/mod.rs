@@ -10,6 +10,7 @@ mod geometry;
 mod gptq;
 mod mlx;
 mod mxfp4;
+pub(crate) mod names;
 mod nvfp4;
 mod torchao;
 mod unread;
@@ -158,22 +159,6 @@ impl Weight {
     }
 }
 
-/// The last part of names of tensors that belong to codes, and to nothing else.
-const COMPANIONS: [&str; 12] = [
-    "weight_scale",
-    "weight_scale_inv",
-    "weight_scale_2",
-    "weight_global_scale",
-    "weight_zero_point",
-    "weight_g_idx",
-    "qscale_weight",
-    "qzeros",
-    "g_idx",
-    "absmax",
-    "nested_absmax",
-    "SCB",
-];
-
 /// Makes the weights of quantized checkpoints of the tensors that they are stored in, or only counts them if they are to
 /// be listed as they are `stored`.
 pub(crate) fn recognise(checkpoint: &mut Checkpoint, config: &Config, stored: bool) {
@@ -292,7 +277,7 @@ fn orphans(checkpoint: &Checkpoint, gone: &HashSet<usize>, faulty: &HashSet<usiz
         let Some((layer, field)) = tensor.name.rsplit_once('.') else { continue };
         let of_weight = layer.strip_suffix(".weight").unwrap_or(layer);
         let owned = owners.contains(layer) || owners.contains(of_weight) || ternary.contains(layer);
-        if !gone.contains(&at) && COMPANIONS.contains(&field) && !owned && tensor.group != Group::Optimizer {
+        if !gone.contains(&at) && names::is_companion(field) && !owned && tensor.group != Group::Optimizer {
             coding.faults.push((tensor.name.clone(), QuantFault::Orphaned));
         }
     }

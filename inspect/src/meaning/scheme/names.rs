@@ -1,0 +1,67 @@
+//! What quantizers call the scales of codes. Roles, rules and schemes know them from here.
+
+/// A name of scales.
+pub(crate) struct Scale {
+    /// The last part of the tensor's name.
+    pub last: &'static str,
+    /// The same in words.
+    pub words: &'static str,
+    /// Whether codes of a weight are multiplied by it, rather than activations or caches.
+    pub of_weight: bool,
+    /// Whether a tensor called so belongs to codes and to nothing else.
+    pub certain: bool,
+}
+
+/// Names that tell by themselves that a tensor is a scale.
+pub(crate) static SCALES: [Scale; COUNT] = {
+    const fn scale(last: &'static str, words: &'static str, of_weight: bool, certain: bool) -> Scale {
+        Scale { last, words, of_weight, certain }
+    }
+    [
+        scale("weight_scale", "weight scale", true, true),
+        scale("weight_scale_inv", "weight scale inv", true, true),
+        scale("weight_scale_2", "weight scale 2", true, true),
+        scale("weight_global_scale", "weight global scale", true, true),
+        scale("qscale_weight", "qscale weight", true, true),
+        scale("absmax", "absmax", true, true),
+        scale("nested_absmax", "nested absmax", true, true),
+        scale("SCB", "scb", true, true),
+        scale("scales", "scales", true, false),
+        scale("global_scale", "global scale", true, false),
+        scale("input_scale", "input scale", false, false),
+        scale("output_scale", "output scale", false, false),
+        scale("activation_scale", "activation scale", false, false),
+        scale("q_scale", "q scale", false, false),
+        scale("k_scale", "k scale", false, false),
+        scale("v_scale", "v scale", false, false),
+        scale("qscale_act", "qscale act", false, false),
+    ]
+};
+const COUNT: usize = 17;
+
+/// Those names in words.
+pub(crate) static SCALES_IN_WORDS: [&str; COUNT] = {
+    let mut words = [""; COUNT];
+    let mut at = 0;
+    while at < COUNT {
+        words[at] = SCALES[at].words;
+        at += 1;
+    }
+    words
+};
+
+/// Names that are a weight's scale only where codes stand beside them.
+const BESIDE_CODES: [&str; 3] = ["scale", "w_scale", "scaling_factor"];
+
+/// What else belongs to codes and to nothing else: zero points, and which elements the scales are of.
+const OTHERS: [&str; 4] = ["weight_zero_point", "weight_g_idx", "qzeros", "g_idx"];
+
+/// What may be called the scale of a weight that stands beside it.
+pub(crate) fn beside_weights() -> impl Iterator<Item = &'static str> {
+    SCALES.iter().filter(|scale| scale.of_weight).map(|scale| scale.last).chain(BESIDE_CODES)
+}
+
+/// Whether a tensor whose name ends so belongs to codes, and to nothing else.
+pub(crate) fn is_companion(last: &str) -> bool {
+    SCALES.iter().any(|scale| scale.certain && scale.last == last) || OTHERS.contains(&last)
+}
