@@ -148,6 +148,7 @@ fn write(args: &Args, salvage: &mut Salvage, output: &Path) -> Result<Written, F
         o.force = args.force;
         o.keep_optimizer = keep_optimizer;
         o.keep_quantized = true;
+        o.decode_the_rest = true;
         o.allow_incomplete = true;
     });
     let mut plan = Plan::new(source, &options)?;

@@ -5,12 +5,12 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anstyle::Style;
+use ckpt_inspect::Options;
 use ckpt_inspect::cause::{self, Cause, Explanation, Given};
 use ckpt_inspect::run::Run;
-use ckpt_inspect::{Error, ErrorKind, Options};
 use ckpt_reports::cause::findings;
 use ckpt_reports::exporter::REPORTS;
-use ckpt_reports::records::{self, Recorded, Unreadable};
+use ckpt_reports::records::{self, Recorded};
 use ckpt_reports::text::plural;
 use ckpt_reports::{Exporter, Report, Training, extent, headline, judged_in_part, worst};
 
@@ -146,10 +146,10 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         }
         match recorded {
             Recorded::Record(record) => readable.push(*record),
-            Recorded::Unreadable(Unreadable { path, error, kind, .. }) => {
-                terminal::error(&error);
-                let kind = ErrorKind::of_name(&kind).unwrap_or(ErrorKind::Damaged);
-                unreadable.push((path, Error::new(kind, error)));
+            Recorded::Unreadable(gone) => {
+                terminal::error(&gone.error);
+                let error = gone.to_error();
+                unreadable.push((gone.path, error));
             }
             _ => {}
         }

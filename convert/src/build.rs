@@ -34,7 +34,7 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
         return Err(Error::of_source(source, why));
     }
     let form = options.target.form();
-    if keeps {
+    if keeps && !options.decode_the_rest {
         refuse_losses(source, options.target)?;
     }
     if !source.components.is_empty() && (form.is_model || options.target.packing().is_some()) {

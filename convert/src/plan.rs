@@ -41,6 +41,8 @@ pub struct Options {
     /// ([`OpenOptions::stored`](ckpt_inspect::OpenOptions::stored)), in types that the target holds. In GGUF their codes and
     /// scales are kept in its own blocks, for a source that was not opened so.
     pub keep_quantized: bool,
+    /// Whether what the target cannot keep as it is stored is decoded, rather than refused: what saves a damaged file.
+    pub decode_the_rest: bool,
     /// Whether a model that lacks tensors is written all the same, with a note.
     pub allow_incomplete: bool,
     /// Whether to replace an existing output.
@@ -61,6 +63,7 @@ impl Options {
             max_shard_bytes: None,
             tokenizer: None,
             keep_quantized: false,
+            decode_the_rest: false,
             allow_incomplete: false,
             force: false,
         }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use ckpt_inspect::{CheckpointRecord, Error, ErrorKind};
+use ckpt_inspect::{CheckpointRecord, DamageKind, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
 use crate::table::{Row, Rows};
@@ -32,24 +32,35 @@ pub struct Unreadable {
     /// The kind of failure: [`ErrorKind::name`].
     #[serde(default)]
     pub kind: String,
+    /// The kind of damage, where it is one that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage_kind: Option<DamageKind>,
 }
 
 impl Unreadable {
     /// That `path` cannot be read for `error`.
     pub fn new(path: &Path, error: impl Into<String>, kind: ErrorKind) -> Self {
-        Unreadable { path: path.display().to_string(), error: error.into(), kind: kind.name().to_string() }
+        let (path, kind) = (path.display().to_string(), kind.name().to_string());
+        Unreadable { path, error: error.into(), kind, damage_kind: None }
     }
 
     /// The kind of failure.
     pub fn kind(&self) -> ErrorKind {
         ErrorKind::of_name(&self.kind).unwrap_or(ErrorKind::Damaged)
     }
+
+    /// The error.
+    pub fn to_error(&self) -> Error {
+        let error = Error::new(self.kind(), self.error.as_str());
+        self.damage_kind.map_or(error.clone(), |kind| error.because(kind))
+    }
 }
 
 impl Recorded {
     /// What `path` cannot be read for.
     pub fn unreadable(path: &Path, error: &Error) -> Self {
-        Recorded::Unreadable(Unreadable::new(path, error.to_string(), error.kind))
+        let unreadable = Unreadable::new(path, error.to_string(), error.kind);
+        Recorded::Unreadable(Unreadable { damage_kind: error.fault, ..unreadable })
     }
 
     /// Where it is.
