@@ -494,7 +494,7 @@ fn single(judged: &Judged<'_>, policy: &Policy) -> Option<Finding> {
     let bound = match limit {
         Some(limit) if judged.zero_codes().is_some() => format!("dead from {:.2} %", 100.0 * limit),
         Some(limit) => format!("{} begins at {limit:e}", rules.allow),
-        None => format!("{} at worst may pass", rules.allow),
+        None => format!("at worst {} may pass", rules.allow),
     };
     let message = format!("{verdict}: {reason}; {bound}");
     let finding = Finding::new(Rule::UnhealthyTensor, message).on(tensor).against(measured, limit);
