@@ -144,7 +144,7 @@ pub(crate) fn records(path: &Path) -> Result<Vec<Recorded>, Error> {
             Some("unreadable") => {
                 let [path, error, kind] =
                     ["path", "reason", "error"].map(|name| text(name).unwrap_or_default());
-                records.push(Recorded::Unreadable(Unreadable { path, error, kind }));
+                records.push(Recorded::Unreadable(Unreadable { path, error, kind, damage_kind: None }));
             }
             _ => {}
         }
