@@ -72,9 +72,12 @@ fn unknown(key: &'static str, value: &Value) -> Rounding {
     Rounding::Unknown { key, value }
 }
 
+/// A setting, and whether a value of it is understood.
+type Setting = (&'static str, fn(&Value) -> bool);
+
 /// The first setting of a BitNet's `quantization_config` that transformers' `BitNetQuantConfig` does not have so.
 fn misunderstood(quantization: &Value) -> Option<Rounding> {
-    let known: [(&'static str, fn(&Value) -> bool); 4] = [
+    let known: [Setting; 4] = [
         (
             CLASS,
             |value| matches!(value, Value::String(text) if text == BIT_LINEAR || text == AUTO_BIT_LINEAR),
