@@ -82,7 +82,7 @@ fn found(found: Vec<crate::paths::Found>) -> Result<Vec<PathBuf>, Failure> {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
-    if args.snapshot.is_none() && !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
+    if args.snapshot.is_none() && !(terminal::is_terminal() && std::io::stdin().is_terminal()) {
         return Err(Failure::usage(
             "browse needs a terminal; use `ckpt inspect` to print, or --snapshot FILE.svg to draw one screen to a file",
         ));

@@ -16,7 +16,7 @@ use rustyline::{Config, Editor};
 use crate::generate::{Sampling, TokenizerArgs, Writer, at_least_one, prefill};
 use crate::model::ModelArgs;
 use crate::signal::Signal;
-use crate::{Failure, exit, terminal};
+use crate::{Failure, capture, exit, terminal};
 
 /// The most bytes of a line, and of a turn.
 const LONGEST_LINE: u64 = 1 << 20;
@@ -94,6 +94,9 @@ struct Talk<'t, 'm> {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
+    if capture::is_captured() {
+        return Err(Failure::usage("chat is a dialogue, and has none to talk with here; use `ckpt infer`"));
+    }
     let pool = args.model.pool();
     let (checkpoint, model) = args.model.open(&pool)?;
     let tokenizer = args.tokenizer.open(&checkpoint, &model)?;

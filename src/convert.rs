@@ -315,7 +315,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             Ok(path) => paths.push(path),
             Err((_, error)) => {
                 let failure = Failure::from(error);
-                terminal::error(&failure.message);
+                terminal::failure(&failure);
                 code = code.max(failure.code);
             }
         }
@@ -337,11 +337,12 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             Ok(one) => code = code.max(one),
             Err(failure) if paths.len() > 1 && !signal.arrived() => {
                 // If one file of a run cannot be converted, the others still are.
-                match failure.names(path) {
-                    true => terminal::error(&failure.message),
-                    false => terminal::error(&format!("{}: {}", path.display(), failure.message)),
-                }
                 code = code.max(failure.code);
+                let message = match failure.names(path) {
+                    true => failure.message.clone(),
+                    false => format!("{}: {}", path.display(), failure.message),
+                };
+                terminal::failure(&Failure { message, ..failure });
             }
             Err(failure) => return Err(signal.explain(failure)),
         }

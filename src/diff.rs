@@ -12,7 +12,7 @@ use ckpt_inspect::{Checkpoint, Group, I2sLayout, OpenOptions, TensorInfo, Verdic
 use crate::filter::Matcher;
 use crate::format::Plain as Format;
 use crate::terminal::{self, Table};
-use crate::{Failure, exit, fold};
+use crate::{Failure, capture, exit, fold};
 
 /// Compare two checkpoints: tensors added, removed, reshaped, retyped and changed, and by how much.
 ///
@@ -86,12 +86,12 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let progress = terminal::progress(bytes, "comparing");
     let watch = |bytes: u64| {
         progress.done(bytes);
-        true
+        !capture::is_stopped()
     };
     let mut options = Options::default();
     (options.canonical, options.rows) = (&canonical, &rows_in_order);
     (options.select, options.tolerance) = (&select, args.tolerance);
-    let mut found = diff(&a, &b, options, &watch).unwrap_or_default();
+    let mut found = diff(&a, &b, options, &watch).ok_or_else(capture::interrupted)?;
     progress.clear();
     if args.values_only {
         found.settings.clear();

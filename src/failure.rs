@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use ckpt_inspect::ErrorKind;
+
 use crate::exit;
 
 /// Why a command stopped, and the exit code that says so.
@@ -13,12 +15,14 @@ pub struct Failure {
     pub code: u8,
     /// The file that the message names as the wrong one, if any.
     pub file: Option<PathBuf>,
+    /// Its kind, if it comes from a checkpoint.
+    pub kind: Option<ErrorKind>,
 }
 
 impl Failure {
     /// Ends with the exit code `code`.
     pub fn new(code: u8, message: impl Into<String>) -> Self {
-        Failure { message: message.into(), code, file: None }
+        Failure { message: message.into(), code, file: None, kind: None }
     }
 
     /// Wrong usage.
@@ -61,10 +65,10 @@ impl From<ckpt_inspect::staged::Error> for Failure {
 impl From<ckpt_inspect::Error> for Failure {
     fn from(error: ckpt_inspect::Error) -> Self {
         let code = match error.kind {
-            ckpt_inspect::ErrorKind::NotFound => exit::USAGE,
+            ErrorKind::NotFound => exit::USAGE,
             _ => exit::UNREADABLE,
         };
-        Failure { message: error.to_string(), code, file: error.path }
+        Failure { message: error.to_string(), code, file: error.path, kind: Some(error.kind) }
     }
 }
 

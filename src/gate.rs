@@ -182,7 +182,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     }
     let mut idle = policy.patterns();
     let mut readable = false;
-    for (path, record) in load::each(found, &options, |loaded| loaded) {
+    for (path, record) in load::each(found, &options, |loaded| loaded)? {
         checked.push(match record {
             Ok(record) => {
                 readable = true;

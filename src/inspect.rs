@@ -7,7 +7,7 @@ mod table;
 mod tensor;
 
 use std::fs::File;
-use std::io::{IsTerminal, Read};
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex};
 
@@ -188,7 +188,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let format = Format::of(args)?;
     let rows = args.rows(format);
     let is_binary = matches!(format, Format::Table(table) if !table.is_text);
-    if is_binary && args.output.is_none() && std::io::stdout().is_terminal() {
+    if is_binary && args.output.is_none() && terminal::is_terminal() {
         return Err(Failure::usage("Parquet is not printed to a terminal: give -o tensors.parquet"));
     }
     let paths = args.paths()?;
@@ -226,8 +226,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
                 Recorded::Record(Box::new(record))
             }
             Err(error) => {
-                failure = Some(error.to_string());
-                Recorded::unreadable(&path, &error)
+                let answer = Recorded::unreadable(&path, &error);
+                failure = Some(error.into());
+                answer
             }
         };
         // What is written at once need not be kept.
@@ -237,10 +238,10 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             _ => Some(answer),
         };
         Ok(Shown { summary, held, damaged, failure, answer })
-    });
+    })?;
     let mut shown = taken.into_iter().collect::<Result<Vec<Shown>, Failure>>()?;
-    for failure in shown.iter().filter_map(|s| s.failure.as_deref()) {
-        terminal::error(failure);
+    for failure in shown.iter().filter_map(|s| s.failure.as_ref()) {
+        terminal::failure(failure);
     }
     let code = |damaged| if damaged { exit::UNREADABLE } else { exit::FINE };
     if let (Some(journal), Some(output)) = (&journal, &args.output) {
@@ -277,7 +278,7 @@ struct Shown {
     held: usize,
     /// Whether it is, or cannot be read.
     damaged: bool,
-    failure: Option<String>,
+    failure: Option<Failure>,
     /// With only the tensors to be shown; `None` once it has been written.
     answer: Option<Recorded>,
 }

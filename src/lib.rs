@@ -23,6 +23,7 @@
 mod bench;
 #[cfg(feature = "browse")]
 mod browse;
+mod capture;
 #[cfg(feature = "infer")]
 mod chat;
 mod convert;
@@ -63,6 +64,7 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+pub use capture::{Captured, Level, Message, capture};
 pub use exit::Exit;
 use failure::Failure;
 pub use signal::handle_signals;
@@ -132,7 +134,7 @@ pub fn run<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exit
         Ok(cli) => cli,
         Err(error) => {
             let code = if error.use_stderr() { exit::USAGE } else { exit::FINE };
-            let _ = error.print();
+            terminal::usage(&error);
             return Exit::of(code);
         }
     };
@@ -167,7 +169,7 @@ pub fn run<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exit
     match result {
         Ok(code) => Exit::of(code),
         Err(failure) => {
-            terminal::error(&failure.message);
+            terminal::failure(&failure);
             Exit::of(failure.code)
         }
     }

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use ckpt_inspect::cause::{self, Pair, PairRequest};
 use ckpt_inspect::run::Run;
@@ -17,7 +18,7 @@ use etcetera::BaseStrategy;
 use rayon::prelude::*;
 
 use crate::paths::{self, Found};
-use crate::{Failure, terminal};
+use crate::{Failure, capture, terminal};
 
 /// The most bytes of records in the cache folder; the oldest are removed first.
 const CACHE_BYTES: u64 = 1 << 30;
@@ -188,11 +189,18 @@ pub type Loaded = (PathBuf, Result<CheckpointRecord, Error>);
 /// The records of `paths`, each with the error that kept it from being read, if one did. A progress bar shows on a
 /// terminal's standard error.
 pub fn records(paths: &[PathBuf], options: &LoadOptions) -> Result<Vec<Loaded>, Failure> {
-    Ok(each(expand(paths)?, options, |loaded| loaded))
+    each(expand(paths)?, options, |loaded| loaded)
 }
 
 /// What `take` makes of each record of `found`, as soon as there is one; the results are in order.
-pub fn each<R: Send>(found: Vec<Found>, options: &LoadOptions, take: impl Fn(Loaded) -> R + Sync) -> Vec<R> {
+///
+/// # Errors
+/// When the caller of a captured command stops it.
+pub fn each<R: Send>(
+    found: Vec<Found>,
+    options: &LoadOptions,
+    take: impl Fn(Loaded) -> R + Sync,
+) -> Result<Vec<R>, Failure> {
     let cache = options.cache.then(cache).flatten();
     let len = |path: &PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
     let progress = terminal::progress(
@@ -203,18 +211,19 @@ pub fn each<R: Send>(found: Vec<Found>, options: &LoadOptions, take: impl Fn(Loa
         .into_par_iter()
         .map(|found| match found {
             Ok(path) => {
-                let record = load(&path, options, cache.as_ref(), &progress);
-                take((path, record))
+                let record = load(&path, options, cache.as_ref(), &progress)?;
+                Some(take((path, record)))
             }
-            Err((path, error)) => take((path, Err(error))),
+            Err((path, error)) => Some(take((path, Err(error)))),
         })
-        .collect();
+        .collect::<Option<Vec<R>>>();
     progress.clear();
+    let taken = taken.ok_or_else(capture::interrupted)?;
     if let Some(cache) = cache.filter(Cache::has_grown) {
         // A cache that cannot be pruned is no reason to fail.
         let _ = cache.prune(CACHE_BYTES);
     }
-    taken
+    Ok(taken)
 }
 
 /// The pairs of checkpoints of `run` whose weights must be compared to explain it, from the cache where neither has
@@ -248,12 +257,14 @@ pub fn pairs(run: &Run, options: &LoadOptions) -> Vec<Pair> {
     pairs
 }
 
+/// The judged record of `path`; `None` when the command is to stop.
 fn load(
     path: &Path,
     options: &LoadOptions,
     cache: Option<&Cache>,
     progress: &terminal::Progress,
-) -> Result<CheckpointRecord, Error> {
+) -> Option<Result<CheckpointRecord, Error>> {
+    let stop = capture::stop().unwrap_or_default();
     // Listing headers is as fast as the cache, and checksums must be checked in the file itself.
     let cache = cache.filter(|_| options.describe.stats && !options.checksum);
     let key = key(options);
@@ -263,11 +274,15 @@ fn load(
             record
         }
         None => {
-            let mut checkpoint = ckpt_inspect::open_with(path, &options.open)?;
-            if options.checksum {
+            let mut checkpoint = match ckpt_inspect::open_with(path, &options.open) {
+                Ok(checkpoint) => checkpoint,
+                Err(error) => return Some(Err(error)),
+            };
+            if options.checksum && !stop.load(Ordering::Relaxed) {
                 checkpoint.verify_checksums();
             }
-            let record = ckpt_inspect::describe(&checkpoint, options.describe, &|bytes| progress.done(bytes));
+            let done = |bytes| progress.done(bytes);
+            let record = ckpt_inspect::describe_until(&checkpoint, options.describe, &done, &stop)?;
             if let Some(cache) = cache {
                 // A full or read-only cache folder costs time next time, nothing else.
                 let _ = cache.put(path, &key, &checkpoint, &record);
@@ -276,7 +291,7 @@ fn load(
         }
     };
     ckpt_inspect::judge(&mut record, &options.thresholds);
-    Ok(record)
+    Some(Ok(record))
 }
 
 /// The judged record of `path`, if the cache has one and may be asked.

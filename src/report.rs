@@ -1,7 +1,6 @@
 //! `ckpt report`: one page for any number of checkpoints and runs.
 
 use std::collections::HashSet;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anstyle::Style;
@@ -127,7 +126,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         })?,
         (None, None) => &REPORTS[0],
     };
-    if args.output.is_none() && format.page && !args.explain && std::io::stdout().is_terminal() {
+    if args.output.is_none() && format.page && !args.explain && terminal::is_terminal() {
         return Err(Failure::usage(
             "HTML is not printed to a terminal: give -o report.html, or choose --format md",
         ));
@@ -147,8 +146,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         match recorded {
             Recorded::Record(record) => readable.push(*record),
             Recorded::Unreadable(gone) => {
-                terminal::error(&gone.error);
                 let error = gone.to_error();
+                terminal::failure(&error.clone().into());
                 unreadable.push((gone.path, error));
             }
             _ => {}

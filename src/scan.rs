@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use crate::format::{Format, human_or, written};
 use crate::paths::{self, Found};
-use crate::{Failure, exit, terminal};
+use crate::{Failure, capture, exit, terminal};
 
 /// List what loading files would import, call and write, without doing any of it.
 ///
@@ -81,6 +81,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let mut files: Vec<Scan> = found
         .par_iter()
         .filter_map(|found| match found {
+            _ if capture::is_stopped() => None,
             Ok(path) => Some(scan(path, &options).unwrap_or_else(|e| Scan::unreadable(path, e))),
             // Its other files are scanned all the same.
             Err((path, error)) if error.kind == ErrorKind::Unrecognised && path.is_dir() => None,
@@ -105,6 +106,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         if known.all(|file| !Path::new(file).starts_with(path)) {
             files.push(Scan::unreadable(path, error.clone()));
         }
+    }
+    if capture::is_stopped() {
+        return Err(capture::interrupted());
     }
     let least = match args.fail_on {
         FailOn::Note => Severity::Note,

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::Failure;
 #[cfg(unix)]
 use crate::exit;
+use crate::{Failure, capture};
 
 /// Handles two signals that would otherwise end the process silently. For programs that consist of this command line
 /// only, before they start a thread: if another process truncates a mapped file while it is read, the program says so
@@ -58,8 +58,11 @@ pub struct Signal {
 }
 
 impl Signal {
-    /// Listens from here on.
+    /// Listens from here on. A captured command hears from its caller alone.
     pub fn listen() -> Result<Self, Failure> {
+        if let Some(flag) = capture::stop() {
+            return Ok(Signal { flag, number: Arc::default() });
+        }
         let signal = Signal { flag: Arc::default(), number: Arc::default() };
         #[cfg(unix)]
         {
@@ -79,6 +82,9 @@ impl Signal {
     /// Listens for Ctrl-C alone, which then never ends the program; whoever acts on it clears the flag.
     #[cfg(feature = "infer")]
     pub fn listen_for_interrupts() -> Result<Self, Failure> {
+        if let Some(flag) = capture::stop() {
+            return Ok(Signal { flag, number: Arc::default() });
+        }
         let signal = Signal { flag: Arc::default(), number: Arc::default() };
         #[cfg(unix)]
         signal_hook::flag::register(signal_hook::consts::SIGINT, signal.flag.clone())
@@ -98,7 +104,10 @@ impl Signal {
 
     /// 128 + the number of the signal that arrived.
     pub fn code(&self) -> Option<u8> {
-        let number = self.number.load(Ordering::Relaxed);
-        (number > 0).then_some((128 + number) as u8)
+        let number = match self.number.load(Ordering::Relaxed) as u8 {
+            0 if capture::is_stopped() => capture::SIGINT,
+            number => number,
+        };
+        (number > 0).then_some(128 + number)
     }
 }

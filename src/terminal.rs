@@ -9,7 +9,8 @@ use ckpt_inspect::{Verdict, printable_in_log, staged};
 pub use ckpt_reports::text::{bytes, count, number};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::Failure;
+use crate::capture::{self, Level};
+use crate::{Failure, exit};
 
 /// When to use colours.
 #[derive(clap::Args)]
@@ -30,6 +31,7 @@ impl ColorArgs {
     /// Applies the choice to everything that is printed from now on.
     pub fn apply(&self) {
         match self.color {
+            _ if capture::is_captured() => {}
             When::Auto => {}
             When::Always => anstream::ColorChoice::Always.write_global(),
             When::Never => anstream::ColorChoice::Never.write_global(),
@@ -39,6 +41,9 @@ impl ColorArgs {
 
 /// Prints `text`, with colours if they are wanted. A closed pipe ends the program quietly.
 pub fn print(text: &str) -> Result<(), Failure> {
+    if capture::keep(text) {
+        return Ok(());
+    }
     let mut out = anstream::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
@@ -50,6 +55,9 @@ pub fn print(text: &str) -> Result<(), Failure> {
 
 /// Prints bytes that are no text.
 pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    if capture::is_captured() {
+        return Err(Failure::usage("this format is no text, and nothing here takes bytes: give -o FILE"));
+    }
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
@@ -63,6 +71,9 @@ pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
 /// read.
 #[cfg(feature = "infer")]
 pub fn print_model_text(text: &str) -> Result<bool, Failure> {
+    if capture::keep(text) {
+        return Ok(true);
+    }
     let mut out = std::io::stdout().lock();
     let harmless = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
     let shown = if out.is_terminal() && !text.chars().all(harmless) {
@@ -78,29 +89,66 @@ pub fn print_model_text(text: &str) -> Result<bool, Failure> {
     }
 }
 
+/// Whether results are printed to a terminal.
+pub fn is_terminal() -> bool {
+    !capture::is_captured() && std::io::stdout().is_terminal()
+}
+
+/// Whether progress shows.
+fn shows_progress() -> bool {
+    !capture::is_captured() && std::io::stderr().is_terminal()
+}
+
+/// Prints why a command line is not understood, or its help.
+pub fn usage(error: &clap::Error) {
+    let text = || error.render().to_string();
+    let kept = match error.use_stderr() {
+        true => {
+            let text = text();
+            let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+            capture::tell(Level::Error, &Failure::usage(text))
+        }
+        false => capture::is_captured() && capture::keep(&text()),
+    };
+    if !kept {
+        let _ = error.print();
+    }
+}
+
 /// Prints an error.
 pub fn error(message: &str) {
-    let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
-    let lines: Vec<String> = message.lines().map(escape).collect();
-    let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {}", lines.join("\n"));
+    failure(&Failure::new(exit::UNREADABLE, message));
+}
+
+/// Prints why something could not be done.
+pub fn failure(failure: &Failure) {
+    if !capture::tell(Level::Error, failure) {
+        let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
+        let lines: Vec<String> = failure.message.lines().map(escape).collect();
+        let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {}", lines.join("\n"));
+    }
 }
 
 /// Prints a warning.
 pub fn warning(message: &str) {
-    let style = Style::new().fg_color(Some(AnsiColor::Yellow.into())).bold();
-    let lines: Vec<String> = message.lines().map(escape).collect();
-    let _ = writeln!(anstream::stderr(), "{style}warning{style:#}: {}", lines.join("\n"));
+    if !capture::tell(Level::Warning, &Failure::new(exit::FINE, message)) {
+        let style = Style::new().fg_color(Some(AnsiColor::Yellow.into())).bold();
+        let lines: Vec<String> = message.lines().map(escape).collect();
+        let _ = writeln!(anstream::stderr(), "{style}warning{style:#}: {}", lines.join("\n"));
+    }
 }
 
 /// Prints a note that is not an error.
 pub fn note(message: &str) {
-    let _ = writeln!(anstream::stderr(), "{message}");
+    if !capture::tell(Level::Note, &Failure::new(exit::FINE, message)) {
+        let _ = writeln!(anstream::stderr(), "{message}");
+    }
 }
 
 /// Columns of the terminal; unlimited without one, so that lines are not wrapped.
 pub fn width() -> usize {
     match terminal_size::terminal_size() {
-        Some((width, _)) if std::io::stdout().is_terminal() => usize::from(width.0).max(40),
+        Some((width, _)) if is_terminal() => usize::from(width.0).max(40),
         _ => usize::MAX,
     }
 }
@@ -306,7 +354,7 @@ pub struct Progress(ProgressBar);
 /// A bar over the `bytes` bytes of a piece of work.
 pub fn progress(bytes: u64, doing: &str) -> Progress {
     // A small piece of work is over before a bar could be read.
-    if !std::io::stderr().is_terminal() || bytes < 64 << 20 {
+    if !shows_progress() || bytes < 64 << 20 {
         return Progress(ProgressBar::hidden());
     }
     let bar = ProgressBar::new(bytes);
@@ -320,7 +368,7 @@ pub fn progress(bytes: u64, doing: &str) -> Progress {
 /// A bar over the steps of a run, of which `done` have been taken, with a message next to it.
 #[cfg(feature = "train")]
 pub fn steps(done: u64, all: u64) -> Progress {
-    if !std::io::stderr().is_terminal() {
+    if !shows_progress() {
         return Progress(ProgressBar::hidden());
     }
     let bar = ProgressBar::new(all).with_position(done);

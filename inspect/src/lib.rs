@@ -44,13 +44,14 @@ pub use format::packing::TernaryPacking;
 pub use format::{Format, ggml, gguf, npy, packing, quantized, recognises, safetensors, torch};
 pub use group::without_state_dict;
 pub use health::coverage::{self, Coverage};
-pub use health::describe::{Options, describe};
+pub use health::describe::{Options, describe, describe_until};
 pub use health::off::Off;
 pub use health::rules::{Judgement, RULES, Rule, judge_tensor, judgements};
 pub use health::{measure, record, survey};
 pub use layout::companion::is_companion;
 pub use layout::{Listing, files_of, find, identity, list};
 pub use meaning::elements::{Elements, Factors, NotHeld, Repacked, RowOrder};
+pub use meaning::memory::Memory;
 pub use meaning::role::Role;
 #[cfg(feature = "vocabulary")]
 pub use meaning::vocabulary;

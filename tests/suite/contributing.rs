@@ -41,7 +41,7 @@ fn all_files() -> Vec<PathBuf> {
     let crates = LIBRARIES.iter().flat_map(|library| files(library));
     crates
         .chain(
-            ["src", "tests", "benches", "examples", "kit", "fuzz/src", "fuzz/fuzz_targets"]
+            ["src", "tests", "benches", "examples", "kit", "fuzz/src", "fuzz/fuzz_targets", "python/src"]
                 .into_iter()
                 .flat_map(files),
         )
@@ -95,12 +95,16 @@ fn crates_depend_on_each_other_as_the_page_says() {
     for (name, manifest) in LIBRARIES
         .map(|library| (library, format!("{library}/Cargo.toml")))
         .into_iter()
-        .chain([("src", "Cargo.toml".into())])
+        .chain([("src", "Cargo.toml".into()), ("python", "python/Cargo.toml".into())])
     {
         let manifest: toml::Table = read(&manifest).parse().unwrap();
         let ours = |table: &toml::Value| -> Vec<String> {
             let names = table.as_table().unwrap().keys();
-            names.filter_map(|name| name.strip_prefix("ckpt-").map(String::from)).collect()
+            let ours = |name: &String| match name.as_str() {
+                "ckpt" => Some("src".to_string()),
+                other => other.strip_prefix("ckpt-").map(String::from),
+            };
+            names.filter_map(ours).collect()
         };
         let mut on: BTreeSet<String> = ours(&manifest["dependencies"]).into_iter().collect();
         on.extend(manifest.get("build-dependencies").map(ours).unwrap_or_default());

@@ -41,6 +41,11 @@ pub(crate) trait ByteSource: fmt::Debug + Send + Sync {
     fn is_resident(&self) -> bool {
         false
     }
+
+    /// Where byte `at` is in the file of this source's name, if the file has these bytes as they are.
+    fn place(&self, _at: u64) -> Option<u64> {
+        None
+    }
 }
 
 impl ByteSource for &[u8] {
@@ -334,6 +339,10 @@ impl ByteSource for Map {
     fn is_resident(&self) -> bool {
         true
     }
+
+    fn place(&self, at: u64) -> Option<u64> {
+        Some(at)
+    }
 }
 
 /// Bytes in memory that several owners share, made without copying from anything that owns bytes, such as a `Vec<u8>`,
@@ -497,6 +506,10 @@ impl ByteSource for Within {
 
     fn is_resident(&self) -> bool {
         self.whole.data.is_resident()
+    }
+
+    fn place(&self, at: u64) -> Option<u64> {
+        self.whole.data.place(self.start.checked_add(at)?)
     }
 }
 

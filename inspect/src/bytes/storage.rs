@@ -6,6 +6,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::io::Read;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::bytes::Source;
@@ -136,6 +137,15 @@ impl Storage {
         Self::new(Place::Missing { why, at: Some((source.clone(), offset)) }, len, None, 1)
     }
 
+    /// The file that has its bytes as they are, little-endian and one after another, and where they begin in it; `None`
+    /// for one that is compressed, pieced together, of another byte order, or in no file.
+    pub fn place(&self) -> Option<(&Path, u64)> {
+        let Place::Segments(segments) = &self.0.place else { return None };
+        let [Segment { source, offset, .. }] = segments.as_slice() else { return None };
+        let begins = source.data().place(*offset).filter(|_| self.0.swap <= 1)?;
+        Some((&source.path, begins))
+    }
+
     /// The storage whose bytes are `parts`, ranges of others, one after another: for a tensor that was saved in
     /// pieces. Nothing is copied.
     ///
@@ -226,7 +236,7 @@ impl Storage {
     }
 
     /// The file that its bytes begin in.
-    pub(crate) fn file(&self) -> Option<&std::path::Path> {
+    pub(crate) fn file(&self) -> Option<&Path> {
         let source = match &self.run().place {
             Place::Segments(segments) => &segments.first()?.source,
             Place::Deflated(segment) => &segment.source,
@@ -444,14 +454,12 @@ pub(crate) fn swap_words(bytes: &mut [u8], width: usize) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-    use std::path::Path;
-
     use super::*;
     use crate::DType;
     use crate::bytes::Stamp;
     use crate::bytes::tests::Fetched;
     use crate::tensor::TensorInfo;
+    use std::collections::HashSet;
 
     fn file(name: &str, bytes: &[u8]) -> Arc<Source> {
         Source::in_memory(Path::new(name), bytes.to_vec().into())

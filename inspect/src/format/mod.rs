@@ -178,6 +178,8 @@ pub enum Format {
     TorchDistributed,
     /// A folder of DeepSpeed.
     DeepSpeed,
+    /// No file: tensors of a program.
+    Memory,
     Gguf {
         version: u32,
         big_endian: bool,
@@ -190,8 +192,8 @@ macro_rules! named {
             /// Every format of single files, including both versions of GGUF in both byte orders.
             pub fn all() -> impl Iterator<Item = Format> {
                 let orders = |version| [false, true].map(|big_endian| Format::Gguf { version, big_endian });
-                let folders = [Format::TorchDistributed, Format::DeepSpeed];
-                let files = [$(Format::$format),*].into_iter().filter(move |format| !folders.contains(format));
+                let others = [Format::TorchDistributed, Format::DeepSpeed, Format::Memory];
+                let files = [$(Format::$format),*].into_iter().filter(move |format| !others.contains(format));
                 files.chain([2, 3].into_iter().flat_map(orders))
             }
 
@@ -242,6 +244,7 @@ named! {
     Npz: "npz";
     TorchDistributed: "pytorch-distributed";
     DeepSpeed: "deepspeed";
+    Memory: "memory";
 }
 
 impl fmt::Display for Format {

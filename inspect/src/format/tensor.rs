@@ -353,6 +353,25 @@ impl TensorInfo {
         Ok(bytes)
     }
 
+    /// The bytes of its storage from its first element to its last, which [`TensorInfo::strides`] lead through: for arrays
+    /// of other libraries, which then share them. `None` where they are not in memory as they are: compressed, in several
+    /// places, of another byte order, damaged, or no elements of their own (packed, sparse, quantized).
+    pub fn borrowed(&self) -> Option<&[u8]> {
+        let size = self.dtype.element_size()? as u64;
+        let plain = self.sparse.is_none() && self.quantized.is_none() && self.damage.is_none();
+        let storage = self.storage.as_ref().filter(|storage| plain && storage.run().swap <= 1)?;
+        self.check_bounds(storage.byte_len()).ok()?;
+        let len = self.span()?.checked_mul(size).filter(|len| *len > 0)?;
+        // Bytes that would have to be put together first are not asked for.
+        if storage.copied(len) > 0 {
+            return None;
+        }
+        match storage.range(self.byte_offset..self.byte_offset.checked_add(len)?) {
+            Ok(Cow::Borrowed(bytes)) => Some(bytes),
+            _ => None,
+        }
+    }
+
     /// Its elements from `start` on, `count` of them, as a vector; `None` for a tensor whose elements are not just one after
     /// another, or have to be inflated for each part. For tensors that are gathered from several places, and need not be
     /// in memory as a whole.

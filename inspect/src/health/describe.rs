@@ -1,6 +1,7 @@
 //! From an opened checkpoint to its record: every tensor described and, if asked, measured.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -63,6 +64,18 @@ pub fn describe(
     options: Options,
     progress: &(dyn Fn(u64) + Sync),
 ) -> CheckpointRecord {
+    let never = AtomicBool::new(false);
+    describe_until(checkpoint, options, progress, &never).expect("nothing stops it")
+}
+
+/// [`describe`], until `stop` is set: then `None`, as soon as the tensors are done that are being measured.
+pub fn describe_until(
+    checkpoint: &Checkpoint,
+    options: Options,
+    progress: &(dyn Fn(u64) + Sync),
+    stop: &AtomicBool,
+) -> Option<CheckpointRecord> {
+    let stopped = || stop.load(Ordering::Relaxed);
     let sharing = checkpoint.sharing(SHARED_NAMES);
     let roles = role::roles(&checkpoint.tensors);
     let first = first_alike(checkpoint);
@@ -76,6 +89,9 @@ pub fn describe(
         .zip(sharing)
         .enumerate()
         .map(|(i, (tensor, shared))| {
+            if stopped() {
+                return None;
+            }
             let unread = Options { stats: false, sha256: false, ..options };
             let options = if first[i] == i && affordable[i] { options } else { unread };
             let mut record = describe_tensor(checkpoint, tensor, roles[i], &shared, options);
@@ -83,9 +99,9 @@ pub fn describe(
                 record.quantized.get_or_insert_default().fault = Some(fault.clone());
             }
             progress(record.bytes);
-            record
+            Some(record)
         })
-        .collect();
+        .collect::<Option<_>>()?;
     for (i, &first) in first.iter().enumerate().filter(|(i, first)| i != *first) {
         let TensorRecord { sha256, stats, ternary, structure, damage, damage_kind, .. } =
             tensors[first].clone();
@@ -112,7 +128,7 @@ pub fn describe(
         ));
     }
     warnings.extend(checkpoint.damage.iter().map(|d| format!("damaged: {d}")));
-    CheckpointRecord {
+    Some(CheckpointRecord {
         coverage: Default::default(),
         quantization: quantization(checkpoint),
         findings: Vec::new(),
@@ -145,7 +161,7 @@ pub fn describe(
             .take(WARNINGS)
             .cloned()
             .collect(),
-    }
+    })
 }
 
 /// How the weights of `checkpoint` are quantized; `None` if none is, and none should be.

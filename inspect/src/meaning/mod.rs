@@ -8,6 +8,7 @@ pub mod elements;
 mod given;
 pub(crate) mod group;
 pub(crate) mod keys;
+pub(crate) mod memory;
 mod model;
 pub mod names;
 pub(crate) mod open;

@@ -199,7 +199,13 @@ pub(crate) fn assemble(
     set: &Set,
     options: &OpenOptions,
 ) -> Result<Checkpoint> {
-    let Whole { contents, files, unread } = layout::join(set, files).map_err(|e| e.in_file(path))?;
+    let whole = layout::join(set, files).map_err(|e| e.in_file(path))?;
+    Ok(completed(path, whole, set, options))
+}
+
+/// The checkpoint of what the files of `set` hold together.
+pub(super) fn completed(path: &Path, whole: Whole, set: &Set, options: &OpenOptions) -> Checkpoint {
+    let Whole { contents, files, unread } = whole;
     let mut checkpoint = Checkpoint {
         path: path.to_path_buf(),
         format: contents.format,
@@ -219,7 +225,7 @@ pub(crate) fn assemble(
         listing_damaged: contents.listing_damaged,
     };
     complete(&mut checkpoint, set, options);
-    Ok(checkpoint)
+    checkpoint
 }
 
 /// The contents of `source`; a GGUF file whose sizes are in PyTorch's order is read as intended.

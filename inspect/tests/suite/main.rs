@@ -16,6 +16,7 @@ mod judge_beginnings;
 mod judge_trained;
 mod judge_values;
 mod judge_whole;
+mod live;
 mod measure;
 mod npz;
 mod objects;

@@ -1,0 +1,52 @@
+"""The callback for the Trainer of transformers."""
+
+from typing import Any
+
+import torch.distributed
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .monitor import HealthMonitor
+
+
+class TransformersCallback(TrainerCallback):  # type: ignore[misc]
+    """Measures the model that a ``Trainer`` trains, and stops the training when it is dying.
+
+    Its arguments are those of :class:`HealthMonitor`, which :attr:`monitor` is once training has begun. With
+    ``log="auto"``, metrics go to TensorBoard's folder of the trainer if it reports there, and to runs of W&B and MLflow.
+    """
+
+    #: What measures.
+    monitor: HealthMonitor | None
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+        self.monitor = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        if not state.is_world_process_zero:
+            return
+        settings = dict(self._settings)
+        folder = getattr(args, "logging_dir", None) or args.output_dir
+        if "tensorboard" in (args.report_to or []) and settings.get("log", "auto") == "auto":
+            settings.setdefault("log_dir", folder)
+        self.monitor = HealthMonitor(given["model"], given.get("optimizer"), **settings)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        stop = self.monitor is not None and self.monitor.step(state.global_step)
+        if args.world_size > 1:
+            # The first process measures, and all of them stop.
+            told = torch.tensor([float(stop)], device=args.device)
+            torch.distributed.broadcast(told, src=0)
+            stop = bool(told.item())
+        if stop:
+            control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        if self.monitor is not None:
+            self.monitor.close()

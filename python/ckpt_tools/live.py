@@ -1,0 +1,182 @@
+"""Tensors of a running program, measured and judged as if they had been saved."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from . import _native
+from .errors import UnsupportedError
+from .records import Inspection, Record
+
+#: Integers of the sizes of elements: every type of that size can be seen as one without a copy.
+_SAME_SIZE = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}
+
+
+def measure(
+    state: Any,
+    *,
+    name: str = "state dict",
+    step: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    policy: str | os.PathLike[str] | None = None,
+    histogram: bool = True,
+    sha256: bool = False,
+) -> Inspection:
+    """Measures and judges tensors in memory, as :func:`inspect` does those of a file.
+
+    >>> r = ckpt_tools.measure(model.state_dict(), step=step)       # doctest: +SKIP
+    >>> if r.verdict in ("dying", "dead"):                          # doctest: +SKIP
+    ...     raise RuntimeError(r.reasons[0])
+
+    Args:
+        state: A state dict, a module, or any nest of dictionaries and lists with tensors of PyTorch, arrays of NumPy, or
+            anything that NumPy can see (``__array__``, ``__dlpack__``, the buffer protocol). Plain values in it are the
+            record's metadata, as those of a file are. Nothing is copied that is on the CPU and in order. Of a DTensor this
+            rank's part is measured.
+        name: What it is called in the record, in place of a path.
+        step: The training step.
+        config: The model's configuration, as in Hugging Face's config.json, by which its layers are known better than by
+            their names.
+        policy: A file with the thresholds for verdicts.
+        histogram: Count the magnitudes of elements too.
+        sha256: Add the SHA-256 of each tensor's elements.
+
+    Other threads run meanwhile, also one that trains: what is measured of a tensor that changes is of no one moment.
+    """
+    if hasattr(state, "state_dict") and not isinstance(state, Mapping):
+        state = state.state_dict()
+    tensors: list[tuple[str, str, object, bool]] = []
+    values: dict[str, Any] = {} if step is None else {"step": step}
+    for path, item in _leaves(state, ""):
+        seen = _seen(path, item)
+        if seen is not None:
+            tensors.append((path, *seen))
+        elif path:
+            _put(values, path.split("."), item)
+    text = None if policy is None else _text(policy)
+    record = _native.measure(
+        name,
+        tensors,
+        values=json.dumps(values, default=repr),
+        config=None if config is None else json.dumps(config, default=repr),
+        policy=text,
+        histogram=histogram,
+        sha256=sha256,
+    )
+    return Inspection(json.loads(record))
+
+
+def explain(
+    records: Iterable[Inspection],
+    *,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    accum: int | None = None,
+) -> list[Record]:
+    """Why the weights of a run died or are dying, gravest cause first: of records of its checkpoints, or of its model in
+    memory at several steps.
+
+    >>> causes = ckpt_tools.explain(ckpt_tools.inspect_all("run/"))   # doctest: +SKIP
+    >>> causes[0].title, causes[0].advice                           # doctest: +SKIP
+
+    Args:
+        records: What :func:`inspect` and :func:`measure` return. Records of one run have paths in one folder.
+        lr: The run's learning rate, where the records lack it.
+        weight_decay: The run's weight decay, where the records lack it.
+        accum: Steps, as the records count them, per optimizer step.
+
+    Returns:
+        For each cause ``cause``, ``title``, ``sentence``, ``layers``, ``evidence`` and ``advice``; none for a run that is
+        alive. What compares the weights of two checkpoints with each other is in ``report`` alone.
+    """
+    texts = [json.dumps(record.to_dict()) for record in records]
+    causes = _native.explain(texts, lr=lr, weight_decay=weight_decay, accumulation=accum)
+    return [Record(cause) for cause in json.loads(causes)]
+
+
+def _text(path: str | os.PathLike[str]) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def _leaves(item: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """What is in nested dictionaries and lists, with the keys that lead to it."""
+    inner = f"{path}." if path else ""
+    if isinstance(item, Mapping):
+        for key, value in item.items():
+            yield from _leaves(value, f"{inner}{key}")
+    elif isinstance(item, (list, tuple)):
+        for i, value in enumerate(item):
+            yield from _leaves(value, f"{inner}{i}")
+    else:
+        yield path, item
+
+
+def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = values.setdefault(key, {})
+        if not isinstance(inner, dict):
+            return
+        values = inner
+    values.setdefault(keys[-1], value)
+
+
+def _seen(name: str, item: Any) -> tuple[str, object, bool] | None:
+    """The type of a tensor's elements, an array of its memory, and whether it is a scalar; ``None`` for what is no tensor."""
+    if hasattr(item, "untyped_storage"):
+        return _of_torch(name, item)
+    is_array = hasattr(item, "__array__") or hasattr(item, "__dlpack__")
+    if not is_array and not isinstance(item, memoryview):
+        return None
+    import numpy
+
+    if type(item).__module__ == "numpy" and not isinstance(item, numpy.ndarray) and item.ndim == 0:
+        # A scalar is a plain value.
+        return None
+    array = numpy.asarray(item) if hasattr(item, "__array__") or isinstance(item, memoryview) else numpy.from_dlpack(item)
+    dtype = array.dtype
+    if not dtype.isnative:
+        array = array.astype(dtype.newbyteorder("="))
+    if dtype.kind in "OSUMm":
+        raise UnsupportedError(f"tensor `{name}`: elements of {dtype} are no numbers", tensor=name)
+    return dtype.newbyteorder("=").name, *_in_order(array)
+
+
+def _of_torch(name: str, tensor: Any) -> tuple[str, object, bool]:
+    import torch
+
+    tensor = tensor.detach()
+    if hasattr(tensor, "to_local"):
+        # Of a tensor that ranks share, this rank's part: nobody waits for the others.
+        tensor = tensor.to_local()
+    if tensor.is_sparse or tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.is_meta:
+        raise UnsupportedError(f"tensor `{name}`: it is on the meta device, and has no elements", tensor=name)
+    tensor = tensor.cpu().resolve_conj().resolve_neg()
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    size = tensor.element_size()
+    if size in _SAME_SIZE and not tensor.is_complex():
+        tensor = tensor.view(getattr(torch, _SAME_SIZE[size]))
+    elif dtype == "complex32":
+        tensor = tensor.view(torch.int32)
+    return dtype, *_in_order(tensor.numpy())
+
+
+def _in_order(array: Any) -> tuple[object, bool]:
+    """The array as one of integers of the same size, copied if its elements are not in order; and whether it was a scalar,
+    which is then a vector of one element."""
+    import numpy
+
+    scalar = array.ndim == 0
+    if scalar:
+        array = array.reshape(1)
+
+    if any(step < 0 for step in array.strides):
+        array = numpy.ascontiguousarray(array)
+    if array.dtype.kind != "c":
+        array = array.view(f"i{array.dtype.itemsize}")
+    return array, scalar

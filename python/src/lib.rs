@@ -1,0 +1,28 @@
+//! The native half of the Python package `ckpt_tools`: commands, checkpoints, tensors in memory. What users see is in
+//! `python/ckpt_tools`.
+
+mod buffer;
+mod checkpoint;
+mod command;
+mod explain;
+mod failure;
+mod live;
+mod selection;
+mod table;
+mod work;
+
+use pyo3::prelude::*;
+
+/// The functions and classes that `ckpt_tools` is made of.
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<buffer::Borrowed>()?;
+    module.add_class::<checkpoint::Checkpoint>()?;
+    module.add_class::<checkpoint::Tensor>()?;
+    module.add_function(wrap_pyfunction!(command::run, module)?)?;
+    module.add_function(wrap_pyfunction!(command::main, module)?)?;
+    module.add_function(wrap_pyfunction!(explain::explain, module)?)?;
+    module.add_function(wrap_pyfunction!(live::measure, module)?)?;
+    module.add_function(wrap_pyfunction!(table::columns, module)?)
+}
