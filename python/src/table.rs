@@ -15,7 +15,7 @@ pub fn columns<'py>(py: Python<'py>, record: &str) -> PyResult<Vec<Column<'py>>>
     let record: CheckpointRecord =
         serde_json::from_str(record).map_err(|e| PyValueError::new_err(e.to_string()))?;
     let rows: Vec<Row<'_>> = Rows::Tensors.of(&record).collect();
-    let column = |column: &ckpt_reports::table::Column| {
+    let column = |column: &ckpt_reports::table::Column| -> PyResult<Column<'py>> {
         let list = PyList::empty(py);
         for row in &rows {
             match column.cell(row) {
