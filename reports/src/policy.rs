@@ -24,7 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What a checkpoint must be to pass. By default, only healthy and untrained weights pass.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
 #[non_exhaustive]
 pub struct Policy {
     /// The worst verdict a tensor may have: `healthy` when not given, or `weak` when not given beside
@@ -58,6 +58,21 @@ pub struct Policy {
     pub tensors: Vec<TensorPolicy>,
     /// What counts as worse than the baseline.
     pub baseline: BaselinePolicy,
+}
+
+impl Serialize for Policy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Policy::serialize(self, serializer)
+    }
+}
+
+/// Its thresholds know which rules are off.
+impl<'de> Deserialize<'de> for Policy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut policy = Policy::deserialize(deserializer)?;
+        policy.thresholds.off = policy.off;
+        Ok(policy)
+    }
 }
 
 /// Which weight matrices are judged.
@@ -238,9 +253,7 @@ impl Policy {
     /// With the line and the key, for text that is not TOML, unknown keys, and values out of their range.
     pub fn from_toml(text: &str) -> Result<Policy, PolicyError> {
         let file: File = toml::from_str(text).map_err(|e| PolicyError(e.to_string().trim_end().into()))?;
-        let mut policy = file.gate;
-        policy.thresholds.off = policy.off;
-        Ok(policy)
+        Ok(file.gate)
     }
 
     /// Switches the rule called `name` off.

@@ -183,7 +183,8 @@ impl fmt::Display for SparseLayout {
 pub fn contiguous_strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1usize; shape.len()];
     for i in (1..shape.len()).rev() {
-        strides[i - 1] = strides[i].saturating_mul(shape[i].max(1));
+        // Where nothing is in it, sizes may be immense; PyTorch's strides are signed.
+        strides[i - 1] = strides[i].saturating_mul(shape[i].max(1)).min(i64::MAX as usize);
     }
     strides
 }
