@@ -284,7 +284,7 @@ pub fn is_size_of_direction(name: &str) -> bool {
 pub fn is_of_tokens(name: &str) -> bool {
     let words = Words::of(name);
     let module = |word: &&str| holds(&words.module, word);
-    TOKENS.iter().any(|word| module(word)) && !NOT_OF_TOKENS.iter().any(|word| module(word))
+    TOKENS.iter().any(&module) && !NOT_OF_TOKENS.iter().any(module)
 }
 
 /// Whether `name` is that of a weight of which only the direction counts: under weight normalization.
