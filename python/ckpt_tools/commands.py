@@ -223,6 +223,7 @@ def gate(
     require_step: int | None = None,
     min_step: int | None = None,
     ignore: Sequence[str] = (),
+    off: Sequence[str] = (),
     max_shrink: float | None = None,
     max_new_dead: float | None = None,
     diagnose: bool = False,
@@ -254,6 +255,7 @@ def gate(
         require_step: The training step that every checkpoint must have.
         min_step: The training step that every checkpoint must have reached.
         ignore: Do not judge tensors whose name matches one of these patterns.
+        off: Rules of verdicts that are not asked, by their names.
         max_shrink: By what factor the std of a matrix may fall below the baseline's.
         max_new_dead: The share of a ternary matrix's rows or columns that may have died since the baseline.
         diagnose: Run each model too.
@@ -285,6 +287,7 @@ def gate(
             "require_step": require_step,
             "min_step": min_step,
             "ignore": list(ignore),
+            "off": list(off),
             "max_shrink": max_shrink,
             "max_new_dead": max_new_dead,
             "diagnose": diagnose,

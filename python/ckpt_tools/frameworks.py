@@ -95,7 +95,7 @@ class NumPy:
         if tensor.element == "complex32":
             return None
         dtype = self._dtype(tensor.element, tensor.name)
-        borrowed = tensor.borrowed()
+        borrowed: Any = tensor.borrowed()
         if borrowed is None:
             return None
         strides = [step * dtype.itemsize for step in tensor.strides]

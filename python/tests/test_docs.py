@@ -40,7 +40,8 @@ def test_everything_public_says_what_it_is():
 def test_types_are_checked():
     """The package itself, strictly; and that users of it see its types."""
     pytest.importorskip("mypy")
-    check = [sys.executable, "-m", "mypy", "--strict", "--ignore-missing-imports"]
+    # Whether an exception is needed depends on which libraries are there.
+    check = [sys.executable, "-m", "mypy", "--strict", "--no-warn-unused-ignores", "--ignore-missing-imports"]
     subprocess.run([*check, "-p", "ckpt_tools"], check=True, cwd=REPOSITORY / "python")
     user = 'import ckpt_tools\nreveal_type(ckpt_tools.inspect("x").verdict)\nckpt_tools.gate(3)\n'
     ran = subprocess.run([*check, "-c", user], capture_output=True, text=True)

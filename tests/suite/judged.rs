@@ -112,7 +112,7 @@ fn a_run_that_exploded_is_not_called_healthy() {
         SafeTensors::new()
             .f32s("first.weight", &[64, 64], &matrix(step, size))
             .f32s("second.weight", &[64, 64], &matrix(step + 1, 0.1))
-            .write(&program.at(&format!("run/step-{step:05}.safetensors")));
+            .write(&program.at(format!("run/step-{step:05}.safetensors")));
     }
     let report = program.run(&["report", "run", "--format", "json"]).exits(0).json();
     let run = &report["runs"][0];
