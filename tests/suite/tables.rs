@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+#[cfg(unix)]
 use std::time::{Duration, Instant};
 
 use ckpt_kit::binary::{Program, text};
