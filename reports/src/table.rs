@@ -275,6 +275,7 @@ pub fn columns() -> Vec<Column> {
 }
 
 /// The column that Parquet has besides: the whole record, from which `ckpt report` makes a page.
+#[cfg(any(test, feature = "parquet"))]
 pub(crate) fn record() -> Column {
     Column::new(
         "record",
