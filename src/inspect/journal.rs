@@ -52,14 +52,8 @@ impl Journal {
             .truncate(is_new)
             .open(&path)
             .map_err(failed)?;
-        let (mut done, mut is_whole) = (HashSet::new(), false);
-        if resume && is_new && output.exists() {
-            is_whole = true;
-            for record in records::read(output)? {
-                file.write_all(line(&record)?.as_bytes()).map_err(failed)?;
-                done.insert(record.path().to_string());
-            }
-        } else if resume {
+        let mut done = HashSet::new();
+        if resume {
             let mut end = 0;
             for record in lines(&file) {
                 let (record, len) = record.map_err(failed)?;
@@ -68,6 +62,15 @@ impl Journal {
             }
             // A line that was being written when the process ended.
             file.set_len(end).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
+        }
+        // The journal may have been begun with them, and not have got to the last.
+        let is_whole = resume && is_new && output.exists();
+        if resume && output.exists() {
+            for record in records::read(output)? {
+                if done.insert(record.path().to_string()) {
+                    file.write_all(line(&record)?.as_bytes()).map_err(failed)?;
+                }
+            }
         }
         Ok(Journal { output: output.to_path_buf(), path, file: Mutex::new(file), done, is_whole })
     }
@@ -94,13 +97,15 @@ impl Journal {
         let file = self.file.lock().expect("nothing panics while it is held");
         let failed = |e: io::Error| Failure::unwritable(format!("{}: {e}", terminal::path(&self.output)));
         let mut damaged = false;
-        let records = lines(&file).map(|record| {
+        let records = lines(&file).map(|record| -> io::Result<Recorded> {
             let (record, _) = record?;
             damaged |= record.is_damaged();
             Ok(record)
         });
         if self.is_whole && !added {
-            records.collect::<io::Result<Vec<_>>>().map_err(failed)?;
+            for record in records {
+                record.map_err(failed)?;
+            }
         } else {
             let mut staged = StagedFile::begin(&self.output, force)?;
             match format {

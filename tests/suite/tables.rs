@@ -132,6 +132,11 @@ fn what_a_killed_run_measured_is_not_measured_again() {
     assert_eq!(std::fs::metadata(&output).unwrap().modified().unwrap(), before);
     program.run(&[&asked[..], &["--resume", RUN]].concat()).exits(3);
     assert_eq!(lines(&output).len(), files.len() + 9);
+    // A run that was killed while it copied the output into its journal loses none of it.
+    let first = std::fs::read_to_string(&output).unwrap().lines().next().unwrap().to_string() + "\n";
+    std::fs::write(&journal, first).unwrap();
+    program.run(&["inspect", RUN, "-o", text(&output), "--resume"]).exits(3);
+    assert_eq!(lines(&output).len(), files.len() + 9);
 }
 
 #[test]

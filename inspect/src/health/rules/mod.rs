@@ -79,8 +79,8 @@ impl Rule {
     }
 }
 
-/// The matrices, kernels and tables that a network's knowledge is in.
-const MATRICES: &[Role] = &[
+/// [`MATRICES`], and tensors of which it is not known whether they are such.
+const MAYBE_MATRICES: &[Role] = &[
     Role::Matrix,
     Role::Convolution,
     Role::Embedding,
@@ -91,7 +91,10 @@ const MATRICES: &[Role] = &[
     Role::LoraB,
     Role::Codes,
     Role::Codebook,
+    Role::Unknown,
 ];
+/// The matrices, kernels and tables that a network's knowledge is in.
+const MATRICES: &[Role] = MAYBE_MATRICES.split_at(MAYBE_MATRICES.len() - 1).0;
 /// Those of them that multiply activations as they stand.
 const PLAIN: &[Role] = &[Role::Matrix, Role::Convolution, Role::Head, Role::Router];
 

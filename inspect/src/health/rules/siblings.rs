@@ -24,19 +24,7 @@ pub(super) const RULE: Rule = Rule {
     name: "unlike-siblings",
     summary: "A matrix is a hundred times larger or smaller than the same matrix in the other layers.",
     levels: &[Verdict::Dying, Verdict::Dead, Verdict::Corrupt],
-    roles: &[
-        Role::Matrix,
-        Role::Convolution,
-        Role::Embedding,
-        Role::Head,
-        Role::Positional,
-        Role::Router,
-        Role::LoraA,
-        Role::LoraB,
-        Role::Codes,
-        Role::Codebook,
-        Role::Unknown,
-    ],
+    roles: super::MAYBE_MATRICES,
     check: Check::Network(check),
 };
 
