@@ -1,5 +1,6 @@
 //! `ckpt convert`: checkpoints into other formats, verified.
 
+use ckpt_inspect::stored::Stored;
 use std::path::{Component, Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -390,7 +391,7 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
                 terminal::path(path)
             )));
         }
-        let output = folder.join(named(relative, path.is_dir()));
+        let output = folder.join(named(relative, path.is_stored_folder()));
         if outputs.contains(&output) {
             return Err(Failure::usage(format!(
                 "two of the checkpoints would be written to {}; convert them one at a time with -o",

@@ -18,6 +18,7 @@
 //! - `infer`: `infer`, `chat`, `bench`, and `verify --outputs`.
 //! - `diagnose`: that command, and `gate --diagnose`.
 //! - `train`: that command.
+//! - `remote`: files at URLs wherever checkpoints are expected.
 
 #[cfg(feature = "infer")]
 mod bench;
@@ -50,6 +51,8 @@ mod paths;
 #[cfg(feature = "infer")]
 mod perplexity;
 mod recover;
+#[cfg(feature = "remote")]
+mod remote;
 mod report;
 mod scan;
 #[cfg(feature = "infer")]
@@ -67,6 +70,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub use capture::{Captured, Level, Message, capture};
 pub use exit::Exit;
 use failure::Failure;
+#[cfg(feature = "remote")]
+pub use remote::read_remote_files;
 pub use signal::handle_signals;
 
 /// Keeps panics out of standard error that are caught and become errors, those of the library that reads tokenizers. For
@@ -139,6 +144,8 @@ pub fn run<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exit
         }
     };
     cli.color.apply();
+    #[cfg(feature = "remote")]
+    read_remote_files();
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
         #[cfg(feature = "browse")]

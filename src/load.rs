@@ -1,6 +1,7 @@
 //! From the paths on the command line to records: globs and folders expanded, unchanged files answered from the
 //! cache, the rest opened, measured and judged.
 
+use ckpt_inspect::stored::Stored;
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::Read;
@@ -202,7 +203,7 @@ pub fn each<R: Send>(
     take: impl Fn(Loaded) -> R + Sync,
 ) -> Result<Vec<R>, Failure> {
     let cache = options.cache.then(cache).flatten();
-    let len = |path: &PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
+    let len = |path: &PathBuf| path.stored().map_or(0, |stat| stat.bytes);
     let progress = terminal::progress(
         found.iter().flatten().map(len).sum(),
         &format!("measuring {}", ckpt_reports::text::plural(found.len(), "checkpoint")),

@@ -1,5 +1,6 @@
 //! Paths on the command line: files, folders, and patterns with `*`, `?` or `[` that match any number of them.
 
+use ckpt_inspect::stored::{self, Stored};
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,9 @@ use crate::{Failure, terminal};
 
 /// Whether `path` is no file but a pattern.
 pub fn is_pattern(path: &Path) -> bool {
-    !path.exists() && path.to_string_lossy().contains(['*', '?', '['])
+    // What follows a question mark in a URL belongs to it.
+    let marks: &[char] = if stored::is_remote(path) { &['*', '['] } else { &['*', '?', '['] };
+    path.to_string_lossy().contains(marks) && !path.is_stored()
 }
 
 /// The paths that `path` matches: itself, or, if there is no such file and it is a pattern, all that match, perhaps
@@ -20,7 +23,10 @@ pub fn is_pattern(path: &Path) -> bool {
 /// An invalid pattern is wrong usage.
 pub fn matches(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     if !is_pattern(path) {
-        return Ok(vec![path.to_path_buf()]);
+        return Ok(vec![stored::admitted(path).into_owned()]);
+    }
+    if stored::is_remote(path) {
+        return remote_matches(path);
     }
     let text = path.to_string_lossy();
     let matches = glob::glob(&text)
@@ -32,11 +38,43 @@ pub fn matches(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(matches.filter_map(Result::ok).filter(within).collect())
 }
 
+/// What matches `pattern`, a URL, in the folders that its store lists.
+fn remote_matches(pattern: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let text = pattern.to_string_lossy();
+    let start = text.find("://").map_or(0, |at| at + 3);
+    let mut parts = text[start..].split('/').filter(|part| !part.is_empty());
+    let root = parts.next().unwrap_or_default();
+    let mut found = vec![PathBuf::from(format!("{}{root}", &text[..start]))];
+    for part in parts {
+        if !part.contains(['*', '[']) {
+            found.iter_mut().for_each(|path| path.push(part));
+            continue;
+        }
+        let glob = globset::Glob::new(part).map_err(|e| {
+            Failure::usage(format!("{}: not a valid glob pattern: {e}", terminal::path(pattern)))
+        })?;
+        let glob = glob.compile_matcher();
+        let mut within = Vec::new();
+        for folder in &found {
+            let entries = folder.stored_entries().map_err(|e| Error::io(folder, &e))?;
+            let names = |path: &PathBuf| path.file_name().is_some_and(|name| glob.is_match(name));
+            within.extend(entries.into_iter().map(|entry| entry.path).filter(names));
+        }
+        within.sort();
+        found = within;
+    }
+    found.retain(|path| path.is_stored());
+    Ok(found)
+}
+
 /// `path` from the root on, without `..` or links to folders; a link to a file keeps its own name.
 ///
 /// # Errors
 /// A path that does not exist cannot be read.
 pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    if stored::is_remote(path) {
+        return Ok(path.to_path_buf());
+    }
     let folder = |folder: &Path| match folder {
         empty if empty == Path::new("") => Path::new(".").canonicalize(),
         folder => folder.canonicalize(),
@@ -62,7 +100,7 @@ pub fn spare<'p>(
     if outputs.is_empty() {
         return Ok(());
     }
-    let sources: Vec<PathBuf> = sources().iter().filter_map(|source| source.canonicalize().ok()).collect();
+    let sources: Vec<PathBuf> = sources().iter().filter_map(|source| source.stored_identity().ok()).collect();
     match outputs.iter().find(|(_, output)| sources.iter().any(|source| source.starts_with(output))) {
         Some((output, _)) => {
             Err(Failure::usage(format!("{} is an input; choose another output", terminal::path(output))))

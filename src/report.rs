@@ -1,5 +1,6 @@
 //! `ckpt report`: one page for any number of checkpoints and runs.
 
+use ckpt_inspect::stored::Stored;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -76,7 +77,7 @@ fn not_negative(text: &str) -> Result<f64, String> {
 /// The metrics next to a run's checkpoints, if a trainer left readable ones.
 fn training(run: &Run) -> Option<Training> {
     let folder = Path::new(&run.checkpoints.first()?.path).parent()?;
-    let file = std::fs::File::open(folder.join("metrics.jsonl")).ok()?;
+    let file = folder.join("metrics.jsonl").stored_bytes().ok()?;
     Training::read(std::io::BufReader::new(file)).ok()?
 }
 

@@ -1,5 +1,6 @@
 //! `ckpt scan`: what loading files would do besides reading data.
 
+use ckpt_inspect::stored::Stored;
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -84,7 +85,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             _ if capture::is_stopped() => None,
             Ok(path) => Some(scan(path, &options).unwrap_or_else(|e| Scan::unreadable(path, e))),
             // Its other files are scanned all the same.
-            Err((path, error)) if error.kind == ErrorKind::Unrecognised && path.is_dir() => None,
+            Err((path, error)) if error.kind == ErrorKind::Unrecognised && path.is_stored_folder() => None,
             Err((path, error)) => Some(Scan::unreadable(path, error.clone())),
         })
         .collect();
@@ -94,7 +95,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         match scanned {
             Ok(scan) if scan.is_inert() => inert.push(path.display().to_string()),
             Ok(scan) => files.push(scan),
-            Err(error) if error.kind == ErrorKind::Unrecognised || !path.exists() => {
+            Err(error) if error.kind == ErrorKind::Unrecognised || !path.is_stored() => {
                 passed_over.push(path.display().to_string());
             }
             Err(error) => files.push(Scan::unreadable(path, error)),
@@ -150,7 +151,7 @@ fn skip(args: &Args, found: &mut Vec<Found>, others: &mut Vec<PathBuf>) -> Resul
     }
     let mut folders = Vec::new();
     for path in &args.paths {
-        folders.extend(paths::matches(path)?.into_iter().filter(|path| path.is_dir()));
+        folders.extend(paths::matches(path)?.into_iter().filter(|path| path.is_stored_folder()));
     }
     let is_skipped = |path: &Path| {
         folders.iter().filter_map(|folder| path.strip_prefix(folder).ok()).any(|inside| {
@@ -179,11 +180,11 @@ fn skip(args: &Args, found: &mut Vec<Found>, others: &mut Vec<PathBuf>) -> Resul
 
 /// The other files in the folders that `paths` match, which no loader is likely to be given.
 fn rest(paths: &[PathBuf], found: &[Found]) -> Result<Vec<PathBuf>, Failure> {
-    let identity = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+    let identity = |path: &PathBuf| path.stored_identity().unwrap_or_else(|_| path.clone());
     let mut seen: HashSet<PathBuf> = found.iter().flatten().map(identity).collect();
     let mut others = Vec::new();
     for path in paths {
-        for folder in paths::matches(path)?.into_iter().filter(|path| path.is_dir()) {
+        for folder in paths::matches(path)?.into_iter().filter(|path| path.is_stored_folder()) {
             // What cannot be listed is among what was found.
             others.extend(Files::below(&folder).unwrap_or_default().others);
         }
@@ -198,7 +199,7 @@ fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
         let what = "contains no file that a loader would read";
         ckpt_inspect::Error::new(ckpt_inspect::ErrorKind::Unrecognised, what)
     };
-    let identity = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let identity = |path: &Path| path.stored_identity().unwrap_or_else(|_| path.to_path_buf());
     paths::expand(paths, files, nothing, identity)
 }
 

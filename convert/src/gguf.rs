@@ -4,6 +4,7 @@
 //! Keys are those of `gguf-py/gguf/constants.py` in llama.cpp. Those for the student (`ckpt.…`, and the soft caps under
 //! architectures that have none) are for ckpt's own runner; other programs ignore them.
 
+use ckpt_inspect::stored::Stored;
 use std::path::Path;
 
 use ckpt_inspect::ggml::GgmlType;
@@ -348,7 +349,7 @@ fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
     let vocabulary = match &options.tokenizer {
         Some(path) => Some(Vocabulary::read(path)?),
         None if keys.contains("tokenizer.ggml.tokens") || is_unknown(source) => return Ok(keys),
-        None => Vocabulary::in_folder(match source.path.is_dir() {
+        None => Vocabulary::in_folder(match source.path.is_stored_folder() {
             true => &source.path,
             false => source.path.parent().unwrap_or(Path::new("")),
         })?,

@@ -1,5 +1,8 @@
 //! Hugging Face model folders: config.json, weights under `model.…` names, and the tokenizer's files.
 
+use std::io::Read;
+
+use ckpt_inspect::stored::{Kind, Stored};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -91,13 +94,16 @@ fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
         }
     }
     let source = &plan.source.path;
-    let folder = if source.is_dir() { source.as_path() } else { source.parent().unwrap_or(Path::new("")) };
+    let folder =
+        if source.is_stored_folder() { source.as_path() } else { source.parent().unwrap_or(Path::new("")) };
     let kept = QUANTIZATION.iter().filter(|_| plan.keeps);
     for &name in BESIDE.iter().chain([&TEMPLATES]).chain(kept) {
         let path = folder.join(name);
-        match std::fs::metadata(&path) {
-            Ok(m) if m.is_file() && m.len() <= MAX_BESIDE => {
-                let bytes = std::fs::read(&path).map_err(|e| ReadError::io(&path, &e))?;
+        match path.stored() {
+            Ok(stat) if stat.kind == Kind::File && stat.bytes <= MAX_BESIDE => {
+                let mut bytes = Vec::new();
+                let read = path.stored_bytes().and_then(|file| file.take(MAX_BESIDE).read_to_end(&mut bytes));
+                read.map_err(|e| ReadError::io(&path, &e))?;
                 if name.ends_with(".json")
                     && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
                 {

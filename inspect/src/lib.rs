@@ -34,7 +34,7 @@ use meaning::{checkpoint, group, open, ternary};
 pub use {ndarray, serde_json};
 
 pub use analysis::{cause, diff, run, salvage, trend};
-pub use bytes::{SharedBytes, metadata, pickle, staged, zip};
+pub use bytes::{SharedBytes, metadata, pickle, staged, stored, zip};
 pub use cache::Cache;
 pub use checkpoint::Checkpoint;
 pub use damage::{Damage, DamageKind, Notice, NoticeKind};

@@ -12,6 +12,7 @@ pub mod peers;
 pub mod pickle;
 pub mod random;
 pub mod safetensors;
+pub mod servers;
 pub mod student;
 pub mod tar;
 pub mod tensor;

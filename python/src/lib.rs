@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 /// The functions and classes that `ckpt_tools` is made of.
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    ckpt::read_remote_files();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<buffer::Borrowed>()?;
     module.add_class::<checkpoint::Checkpoint>()?;

@@ -1,5 +1,6 @@
 //! What `ckpt inspect` tells programs: an object for each checkpoint, or a table of checkpoints and tensors.
 
+use ckpt_inspect::stored::Stored;
 use std::io;
 use std::path::PathBuf;
 
@@ -15,7 +16,7 @@ use crate::{Failure, terminal};
 /// holds some and is none itself. It depends on what they are, not on how many there are today.
 pub(super) fn asks_for_several(paths: &[PathBuf], found: &[Found]) -> bool {
     match (paths, found) {
-        ([one], [Ok(only)]) => is_pattern(one) || only != one && one.is_dir(),
+        ([one], [Ok(only)]) => is_pattern(one) || only != one && one.is_stored_folder(),
         ([one], [Err(_)]) => is_pattern(one),
         _ => true,
     }

@@ -28,6 +28,8 @@ mod public_types;
 mod quantized;
 mod ranks;
 mod recover;
+#[cfg(all(unix, feature = "remote"))]
+mod remote;
 mod report;
 mod scan;
 mod tables;

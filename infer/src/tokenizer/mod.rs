@@ -6,6 +6,7 @@ mod scores;
 mod special;
 mod stream;
 
+use ckpt_inspect::stored::Stored;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -90,7 +91,7 @@ impl Tokenizer {
     /// # Errors
     /// `Checkpoint` for a file that cannot be read, is damaged or of an unknown kind; `Tokenizer`.
     pub fn open(path: &Path) -> Result<Self> {
-        if path.is_dir() {
+        if path.is_stored_folder() {
             let what = "contains neither tokenizer.json nor tokenizer.model";
             return Self::in_folder(path)?
                 .ok_or_else(|| Error::Tokenizer { path: path.into(), what: what.into() });
@@ -118,8 +119,8 @@ impl Tokenizer {
         if let Some(own) = Self::embedded(checkpoint)? {
             return Ok(Some(own));
         }
-        let path = checkpoint.path.canonicalize().unwrap_or_else(|_| checkpoint.path.clone());
-        let folder = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
+        let path = checkpoint.path.stored_identity().unwrap_or_else(|_| checkpoint.path.clone());
+        let folder = if path.is_stored_folder() { Some(path.as_path()) } else { path.parent() };
         for folder in [folder, folder.and_then(Path::parent)].into_iter().flatten() {
             if let Some(found) = Self::in_folder(folder)? {
                 return Ok(Some(found));
@@ -130,7 +131,7 @@ impl Tokenizer {
 
     fn in_folder(folder: &Path) -> Result<Option<Self>> {
         let mut files = FILE_NAMES.map(|name| folder.join(name)).into_iter();
-        files.find(|path| path.is_file()).map(|path| Self::open(&path)).transpose()
+        files.find(|path| path.is_stored_file()).map(|path| Self::open(&path)).transpose()
     }
 
     fn embedded(checkpoint: &Checkpoint) -> Result<Option<Self>> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::bytes::Source;
+use crate::bytes::stored::Stored;
 use crate::checkpoint::Checkpoint;
 use crate::format;
 use crate::layout::companion;
@@ -180,7 +181,8 @@ fn companion_faults(path: &Path) -> Vec<String> {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Some(format!("{}: {damage}", name.escape_debug()))
     };
-    let files = if path.is_dir() { companion::companions(path).unwrap_or_default() } else { Vec::new() };
+    let files =
+        if path.is_stored_folder() { companion::companions(path).unwrap_or_default() } else { Vec::new() };
     files.into_iter().filter_map(fault).collect()
 }
 

@@ -7,6 +7,7 @@ pub mod pickle;
 pub mod staged;
 mod stamp;
 pub(crate) mod storage;
+pub mod stored;
 pub mod zip;
 pub(crate) mod zstd;
 
@@ -45,6 +46,14 @@ pub(crate) trait ByteSource: fmt::Debug + Send + Sync {
     /// Where byte `at` is in the file of this source's name, if the file has these bytes as they are.
     fn place(&self, _at: u64) -> Option<u64> {
         None
+    }
+
+    /// Says that `ranges` are about to be asked for, so that a source which has to fetch them does so at once.
+    ///
+    /// # Errors
+    /// `Io` when they cannot be read.
+    fn expect(&self, _ranges: &[Range<u64>]) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -227,9 +236,19 @@ impl ByteSource for Section<'_> {
         within(self.whole, self.start, self.len, range)
     }
 
+    fn expect(&self, ranges: &[Range<u64>]) -> Result<()> {
+        self.whole.expect(&shifted(ranges, self.start))
+    }
+
     fn is_resident(&self) -> bool {
         self.whole.is_resident()
     }
+}
+
+/// `ranges` of what begins at `start`, in the whole.
+fn shifted(ranges: &[Range<u64>], start: u64) -> Vec<Range<u64>> {
+    let within = |at: u64| start.saturating_add(at);
+    ranges.iter().map(|range| within(range.start)..within(range.end)).collect()
 }
 
 /// `range` of the `len` bytes of `whole` from `start`.
@@ -412,6 +431,10 @@ pub(crate) struct Source {
 impl Source {
     pub fn open(path: &Path) -> Result<Arc<Self>> {
         let io = |e: std::io::Error| Error::io(path, &e);
+        if let Some(remote) = stored::Remote::open(path) {
+            let remote = remote.map_err(io)?;
+            return Ok(Self::of(path, Stamp::remote(path, &remote.stat()), remote));
+        }
         // Opening a pipe would wait for its writer.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
             return Err(Error::new(crate::ErrorKind::Io, "is not a regular file")
@@ -502,6 +525,10 @@ impl ByteSource for Within {
 
     fn bytes(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
         within(&*self.whole.data, self.start, self.len, range)
+    }
+
+    fn expect(&self, ranges: &[Range<u64>]) -> Result<()> {
+        self.whole.data.expect(&shifted(ranges, self.start))
     }
 
     fn is_resident(&self) -> bool {

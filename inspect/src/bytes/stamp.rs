@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::ByteSource;
+use super::stored::{self, Kind, Stat, Stored};
 
 /// Files of this many bytes are read whole for their digest.
 const WHOLE: u64 = 64 << 10;
@@ -40,6 +41,9 @@ struct State {
 impl Stamp {
     /// What is at `path` now.
     pub fn of(path: &Path) -> Self {
+        if stored::is_remote(path) {
+            return path.stored().map_or_else(|_| Self::absent(path), |stat| Self::remote(path, &stat));
+        }
         let mut stamp = Self::new(path, std::fs::metadata(path).ok().as_ref());
         stamp.sample = stamp.state.as_ref().and_then(|_| sample_of_file(path));
         stamp
@@ -51,6 +55,19 @@ impl Stamp {
         Stamp { path: name.to_path_buf(), state: Some(state), sample: None }
     }
 
+    /// What the store says of what is at `path`. A file that it cannot tell the changes of never equals a later one.
+    pub(super) fn remote(path: &Path, stat: &Stat) -> Self {
+        if stat.kind == Kind::File && stat.version.is_none() {
+            return Self::never(path);
+        }
+        let state = State { bytes: stat.bytes, modified: None, changed: None, inode: None };
+        Stamp { path: path.to_path_buf(), state: Some(state), sample: stat.version.clone() }
+    }
+
+    fn absent(path: &Path) -> Self {
+        Stamp { path: path.to_path_buf(), state: None, sample: None }
+    }
+
     /// The state in `metadata`, as yet without a digest.
     pub(super) fn new(path: &Path, metadata: Option<&Metadata>) -> Self {
         // The file itself, so that a link that now points elsewhere does not count as unchanged.
@@ -60,8 +77,8 @@ impl Stamp {
 
     /// The same with a digest of `data`, the bytes of the file.
     pub(super) fn sampled(mut self, data: &dyn ByteSource) -> Self {
-        // What is not a file has no later state to compare with.
-        if self.state.as_ref().is_some_and(|state| state.bytes == data.len()) {
+        // What is not a file has no later state to compare with, and a store told its own digest.
+        if self.sample.is_none() && self.state.as_ref().is_some_and(|state| state.bytes == data.len()) {
             self.sample = sample(data.len(), |at, piece| {
                 let bytes = data.bytes(at..at + piece.len() as u64).ok()?;
                 piece.copy_from_slice(&bytes);
@@ -73,6 +90,9 @@ impl Stamp {
 
     /// Whether the file is still as it was.
     pub fn is_current(&self) -> bool {
+        if stored::is_remote(&self.path) {
+            return Self::of(&self.path) == *self;
+        }
         let now = Self::new(&self.path, std::fs::metadata(&self.path).ok().as_ref());
         let same = now.path == self.path && now.state == self.state;
         same && (self.state.is_none() || sample_of_file(&self.path) == self.sample)

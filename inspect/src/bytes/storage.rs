@@ -137,7 +137,7 @@ impl Storage {
         Self::new(Place::Missing { why, at: Some((source.clone(), offset)) }, len, None, 1)
     }
 
-    /// The file that has its bytes as they are, little-endian and one after another, and where they begin in it; `None`
+    /// The file of this machine that has its bytes as they are, little-endian and one after another, and where they begin in it; `None`
     /// for one that is compressed, pieced together, of another byte order, or in no file.
     pub fn place(&self) -> Option<(&Path, u64)> {
         let Place::Segments(segments) = &self.0.place else { return None };
@@ -261,8 +261,11 @@ impl Storage {
         match &self.0.place {
             Place::Deflated(_) => self.0.len.saturating_add(len),
             Place::Filled { .. } | Place::Holed { .. } => len,
-            Place::Segments(segments) if segments.len() != 1 => len,
-            Place::Segments(_) | Place::Inline(_) | Place::Missing { .. } => 0,
+            Place::Segments(segments) => match segments.as_slice() {
+                [one] if one.source.data().is_resident() => 0,
+                _ => len,
+            },
+            Place::Inline(_) | Place::Missing { .. } => 0,
         }
     }
 

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::bytes::compression::Compression;
+use crate::bytes::stored::Stored;
 use crate::bytes::{ByteSource, Source};
 use crate::metadata::Value;
 use crate::pickle::Pickle;
@@ -139,7 +140,7 @@ pub(crate) fn is_array(path: &Path) -> bool {
 fn family_of(path: &Path) -> Option<Family> {
     use std::io::Read;
     let mut head = Vec::new();
-    std::fs::File::open(path).and_then(|f| f.take(HEAD).read_to_end(&mut head)).ok()?;
+    path.stored_bytes().and_then(|f| f.take(HEAD).read_to_end(&mut head)).ok()?;
     recognise(&head).map(|container| container.family)
 }
 

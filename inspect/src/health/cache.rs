@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::bytes::Stamp;
+use crate::bytes::stored;
 use crate::health::measures;
 use crate::staged::{self, is_temporary};
 use crate::{Checkpoint, CheckpointRecord};
@@ -131,7 +132,7 @@ impl Cache {
         let mut hash = Sha256::new();
         for path in paths {
             // Both the name, which may contain the step, and the file that it leads to.
-            for path in [std::path::absolute(path).ok()?, path.canonicalize().ok()?] {
+            for path in stored::names(path).ok()? {
                 hash.update(path.as_os_str().as_encoded_bytes());
                 hash.update([0]);
             }

@@ -1,6 +1,7 @@
 //! From an opened checkpoint to its record: every tensor described and, if asked, measured.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
@@ -52,6 +53,8 @@ const SHARED_NAMES: usize = 16;
 /// Warnings that a record repeats: a hostile file can cause one at every turn.
 const WARNINGS: usize = 50;
 
+/// Bytes of tensors that are measured at one time and have to be copied for it: fetched, inflated, put together.
+const COPIED_AT_ONCE: u64 = 1 << 30;
 /// All tensors together may be read this many times the files' size,
 const MAX_REREAD: u64 = 64;
 /// and this many bytes more.
@@ -83,25 +86,28 @@ pub fn describe_until(
     let left_out = affordable.iter().filter(|a| !**a).count();
     let faults: HashMap<&str, &QuantFault> =
         checkpoint.coding.faults.iter().map(|(name, fault)| (name.as_str(), fault)).collect();
-    let mut tensors: Vec<TensorRecord> = checkpoint
-        .tensors
-        .par_iter()
-        .zip(sharing)
-        .enumerate()
-        .map(|(i, (tensor, shared))| {
-            if stopped() {
-                return None;
-            }
-            let unread = Options { stats: false, sha256: false, ..options };
-            let options = if first[i] == i && affordable[i] { options } else { unread };
-            let mut record = describe_tensor(checkpoint, tensor, roles[i], &shared, options);
-            if let Some(&fault) = faults.get(tensor.name.as_str()) {
-                record.quantized.get_or_insert_default().fault = Some(fault.clone());
-            }
-            progress(record.bytes);
-            Some(record)
-        })
-        .collect::<Option<_>>()?;
+    let unread = Options { stats: false, sha256: false, ..options };
+    let options_of = |i: usize| if first[i] == i && affordable[i] { options } else { unread };
+    let described = |i: usize| {
+        if stopped() {
+            return None;
+        }
+        let tensor = &checkpoint.tensors[i];
+        let mut record = describe_tensor(checkpoint, tensor, roles[i], &sharing[i], options_of(i));
+        if let Some(&fault) = faults.get(tensor.name.as_str()) {
+            record.quantized.get_or_insert_default().fault = Some(fault.clone());
+        }
+        progress(record.bytes);
+        Some(record)
+    };
+    let copied = |i: usize| match options_of(i) {
+        Options { stats: false, sha256: false, .. } => 0,
+        _ => checkpoint.copied_bytes(&checkpoint.tensors[i]),
+    };
+    let mut tensors: Vec<TensorRecord> = Vec::with_capacity(checkpoint.tensors.len());
+    for beside in batches(checkpoint.tensors.len(), copied) {
+        tensors.extend(beside.into_par_iter().map(described).collect::<Option<Vec<_>>>()?);
+    }
     for (i, &first) in first.iter().enumerate().filter(|(i, first)| i != *first) {
         let TensorRecord { sha256, stats, ternary, structure, damage, damage_kind, .. } =
             tensors[first].clone();
@@ -180,6 +186,21 @@ fn quantization(checkpoint: &Checkpoint) -> Option<QuantizationRecord> {
         }
     }
     (!record.kinds.is_empty() || record.unread.is_some()).then_some(record)
+}
+
+/// The numbers below `count`, in ranges of which each has to copy at most [`COPIED_AT_ONCE`], or is one of more.
+fn batches(count: usize, copied: impl Fn(usize) -> u64) -> Vec<Range<usize>> {
+    let (mut batches, mut start, mut sum) = (Vec::new(), 0, 0u64);
+    for i in 0..count {
+        let own = copied(i);
+        sum = sum.saturating_add(own);
+        if sum > COPIED_AT_ONCE && i > start {
+            batches.push(start..i);
+            (start, sum) = (i, own);
+        }
+    }
+    batches.extend((start < count).then_some(start..count));
+    batches
 }
 
 /// Which tensors may be read so that all reading stays in proportion to the files: views may overlap, and each view

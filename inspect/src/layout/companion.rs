@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::name;
+use crate::bytes::stored::{Entry, Stored};
 use crate::{Error, Result};
 
 /// What names of such files begin with, before a number or the ending, and the endings.
@@ -49,9 +50,8 @@ pub(crate) fn is_optimizer(path: &Path) -> bool {
 /// `Io` when the folder cannot be listed.
 pub(crate) fn companions(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))? {
-        let path = entry.map_err(|e| Error::io(folder, &e))?.path();
-        if is_companion(&path) && path.is_file() {
+    for Entry { path, .. } in folder.stored_entries().map_err(|e| Error::io(folder, &e))? {
+        if is_companion(&path) && path.is_stored_file() {
             found.push(path);
         }
     }

@@ -12,6 +12,7 @@ use super::folder::FAMILIES;
 use super::step::from_name;
 use super::{LAYOUTS, Layout, MAX_CONFIG, Set, find_in, name, read_json, single, stands_for_files};
 use crate::bytes::Stamp;
+use crate::bytes::stored::{Entry, Kind, Stored};
 use crate::format::{Extension, recognises};
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 
@@ -47,7 +48,7 @@ const KINDS: [fn(&Path) -> Option<Composition>; 5] = [pipeline, modules, ranks, 
 
 /// What the folder at `path` consists of, if it is more than one model's files.
 fn composition(folder: &Path) -> Option<Composition> {
-    if !folder.is_dir() || is_whole(folder) {
+    if !folder.is_stored_folder() || is_whole(folder) {
         return None;
     }
     KINDS.iter().find_map(|kind| kind(folder))
@@ -116,7 +117,7 @@ fn adapter_in(folder: &Path) -> Option<PathBuf> {
 
 /// The first of `names` that is a file of `folder`.
 fn file_in(folder: &Path, names: &[&str]) -> Option<PathBuf> {
-    names.iter().map(|name| folder.join(name)).find(|path| path.is_file())
+    names.iter().map(|name| folder.join(name)).find(|path| path.is_stored_file())
 }
 
 impl Composition {
@@ -165,7 +166,7 @@ fn is_inside(name: &str) -> bool {
 /// What the file `index` of `folder` lists, or what is wrong with it; `None` if it is not there.
 fn listed<T: DeserializeOwned>(folder: &Path, index: &str) -> Option<Result<T, Damage>> {
     let path = folder.join(index);
-    path.is_file().then(|| {
+    path.is_stored_file().then(|| {
         read_json(&path, MAX_CONFIG).ok_or_else(|| {
             let what = format!(
                 "{index} is not valid JSON, or lists no components: which there should be is not known"
@@ -186,7 +187,7 @@ fn outside(index: &str, name: &str) -> Notice {
 
 /// Whether there is nothing in `folder`.
 fn is_empty(folder: &Path) -> bool {
-    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+    folder.stored_entries().is_ok_and(|entries| entries.is_empty())
 }
 
 /// A pipeline of diffusers: `model_index.json` names the library and the class of each component.
@@ -213,8 +214,8 @@ fn pipeline(folder: &Path) -> Option<Composition> {
         let inner = folder.join(name);
         let plain = PLAIN.iter().any(|end| class.ends_with(end));
         // Of other classes, those that have no weights have configurations of other names.
-        let has_weights = !plain && inner.join("config.json").is_file();
-        whole.add(folder, name, !inner.is_dir() || is_empty(&inner) || has_weights);
+        let has_weights = !plain && inner.join("config.json").is_stored_file();
+        whole.add(folder, name, !inner.is_stored_folder() || is_empty(&inner) || has_weights);
     }
     whole.if_any()
 }
@@ -239,7 +240,7 @@ fn modules(folder: &Path) -> Option<Composition> {
         Ok(modules) => modules,
         // Other programs have files of this name, too.
         Err(damage) => {
-            let is_theirs = BESIDE.iter().any(|file| folder.join(file).is_file());
+            let is_theirs = BESIDE.iter().any(|file| folder.join(file).is_stored_file());
             return is_theirs.then(|| Composition::unlisted(folder, damage));
         }
     };
@@ -250,7 +251,7 @@ fn modules(folder: &Path) -> Option<Composition> {
         let must = WEIGHTED.contains(&class);
         if path.is_empty() || is_inside(path) {
             let inner = folder.join(path);
-            let gone = !path.is_empty() && (!inner.is_dir() || is_empty(&inner));
+            let gone = !path.is_empty() && (!inner.is_stored_folder() || is_empty(&inner));
             whole.add(folder, path, must || (gone && !BARE.contains(&class)));
         } else {
             whole.notices.push(outside(INDEX, path));
@@ -264,10 +265,9 @@ fn modules(folder: &Path) -> Option<Composition> {
 
 /// The folders in `folder`, by name.
 fn folders(folder: &Path) -> Vec<String> {
-    let entries: Vec<_> =
-        std::fs::read_dir(folder).map(|entries| entries.flatten().collect()).unwrap_or_default();
-    let is_folder = |entry: &&std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
-    let mut folders: Vec<PathBuf> = entries.iter().filter(is_folder).map(|entry| entry.path()).collect();
+    let entries = folder.stored_entries().unwrap_or_default().into_iter();
+    let mut folders: Vec<PathBuf> =
+        entries.filter(|entry| entry.kind == Kind::Folder).map(|entry| entry.path).collect();
     super::sort(&mut folders);
     folders.iter().map(|path| name(path)).collect()
 }
@@ -312,7 +312,7 @@ fn beside(folder: &Path) -> Option<Composition> {
     let mut whole = Composition::default();
     let (own, adapter) = (form_in(folder), adapter_in(folder));
     let is_trainers = || companions(folder).is_ok_and(|files| !files.is_empty());
-    let names_adapter = |folder: &Path| folder.join(ADAPTER).is_file();
+    let names_adapter = |folder: &Path| folder.join(ADAPTER).is_stored_file();
     let without = |folder: &Path| names_adapter(folder) && !holds_weights(folder);
     if own.is_none() && adapter.is_none() && !names_adapter(folder) && !is_trainers() {
         return None;
@@ -368,7 +368,10 @@ fn remains(folder: &Path) -> Option<Composition> {
     let is_step = from_name(&name(folder)).is_some();
     let mut left: Vec<String> = kept.iter().map(|path| name(path)).collect();
     left.extend(
-        [STATE, "config.json"].into_iter().filter(|file| folder.join(file).is_file()).map(String::from),
+        [STATE, "config.json"]
+            .into_iter()
+            .filter(|file| folder.join(file).is_stored_file())
+            .map(String::from),
     );
     // One of them may have been put there by itself, and so may a configuration.
     let kinds: BTreeSet<String> = kept.iter().map(|path| kind(path)).collect();
@@ -386,10 +389,9 @@ fn holds_weights(folder: &Path) -> bool {
     const OTHERS: [&str; 9] = ["h5", "hdf5", "keras", "msgpack", "onnx", "tflite", "pb", "mlmodel", "distcp"];
     let mut rest = vec![folder.to_path_buf()];
     while let Some(folder) = rest.pop() {
-        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+        let Ok(entries) = folder.stored_entries() else { continue };
+        for Entry { path, kind } in entries {
+            if kind == Kind::Folder {
                 rest.push(path);
             } else if !is_companion(&path) {
                 let named = matches!(Extension::of(&path), Some(Extension::Own));

@@ -10,17 +10,24 @@ use super::companion::is_companion;
 use super::sharded::weight_map;
 use super::{Joined, Lacks, Layout, MAX_CONFIG, MAX_INDEX, Set, find_in, laid_out, name, read_json, single};
 use crate::bytes::Stamp;
+use crate::bytes::stored::Stored;
 use crate::metadata::from_json;
 use crate::{Error, ErrorKind, Notice, NoticeKind, Result};
 
-pub(super) const LAYOUT: Layout =
-    Layout { recognises: Path::is_dir, set, lacks, covers, is_model: is_canonical, ..single::LAYOUT };
+pub(super) const LAYOUT: Layout = Layout {
+    recognises: |path| path.is_stored_folder(),
+    set,
+    lacks,
+    covers,
+    is_model: is_canonical,
+    ..single::LAYOUT
+};
 
 fn set(folder: &Path) -> Result<Set> {
     let mut set = folder_set(folder)?;
-    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))?;
+    let entries = folder.stored_entries().map_err(|e| Error::io(folder, &e))?;
     let mut files: Vec<PathBuf> =
-        entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+        entries.into_iter().map(|entry| entry.path).filter(|path| path.is_stored_file()).collect();
     files.sort();
     for (family, library) in FAMILIES.iter().zip(LIBRARIES) {
         let others = family.others(&files);
@@ -82,7 +89,7 @@ fn covers(files: &[PathBuf]) -> HashSet<PathBuf> {
 /// Adds the files next to those of `set`, which was found by `path`. A config next to a single file belongs to it only
 /// if Hugging Face would load the two together.
 pub(super) fn add_config(path: &Path, set: &mut Set) {
-    let is_folder = path.is_dir();
+    let is_folder = path.is_stored_folder();
     if !is_folder && set.files.len() == 1 && !is_canonical(path) {
         return;
     }
@@ -91,7 +98,7 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
     set.beside.extend(read.map(|name| Stamp::of(&folder.join(name))));
     let config = folder.join("config.json");
     set.config = read_json(&config, MAX_CONFIG).map(from_json);
-    if set.config.is_none() && config.is_file() {
+    if set.config.is_none() && config.is_stored_file() {
         let text = "the config.json next to it is not valid JSON and was not used";
         set.notices.push(Notice::new(NoticeKind::ConfigNotUnderstood, text));
     }
@@ -109,7 +116,7 @@ const MERGE: &str = "mergekit_config.yml";
 /// there more than once.
 fn lays_out_layers(path: &Path) -> bool {
     let mut text = String::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(MAX_CONFIG).read_to_string(&mut text));
+    let read = path.stored_bytes().and_then(|file| file.take(MAX_CONFIG).read_to_string(&mut text));
     read.is_ok() && text.lines().any(|line| line.trim_start_matches([' ', '-']).starts_with("layer_range:"))
 }
 

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::{Layout, single};
+use crate::bytes::stored::Stored;
 use crate::{Error, Result};
 
 pub(super) const LAYOUT: Layout = Layout {
@@ -36,7 +37,7 @@ const KNOWN: [Foreign; 2] = [
 ];
 
 fn known(folder: &Path) -> Option<&'static Foreign> {
-    KNOWN.iter().find(|foreign| folder.join(foreign.marker).is_file())
+    KNOWN.iter().find(|foreign| folder.join(foreign.marker).is_stored_file())
 }
 
 fn refuse(folder: &Path) -> Result<()> {

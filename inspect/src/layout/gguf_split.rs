@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::sharded::{file_set, shard_parts};
 use super::{Joined, Lacks, Layout, Set, name, single};
+use crate::bytes::stored::Stored;
 use crate::metadata::{HashableValue, Value, as_u64};
 use crate::{Damage, DamageKind, Format};
 
@@ -16,7 +17,7 @@ fn recognises(path: &Path) -> bool {
 
 /// The name of the file that the splits were made from.
 fn identity(path: &Path) -> PathBuf {
-    match shard_parts(&name(path)).filter(|_| path.is_file()) {
+    match shard_parts(&name(path)).filter(|_| path.is_stored_file()) {
         Some((base, .., ext)) => path.with_file_name(format!("{base}{ext}")),
         None => path.to_path_buf(),
     }

@@ -9,6 +9,7 @@ use super::join::{Opened, Reading, Whole};
 use super::tiles::{self, Budget, Tile};
 use super::{Layout, Set, name, parent, single, sort};
 use crate::bytes::Stamp;
+use crate::bytes::stored::Stored;
 use crate::format::Contents;
 use crate::metadata::{HashableValue, Value, as_u64};
 use crate::tensor::TensorInfo;
@@ -48,14 +49,14 @@ impl Named {
 }
 
 fn is_shard(path: &Path) -> bool {
-    Named::of(&name(path)).is_some() && path.is_file()
+    Named::of(&name(path)).is_some() && path.is_stored_file()
 }
 
 /// The folder that holds the blocks, if `folder` is one of a checkpoint that consists of them: itself, or the one in it
 /// as long as no whole files have been made.
 fn shards_at(folder: &Path) -> Option<PathBuf> {
     let holds = |folder: &Path, wanted: fn(&Path) -> bool| {
-        std::fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(|entry| wanted(&entry.path())))
+        folder.stored_entries().is_ok_and(|entries| entries.iter().any(|entry| wanted(&entry.path)))
     };
     if holds(folder, is_shard) {
         return Some(folder.to_path_buf());
@@ -74,7 +75,7 @@ pub(super) fn are_joined(folder: &Path) -> bool {
 
 /// The folder of the blocks that `path` belongs to.
 fn folder_of(path: &Path) -> Option<PathBuf> {
-    match path.is_dir() {
+    match path.is_stored_folder() {
         true => shards_at(path),
         false => Some(parent(path).to_path_buf()),
     }
@@ -82,9 +83,9 @@ fn folder_of(path: &Path) -> Option<PathBuf> {
 
 fn set(path: &Path) -> Result<Set> {
     let folder = folder_of(path).unwrap_or_default();
-    let entries = std::fs::read_dir(&folder).map_err(|e| Error::io(&folder, &e))?;
+    let entries = folder.stored_entries().map_err(|e| Error::io(&folder, &e))?;
     let mut files: Vec<PathBuf> =
-        entries.flatten().map(|entry| entry.path()).filter(|path| is_shard(path)).collect();
+        entries.into_iter().map(|entry| entry.path).filter(|path| is_shard(path)).collect();
     sort(&mut files);
     Ok(Set { files, beside: vec![Stamp::of(&folder)], ..Set::default() })
 }

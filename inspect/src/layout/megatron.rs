@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::join::{Opened, Reading, Whole};
 use super::{Layout, Set, name, parent, single, sort};
 use crate::bytes::Stamp;
+use crate::bytes::stored::Stored;
 use crate::format::{Contents, add_new};
 use crate::metadata::{HashableValue, Value};
 use crate::{Damage, DamageKind, Format, Notice, NoticeKind, Result};
@@ -29,22 +30,22 @@ fn is_rank(path: &Path) -> bool {
 
 /// The files of ranks below the folder of an iteration.
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).map(|e| e.flatten().map(|entry| entry.path()).collect());
+    let entries = folder.stored_entries().map(|e| e.into_iter().map(|entry| entry.path).collect());
     let mut folders: Vec<PathBuf> = entries.unwrap_or_default();
-    folders.retain(|path| is_rank(path) && path.is_dir());
+    folders.retain(|path| is_rank(path) && path.is_stored_folder());
     sort(&mut folders);
     let below = |folder: &PathBuf| FILES.map(|file| folder.join(file));
-    folders.iter().flat_map(below).filter(|path| path.is_file()).collect()
+    folders.iter().flat_map(below).filter(|path| path.is_stored_file()).collect()
 }
 
 fn is_iteration(folder: &Path) -> bool {
-    folder.is_dir() && !files(folder).is_empty()
+    folder.is_stored_folder() && !files(folder).is_empty()
 }
 
 /// The folder of the iteration that `path` belongs to: itself, the one that a folder names as the last, or that of a
 /// rank's file.
 fn iteration_of(path: &Path) -> Option<PathBuf> {
-    if path.is_file() {
+    if path.is_stored_file() {
         let rank = path.parent().filter(|rank| is_rank(rank) && FILES.contains(&name(path).as_str()))?;
         return Some(parent(rank).to_path_buf());
     }
@@ -57,7 +58,7 @@ fn iteration_of(path: &Path) -> Option<PathBuf> {
 /// The folder of the iteration that is named in `folder` as the last, whether it is there or not.
 fn last_in(folder: &Path) -> Option<PathBuf> {
     let mut text = String::new();
-    std::fs::File::open(folder.join(LATEST)).ok()?.take(64).read_to_string(&mut text).ok()?;
+    folder.join(LATEST).stored_bytes().ok()?.take(64).read_to_string(&mut text).ok()?;
     Some(match text.trim() {
         "release" => folder.join("release"),
         number => folder.join(format!("iter_{:07}", number.parse::<u64>().ok()?)),
@@ -66,7 +67,7 @@ fn last_in(folder: &Path) -> Option<PathBuf> {
 
 /// Tells of a last iteration that is named in `folder` and not there.
 fn points_nowhere(folder: &Path) -> Option<Notice> {
-    let last = last_in(folder).filter(|last| !last.exists())?;
+    let last = last_in(folder).filter(|last| !last.is_stored())?;
     let text =
         format!("the folder of the last iteration, `{}`, which {LATEST} names, is not there", name(&last));
     Some(Notice::new(NoticeKind::Gone, text))

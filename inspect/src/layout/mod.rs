@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+use crate::bytes::stored::{Entry, Kind, Stored};
 use crate::bytes::{Source, Stamp};
 use crate::format::{self, Format, is_array, may_hold_anything, recognises};
 use crate::metadata::Value;
@@ -144,7 +145,7 @@ fn laid_out(path: &Path) -> Result<Set> {
 
 /// The set that `path` (a file, a shard, an index, or a folder) belongs to.
 pub(crate) fn set_of(path: &Path) -> Result<Set> {
-    std::fs::metadata(path).map_err(|e| Error::io(path, &e))?;
+    path.stored().map_err(|e| Error::io(path, &e))?;
     let mut set = laid_out(path)?;
     folder::add_config(path, &mut set);
     Ok(set)
@@ -175,7 +176,7 @@ pub(crate) fn lacks(set: &Set, joined: &Joined<'_>) -> Vec<Lacks> {
 
 /// The identity of the checkpoint at a path: equal for all names of a file and for all shards of a set.
 pub fn identity(path: &Path) -> PathBuf {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let path = path.stored_identity().unwrap_or_else(|_| path.to_path_buf());
     (layout_of(&path).identity)(&path)
 }
 
@@ -192,9 +193,9 @@ fn name(path: &Path) -> String {
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path, most: u64) -> Option<T> {
-    let metadata = std::fs::metadata(path).ok().filter(|m| m.is_file() && m.len() <= most)?;
+    let metadata = path.stored().ok().filter(|m| m.kind == Kind::File && m.bytes <= most)?;
     let mut text = Vec::new();
-    std::fs::File::open(path).ok()?.take(metadata.len()).read_to_end(&mut text).ok()?;
+    path.stored_bytes().ok()?.take(metadata.bytes).read_to_end(&mut text).ok()?;
     // Editors on Windows begin text with a byte order mark.
     serde_json::from_slice(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text)).ok()
 }
@@ -210,10 +211,9 @@ fn stands_for_files(path: &Path) -> bool {
 /// Checkpoints directly in `folder`, one path each, whatever files of it there are, and what only begins like one.
 fn find_in(folder: &Path) -> Result<Listing> {
     let mut files: Vec<PathBuf> = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))? {
-        let path = entry.map_err(|e| Error::io(folder, &e))?.path();
+    for Entry { path, .. } in folder.stored_entries().map_err(|e| Error::io(folder, &e))? {
         let candidate = || stands_for_files(&path) || recognises(&path);
-        if !name(&path).starts_with('.') && path.is_file() && candidate() {
+        if !name(&path).starts_with('.') && path.is_stored_file() && candidate() {
             files.push(path);
         }
     }
@@ -251,18 +251,17 @@ fn is_something_else(path: &Path) -> bool {
 /// of Git LFS, broken links. Opening them gives an error that says what is wrong.
 fn spoilt_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))? {
-        let path = entry.map_err(|e| Error::io(folder, &e))?.path();
-        let lost = path.is_symlink() && !path.exists();
+    for Entry { path, .. } in folder.stored_entries().map_err(|e| Error::io(folder, &e))? {
+        let lost = path.is_symlink() && !path.is_stored();
         let named = || match format::Extension::of(&path) {
             Some(format::Extension::Own) => true,
             // There is nothing that could be something else.
             Some(format::Extension::Shared) => {
-                lost || is_model(&path) || std::fs::metadata(&path).is_ok_and(|m| m.len() == 0)
+                lost || is_model(&path) || path.stored().is_ok_and(|m| m.bytes == 0)
             }
             None => false,
         };
-        if !name(&path).starts_with('.') && (lost || path.is_file()) && named() && !recognises(&path) {
+        if !name(&path).starts_with('.') && (lost || path.is_stored_file()) && named() && !recognises(&path) {
             files.push(path);
         }
     }
@@ -334,15 +333,18 @@ pub fn list(path: &Path) -> Result<Listing> {
 pub(crate) fn linked_blobs(folder: &Path) -> HashSet<PathBuf> {
     let snapshots = folder.with_file_name("snapshots");
     let mut linked = HashSet::new();
-    if name(folder) != "blobs" || !snapshots.is_dir() || !folder.with_file_name("refs").is_dir() {
+    if name(folder) != "blobs"
+        || !snapshots.is_stored_folder()
+        || !folder.with_file_name("refs").is_stored_folder()
+    {
         return linked;
     }
     let mut rest = vec![snapshots];
     while let Some(folder) = rest.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => rest.push(entry.path()),
-                Ok(kind) if kind.is_symlink() => linked.extend(entry.path().canonicalize()),
+        for Entry { path, kind } in folder.stored_entries().into_iter().flatten() {
+            match kind {
+                Kind::Folder => rest.push(path),
+                Kind::Link => linked.extend(path.stored_identity()),
                 _ => {}
             }
         }
@@ -354,7 +356,7 @@ pub(crate) fn linked_blobs(folder: &Path) -> HashSet<PathBuf> {
 /// may be. A folder that holds one model in Hugging Face's layout, or components, is one, and so is each folder in it that is
 /// named after a step.
 fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>> {
-    if !path.is_dir() || LAYOUTS.iter().any(|layout| (layout.is_whole)(path)) {
+    if !path.is_stored_folder() || LAYOUTS.iter().any(|layout| (layout.is_whole)(path)) {
         all.checkpoints.push(path.to_path_buf());
         return Ok(Vec::new());
     }
@@ -365,7 +367,7 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
     let is_other = |file: &PathBuf| {
         linked.is_empty()
             || !(name(file).ends_with(".incomplete")
-                || file.canonicalize().is_ok_and(|file| linked.contains(&file)))
+                || file.stored_identity().is_ok_and(|file| linked.contains(&file)))
     };
     found.retain(is_other);
     let composed = components::of(path);
@@ -400,14 +402,12 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
     let found_nothing = found.is_empty();
     all.checkpoints.extend(found);
     let (mut folders, mut files) = (Vec::new(), Vec::new());
-    for entry in std::fs::read_dir(path).map_err(|e| Error::io(path, &e))?.flatten() {
-        // What is a folder can be told of one that cannot be entered.
-        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let path = entry.path();
+    // What is a folder can be told of one that cannot be entered.
+    for Entry { path, kind } in path.stored_entries().map_err(|e| Error::io(path, &e))? {
         if name(&path).starts_with('.') {
             continue;
         }
-        match is_folder {
+        match kind == Kind::Folder {
             // Its tensors have been counted.
             true if !found_nothing && hf_shards::are_joined(&path) => {}
             // The optimizer of a model beside it is no other one.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::join::{Opened, Reading, Whole};
 use super::tiles::{self, Budget, Tile};
 use super::{Layout, Set, name, parent, single};
+use crate::bytes::stored::Stored;
 use crate::bytes::{Source, Stamp};
 use crate::format::{self, Contents, add_new};
 use crate::metadata::{HashableValue, Value};
@@ -68,11 +69,11 @@ fn sort(files: &mut [(Named, PathBuf)]) {
 
 /// The files of the checkpoint that the file at `path` belongs to, if there are or should be several.
 fn files(path: &Path) -> Option<Vec<(Named, PathBuf)>> {
-    let named = Named::of(path).filter(|_| path.is_file())?;
-    let entries = std::fs::read_dir(parent(path)).ok()?.flatten().map(|entry| entry.path());
+    let named = Named::of(path).filter(|_| path.is_stored_file())?;
+    let entries = parent(path).stored_entries().ok()?.into_iter().map(|entry| entry.path);
     let mut all: Vec<(Named, PathBuf)> = entries
         .filter_map(|path| Some((Named::of(&path)?, path)))
-        .filter(|(other, path)| named.kin() == other.kin() && path.is_file())
+        .filter(|(other, path)| named.kin() == other.kin() && path.is_stored_file())
         .collect();
     sort(&mut all);
     is_set(&all).then_some(all)

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::{Joined, Lacks, Layout, MAX_INDEX, Set, name, parent, read_json, single};
 use crate::bytes::Stamp;
+use crate::bytes::stored::Stored;
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
 
@@ -32,7 +33,7 @@ fn set(path: &Path) -> Result<Set> {
 
 /// The path of the set's index, which may be missing.
 fn identity(path: &Path) -> PathBuf {
-    match shard_parts(&name(path)).filter(|_| path.is_file()) {
+    match shard_parts(&name(path)).filter(|_| path.is_stored_file()) {
         Some((base, .., ext)) => path.with_file_name(format!("{base}{ext}.index.json")),
         None => path.to_path_buf(),
     }
@@ -152,9 +153,9 @@ pub(super) fn file_set(path: &Path) -> Set {
         let called = |width: usize| path.with_file_name(format!("{before}{i:0width$}-of-{total}{ext}"));
         // Of as many digits it cannot be told from one name whether others have zeros before them.
         let plain = called(1);
-        if !padded || plain.exists() { plain } else { called(total.len()) }
+        if !padded || plain.is_stored() { plain } else { called(total.len()) }
     };
-    let (there, gone): (Vec<PathBuf>, Vec<PathBuf>) = (1..=count).map(shard).partition(|p| p.exists());
+    let (there, gone): (Vec<PathBuf>, Vec<PathBuf>) = (1..=count).map(shard).partition(|p| p.is_stored());
     let index = path.with_file_name(format!("{base}{ext}.index.json"));
     let beside = gone.iter().chain([&index]).map(|p| Stamp::of(p)).collect();
     let missing = (!gone.is_empty()).then(|| {
@@ -164,7 +165,7 @@ pub(super) fn file_set(path: &Path) -> Set {
         Damage::new(DamageKind::MissingShards, what)
     });
     let weight_map = weight_map(&index);
-    let spoilt = (weight_map.is_none() && index.exists()).then(|| {
+    let spoilt = (weight_map.is_none() && index.is_stored()).then(|| {
         let what = format!(
             "{} is not a shard index: it has no `weight_map` from names to files, so it is unknown what else should be there",
             name(&index)
@@ -200,7 +201,7 @@ fn index_set(path: &Path) -> Result<Set> {
             .in_file(path));
         }
         let file = path.with_file_name(shard);
-        if file.exists() {
+        if file.is_stored() {
             files.push(file);
         } else {
             beside.push(Stamp::of(&file));
@@ -215,9 +216,11 @@ fn index_set(path: &Path) -> Result<Set> {
         Damage::new(DamageKind::MissingShards, what)
     });
     let folder = parent(path);
-    let extra: Vec<String> = std::fs::read_dir(folder)
+    let extra: Vec<String> = folder
+        .stored_entries()
         .map_err(|e| Error::io(folder, &e))?
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .into_iter()
+        .map(|entry| name(&entry.path))
         .filter(|n| is_shard_of(n, &name(path)) && !shards.contains(n))
         .collect();
     let notices = match extra.len() {

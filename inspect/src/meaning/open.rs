@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use crate::bytes::stored::{self, Stored};
 use crate::bytes::{SharedBytes, Source, Stamp};
 use crate::checkpoint::Checkpoint;
 use crate::format::{self, Contents};
@@ -119,13 +120,13 @@ impl std::str::FromStr for I2sLayout {
 /// # Errors
 /// Those of [`open`].
 pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Checkpoint> {
-    let path = path.as_ref();
+    let path = &*stored::admitted(path.as_ref());
     let set = layout::set_of(path)?;
     let mut checkpoint = match set.files.is_empty() {
         true => compose(path, &set, options)?,
         false => open_set(path, &set, options)?,
     };
-    if options.companions && path.is_dir() {
+    if options.companions && path.is_stored_folder() {
         for file in companion::companions(path)? {
             attach(&mut checkpoint, &file);
         }

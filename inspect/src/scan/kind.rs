@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::bytes::compression::Compression;
+use crate::bytes::stored::Stored;
 use crate::{format, layout};
 
 /// Names of files that are unpickled, or are archives of such.
@@ -94,7 +95,7 @@ impl Kind {
 /// Whether a file found in a folder is worth scanning.
 pub(super) fn is_candidate(path: &Path) -> bool {
     let mut head = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut head));
+    let read = path.stored_bytes().and_then(|file| file.take(512).read_to_end(&mut head));
     read.is_err()
         || is_named(path)
         || format::recognise(&head).is_some()

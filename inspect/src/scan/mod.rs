@@ -27,6 +27,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::bytes::Source;
+use crate::bytes::stored::{self, Kind, Stored};
 use crate::layout::linked_blobs;
 use crate::{Error, ErrorKind, Result, printable};
 use content::Scanner;
@@ -321,9 +322,9 @@ impl Files {
     /// # Errors
     /// `Io` when a folder cannot be listed.
     pub fn below(path: &Path) -> Result<Self> {
-        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, &e))?;
+        let metadata = path.stored().map_err(|e| Error::io(path, &e))?;
         let mut found = Files::default();
-        if !metadata.is_dir() {
+        if metadata.kind != Kind::Folder {
             found.likely.push(path.to_path_buf());
             return Ok(found);
         }
@@ -335,11 +336,12 @@ impl Files {
             let path = below;
             match kind {
                 Entry::Folder => {
-                    if listed.insert(path.canonicalize().map_err(|e| Error::io(&path, &e))?) {
+                    if listed.insert(path.stored_identity().map_err(|e| Error::io(&path, &e))?) {
                         // By the names that they have in snapshots beside it, which say what they are.
                         let linked = if within { linked_blobs(&path) } else { HashSet::new() };
                         let is_other = |file: &Path| {
-                            linked.is_empty() || !file.canonicalize().is_ok_and(|file| linked.contains(&file))
+                            linked.is_empty()
+                                || !file.stored_identity().is_ok_and(|file| linked.contains(&file))
                         };
                         rest.extend(list(&path)?.into_iter().filter(|(file, _)| is_other(file)));
                     }
@@ -365,11 +367,10 @@ enum Entry {
 fn list(folder: &Path) -> Result<Vec<(PathBuf, Entry)>> {
     let io = |e: std::io::Error| Error::io(folder, &e);
     let mut entries = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        let kind = match std::fs::metadata(&path) {
-            Ok(target) if target.is_dir() => Entry::Folder,
-            Ok(target) if target.is_file() => Entry::File,
+    for stored::Entry { path, .. } in folder.stored_entries().map_err(io)? {
+        let kind = match path.stored() {
+            Ok(target) if target.kind == Kind::Folder => Entry::Folder,
+            Ok(target) if target.kind == Kind::File => Entry::File,
             // Sockets, pipes and devices.
             Ok(_) => continue,
             Err(_) => Entry::LostLink,

@@ -28,7 +28,7 @@ impl StagedFolder {
     /// replaced.
     ///
     /// # Errors
-    /// `Exists`, `Occupied`, `Dash`, `NoFolder`, `Foreign`, `NoSpace`, or `Write`.
+    /// `Exists`, `Occupied`, `Dash`, `Remote`, `NoFolder`, `Foreign`, `NoSpace`, or `Write`.
     pub fn create(path: &Path, len: u64, force: bool, ours: fn(&str) -> bool) -> Result<Self> {
         let path = &place(path, Kind::Folder)?;
         let parent = folder_of(path);

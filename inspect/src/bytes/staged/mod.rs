@@ -104,6 +104,12 @@ pub enum Error {
         "`-` cannot be an output, because outputs are written completely or not at all: give a file name"
     )]
     Dash,
+    /// The output is a URL.
+    #[error("{}: outputs are written to files of this machine; copy it from there", shown(path))]
+    Remote {
+        /// The output.
+        path: PathBuf,
+    },
     /// The caller stopped the work.
     #[error("stopped; nothing was written to {}", shown(path))]
     Stopped {
@@ -273,10 +279,13 @@ enum Kind {
 /// kind: a pipe or a device never is.
 ///
 /// # Errors
-/// `Occupied`, or `Dash`.
+/// `Occupied`, `Dash`, or `Remote`.
 fn place(path: &Path, kind: Kind) -> Result<PathBuf> {
     if path == Path::new("-") {
         return Err(Error::Dash);
+    }
+    if super::stored::is_remote(path) {
+        return Err(Error::Remote { path: path.to_path_buf() });
     }
     let occupied = |by| Error::Occupied { path: path.to_path_buf(), by };
     let Ok(link) = path.symlink_metadata() else { return Ok(path.to_path_buf()) };
@@ -300,7 +309,7 @@ fn place(path: &Path, kind: Kind) -> Result<PathBuf> {
 /// Whether a file may be written to `path`: its folder exists, and nothing is there, or with `force` a regular file.
 ///
 /// # Errors
-/// `Exists`, `Occupied`, `NoFolder` or `Dash`.
+/// `Exists`, `Occupied`, `NoFolder`, `Dash` or `Remote`.
 pub fn may_write(path: &Path, force: bool) -> Result<()> {
     free_place(path, force).map(drop)
 }
@@ -417,7 +426,7 @@ impl StagedFile {
     /// Starts a file of `len` bytes that will become `path`, or the target of that link.
     ///
     /// # Errors
-    /// `Exists` unless `force`, `Occupied`, `Dash`, `NoFolder`, `NoSpace`, or `Write`.
+    /// `Exists` unless `force`, `Occupied`, `Dash`, `Remote`, `NoFolder`, `NoSpace`, or `Write`.
     pub fn create(path: &Path, len: u64, force: bool) -> Result<Self> {
         let path = &free_place(path, force)?;
         leftovers::remove(folder_of(path));

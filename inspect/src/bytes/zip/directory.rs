@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::ops::Range;
 
 use memchr::memmem;
 
@@ -223,6 +224,20 @@ fn announced(source: &dyn ByteSource, &(end, record): &EndRecord) -> Result<Vec<
     Ok(found)
 }
 
+/// Where the local headers are that the central ones in `headers` point to, as long as they are likely to be.
+fn local_headers(headers: &[u8], shift: u64, len: u64) -> Vec<Range<u64>> {
+    /// PyTorch fills them up so that the data begins at a multiple of 64.
+    const USUAL: u64 = 128;
+    let (mut at, mut places) = (0, Vec::new());
+    while let Some(record) = Record::read(headers, at) {
+        let header = record.local.saturating_add(shift).min(len);
+        let end = header.saturating_add(USUAL + record.name.len() as u64).min(len);
+        places.push(header..end);
+        at += record.size;
+    }
+    places
+}
+
 /// The directory that an end record announces, and whether it holds exactly as many headers as announced.
 fn directory_of(
     source: &dyn ByteSource,
@@ -244,6 +259,9 @@ fn directory_of(
         };
     }
     let headers = source.bytes(actual..after)?;
+    if !source.is_resident() {
+        source.expect(&local_headers(&headers, shift, source.len()))?;
+    }
     let mut at = 0;
     let mut entries = Vec::new();
     loop {

@@ -16,6 +16,7 @@ use super::join::{Opened, Reading, Whole};
 use super::tiles::Budget;
 use super::{Layout, Set, is_model, name, parent, single, sort};
 use crate::bytes::Stamp;
+use crate::bytes::stored::Stored;
 use crate::format::{Contents, add_new};
 use crate::metadata::{HashableValue, Value, as_u64, lookup, merge};
 use crate::tensor::TensorInfo;
@@ -149,13 +150,13 @@ fn recognises(path: &Path) -> bool {
 /// The folder with the files of the checkpoint that `path` belongs to: a folder of a tag, one that names its last tag, or
 /// a file of it.
 fn tag_of(path: &Path) -> Option<PathBuf> {
-    if path.is_dir() {
+    if path.is_stored_folder() {
         let named = || latest(path).or_else(|| only_pointer(path));
         return if is_tag(path) { Some(path.to_path_buf()) } else { named() };
     }
     let folder = parent(path);
     if Kind::of(&name(path)).is_some() {
-        return path.is_file().then(|| folder.to_path_buf());
+        return path.is_stored_file().then(|| folder.to_path_buf());
     }
     // A state of one parameter in a universal checkpoint, or what they have in common.
     let zero = match universal::is_common(path) {
@@ -168,16 +169,16 @@ fn tag_of(path: &Path) -> Option<PathBuf> {
 
 /// Whether `folder` holds what DeepSpeed saved under one tag.
 pub(super) fn is_tag(folder: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(folder) else { return false };
-    let known = |path: &Path| Kind::of(&name(path)).is_some() && path.is_file();
-    entries.flatten().any(|entry| known(&entry.path()))
+    let Ok(entries) = folder.stored_entries() else { return false };
+    let known = |path: &Path| Kind::of(&name(path)).is_some() && path.is_stored_file();
+    entries.iter().any(|entry| known(&entry.path))
 }
 
 /// The folder that is named in `folder` as that of the last tag, whether it is there or not.
 fn pointed_at(folder: &Path) -> Option<PathBuf> {
     ["latest", "latest_universal"].into_iter().find_map(|file| {
         let mut text = String::new();
-        std::fs::File::open(folder.join(file)).ok()?.take(4096).read_to_string(&mut text).ok()?;
+        folder.join(file).stored_bytes().ok()?.take(4096).read_to_string(&mut text).ok()?;
         let tag = text.trim();
         // A name with folders in it could point anywhere.
         (Path::new(tag).file_name() == Some(tag.as_ref())).then(|| folder.join(tag))
@@ -193,7 +194,7 @@ pub(super) fn named_in(folder: &Path) -> Option<PathBuf> {
 fn lost_in(folder: &Path) -> Option<PathBuf> {
     /// The script that it leaves in each such folder.
     const SCRIPT: &str = "zero_to_fp32.py";
-    pointed_at(folder).filter(|tag| !tag.exists() && folder.join(SCRIPT).is_file())
+    pointed_at(folder).filter(|tag| !tag.is_stored() && folder.join(SCRIPT).is_stored_file())
 }
 
 /// Tells of a last tag that is named in `folder` and not there.
@@ -208,8 +209,8 @@ pub(super) fn points_nowhere(folder: &Path) -> Option<Notice> {
 
 /// The folders of tags in `folder`.
 fn tags(folder: &Path) -> usize {
-    let entries = std::fs::read_dir(folder);
-    entries.map_or(0, |entries| entries.flatten().filter(|entry| is_tag(&entry.path())).count())
+    let entries = folder.stored_entries();
+    entries.map_or(0, |entries| entries.iter().filter(|entry| is_tag(&entry.path)).count())
 }
 
 /// The folder of the last tag, of which the pointer to it is all that is left in `folder`.
@@ -218,7 +219,7 @@ fn only_pointer(folder: &Path) -> Option<PathBuf> {
 }
 
 fn has_models(folder: &Path) -> bool {
-    std::fs::read_dir(folder).is_ok_and(|e| e.flatten().any(|entry| is_model(&entry.path())))
+    folder.stored_entries().is_ok_and(|e| e.iter().any(|entry| is_model(&entry.path)))
 }
 
 /// The same, where nothing else in `folder` is a model.
@@ -243,18 +244,18 @@ fn identity(path: &Path) -> PathBuf {
 
 fn set(path: &Path) -> Result<Set> {
     let folder = identity(path);
-    if !folder.exists() {
+    if !folder.is_stored() {
         let what = format!(
             "the weights are missing: the folder of the last tag, `{}`, which the file `latest` names, is not there",
             name(&folder).escape_debug()
         );
         return Err(Error::damaged(what).because(DamageKind::MissingShards).in_file(path));
     }
-    let entries = std::fs::read_dir(&folder).map_err(|e| Error::io(&folder, &e))?;
+    let entries = folder.stored_entries().map_err(|e| Error::io(&folder, &e))?;
     let mut files: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| Kind::of(&name(path)).is_some() && path.is_file())
+        .into_iter()
+        .map(|entry| entry.path)
+        .filter(|path| Kind::of(&name(path)).is_some() && path.is_stored_file())
         .collect();
     sort(&mut files);
     // Model states first: they say what the others hold.

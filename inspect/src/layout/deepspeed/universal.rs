@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::zero::{self, Parameter, Rank};
 use super::{Part, Saved, below, dict, partitions, text};
+use crate::bytes::stored::Stored;
 use crate::layout::tiles::Budget;
 use crate::layout::{name, sort};
 use crate::metadata::{HashableValue, Value, as_f64, lookup, merge};
@@ -24,27 +25,27 @@ const GROUPS: [&str; 3] =
 
 /// Whether `path` is named like a state of a parameter.
 pub(super) fn is_state(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "pt") && path.is_file()
+    path.extension().is_some_and(|e| e == "pt") && path.is_stored_file()
 }
 
 /// Whether `path` is what the parameters have in common.
 pub(super) fn is_common(path: &Path) -> bool {
-    name(path) == OPTIMIZER && path.is_file()
+    name(path) == OPTIMIZER && path.is_stored_file()
 }
 
 /// The files of the parameters in the folder of a tag.
 pub(super) fn files(tag: &Path) -> Result<Vec<PathBuf>> {
     let zero = tag.join(FOLDER);
-    if !zero.is_dir() {
+    if !zero.is_stored_folder() {
         return Ok(Vec::new());
     }
     let list = |folder: &Path| -> Result<Vec<PathBuf>> {
-        let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))?;
-        Ok(entries.flatten().map(|entry| entry.path()).collect())
+        let entries = folder.stored_entries().map_err(|e| Error::io(folder, &e))?;
+        Ok(entries.into_iter().map(|entry| entry.path).collect())
     };
     let mut files = Vec::new();
     for path in list(&zero)? {
-        if path.is_dir() {
+        if path.is_stored_folder() {
             files.extend(list(&path)?.into_iter().filter(|path| is_state(path)));
         } else if is_common(&path) {
             files.push(path);

@@ -18,6 +18,7 @@ use super::join::{Opened, Reading, Whole};
 use super::tiles::{self, Budget, Tile};
 use super::{Layout, Set, name, parent, single, sort};
 use crate::bytes::storage::Storage;
+use crate::bytes::stored::Stored;
 use crate::bytes::zstd::{self, Recent};
 use crate::bytes::{Source, Stamp};
 use crate::format::{Contents, safetensors, torch_zip};
@@ -38,7 +39,7 @@ fn recognises(path: &Path) -> bool {
 
 /// Whether `path` is a file of a distributed checkpoint by its name.
 fn is_file(path: &Path) -> bool {
-    (is_part(path) || is_listing(path)) && path.is_file()
+    (is_part(path) || is_listing(path)) && path.is_stored_file()
 }
 
 fn is_part(path: &Path) -> bool {
@@ -58,7 +59,7 @@ fn is_listing(path: &Path) -> bool {
 
 fn is_folder(path: &Path) -> bool {
     let known = |files: &[PathBuf]| files.iter().any(|file| is_part(file)) || lists_alone(path, files);
-    path.is_dir() && files(path).is_ok_and(|files| known(&files))
+    path.is_stored_folder() && files(path).is_ok_and(|files| known(&files))
 }
 
 /// Whether of a distributed checkpoint in `folder` nothing is left but what lists its parts, `files`: the name alone does
@@ -67,11 +68,11 @@ fn lists_alone(folder: &Path, files: &[PathBuf]) -> bool {
     const CLASS: &[u8] = b"torch.distributed.checkpoint.metadata";
     let is_listing = |path: &PathBuf| {
         let mut head = Vec::new();
-        let read = std::fs::File::open(path).and_then(|file| file.take(4096).read_to_end(&mut head));
+        let read = path.stored_bytes().and_then(|file| file.take(4096).read_to_end(&mut head));
         read.is_ok() && head.windows(CLASS.len()).any(|bytes| bytes == CLASS)
     };
     let is_other = |path: &Path| path.extension().is_some_and(|e| e == "safetensors");
-    let others = || std::fs::read_dir(folder).is_ok_and(|e| e.flatten().any(|entry| is_other(&entry.path())));
+    let others = || folder.stored_entries().is_ok_and(|e| e.iter().any(|entry| is_other(&entry.path)));
     files.iter().any(is_listing) && !others()
 }
 
@@ -81,9 +82,9 @@ fn has_listing(folder: &Path) -> bool {
 
 /// The files of a distributed checkpoint in `folder`: listings first, then by their names.
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))?;
+    let entries = folder.stored_entries().map_err(|e| Error::io(folder, &e))?;
     let mut files: Vec<PathBuf> =
-        entries.flatten().map(|entry| entry.path()).filter(|path| is_file(path)).collect();
+        entries.into_iter().map(|entry| entry.path).filter(|path| is_file(path)).collect();
     sort(&mut files);
     files.sort_by_key(|path| !is_listing(path));
     // The listing of all ranks is made from those of single ones.
@@ -95,7 +96,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// The folder of the checkpoint that `path` belongs to.
 fn identity(path: &Path) -> PathBuf {
-    match path.is_dir() {
+    match path.is_stored_folder() {
         true => path.to_path_buf(),
         false => parent(path).to_path_buf(),
     }
@@ -114,7 +115,7 @@ fn set(path: &Path) -> Result<Set> {
     // What Megatron-Core keeps beside the blocks.
     let common = [COMMON, BACKEND].map(|name| folder.join(name));
     let beside = common.iter().map(|path| Stamp::of(path)).collect();
-    let files = files.into_iter().chain(common.into_iter().filter(|path| path.is_file())).collect();
+    let files = files.into_iter().chain(common.into_iter().filter(|path| path.is_stored_file())).collect();
     Ok(Set { files, beside, ..Set::default() })
 }
 

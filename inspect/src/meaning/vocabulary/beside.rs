@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use super::{
     CHAT_TEMPLATE, CHAT_TEMPLATES, ROLE_KEYS, Role, Token, TokenType, Vocabulary, Warning, read_file,
 };
+use crate::bytes::stored::Stored;
 use crate::{Error, Result};
 
 /// What those files hold; null where one is missing.
@@ -38,7 +39,7 @@ impl Beside {
     pub fn read(folder: &Path) -> Result<Self> {
         let file = |name: &str| -> Result<Option<Vec<u8>>> {
             let path = folder.join(name);
-            if path.is_file() { read_file(&path).map(Some) } else { Ok(None) }
+            if path.is_stored_file() { read_file(&path).map(Some) } else { Ok(None) }
         };
         let json = |name: &str| -> Result<Json> {
             let Some(bytes) = file(name)? else { return Ok(Json::Null) };
@@ -190,9 +191,9 @@ impl Beside {
 /// `NAME.jinja` in `folder`, by name.
 fn templates(folder: &Path) -> Result<BTreeMap<String, String>> {
     let mut templates = BTreeMap::new();
-    for path in std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+    for path in folder.stored_entries().into_iter().flatten().map(|entry| entry.path) {
         let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".jinja"));
-        if let Some(name) = name.filter(|name| !name.is_empty() && path.is_file()) {
+        if let Some(name) = name.filter(|name| !name.is_empty() && path.is_stored_file()) {
             let text = String::from_utf8_lossy(&read_file(&path)?).into_owned();
             templates.insert(name.to_string(), text);
         }

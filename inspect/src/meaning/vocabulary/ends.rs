@@ -4,6 +4,7 @@
 use super::beside::Beside;
 use super::{Role, Vocabulary};
 use crate::Checkpoint;
+use crate::bytes::stored::Stored;
 use crate::gguf::{Header, Keys};
 
 /// Those that llama.cpp's keys have no room for.
@@ -49,7 +50,7 @@ pub fn end_ids(checkpoint: &Checkpoint) -> Vec<u32> {
         return first.into_iter().chain(of_header(&header)).collect();
     }
     let path = &checkpoint.path;
-    let folder = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
+    let folder = if path.is_stored_folder() { Some(path.as_path()) } else { path.parent() };
     let beside = folder.and_then(|folder| Beside::read(folder).ok());
     beside.map(|beside| beside.ends()).unwrap_or_default()
 }

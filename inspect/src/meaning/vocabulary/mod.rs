@@ -11,10 +11,10 @@ mod pretokenizer;
 mod sentencepiece;
 mod warning;
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use crate::bytes::stored::{Kind, Stored};
 use crate::gguf::{Header, Keys, MAGIC, ValueType};
 use crate::{Checkpoint, Error, ErrorKind, Result};
 use beside::Beside;
@@ -159,7 +159,7 @@ impl Vocabulary {
     /// # Errors
     /// `Io`, `Damaged`, `Unsupported`; `NotFound` for a folder without a tokenizer.
     pub fn read(path: &Path) -> Result<Self> {
-        if path.is_dir() {
+        if path.is_stored_folder() {
             let none = "contains neither tokenizer.json nor tokenizer.model";
             return Self::in_folder(path)?.ok_or_else(|| Error::new(ErrorKind::NotFound, none).in_file(path));
         }
@@ -182,13 +182,13 @@ impl Vocabulary {
     /// Those of [`Vocabulary::read`].
     pub fn in_folder(folder: &Path) -> Result<Option<Self>> {
         let [json, model] = FILE_NAMES.map(|name| folder.join(name));
-        if json.is_file() {
+        if json.is_stored_file() {
             let vocabulary = Self::read(&json);
-            if !model.is_file() || vocabulary.as_ref().is_ok_and(|v| !v.scored) {
+            if !model.is_stored_file() || vocabulary.as_ref().is_ok_and(|v| !v.scored) {
                 return vocabulary.map(Some);
             }
         }
-        if model.is_file() { Self::read(&model).map(Some) } else { Ok(None) }
+        if model.is_stored_file() { Self::read(&model).map(Some) } else { Ok(None) }
     }
 
     /// The vocabulary that `checkpoint` itself holds: that of a GGUF file which has one.
@@ -438,13 +438,13 @@ impl FileKind {
 ///
 /// # Errors
 /// `Io`; `Unsupported` for anything but a regular file.
-pub fn open_file(path: &Path) -> Result<File> {
+pub fn open_file(path: &Path) -> Result<Box<dyn Read>> {
     let io = |e: io::Error| Error::io(path, &e);
-    if !std::fs::metadata(path).map_err(io)?.is_file() {
+    if path.stored().map_err(io)?.kind != Kind::File {
         let what = "is not a regular file; a tokenizer cannot be read from a pipe or device";
         return Err(Error::unsupported(what).in_file(path).hint("copy it into a file first"));
     }
-    File::open(path).map_err(io)
+    path.stored_bytes().map_err(io)
 }
 
 /// The bytes of a file that may be a tokenizer.

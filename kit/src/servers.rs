@@ -1,0 +1,199 @@
+//! Servers on this machine that files are read from: nginx, an S3 server (moto), and Azure's emulator (azurite).
+//!
+//! Without them, a test that needs one prints that it skips, or fails if `CKPT_REQUIRE_PEERS=1`. `CKPT_AZURITE` names the
+//! emulator; moto is a package of the Python that `CKPT_PEERS_PYTHON` names.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::peers::skip;
+
+/// A server that ends with this.
+pub struct Server {
+    process: Child,
+    port: u16,
+    folder: TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A port that was free just now.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+impl Server {
+    /// Runs what `command` makes for a port and a folder of its own, until something listens there.
+    fn start(command: impl FnOnce(u16, &Path) -> Command) -> Self {
+        let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+        let mut command = command(port, folder.path());
+        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let server = Server { process, port, folder };
+        let begin = Instant::now();
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "{command:?} does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    /// Where it is: `http://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The answer to a request with a body: its status, and what follows its head.
+    pub fn request(&self, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            self.port,
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let status = String::from_utf8_lossy(answer.get(9..12).unwrap_or_default()).parse().unwrap_or(0);
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").map_or(answer.len(), |at| at + 4);
+        (status, answer.split_off(end))
+    }
+}
+
+/// nginx, which serves a folder and records what it is asked for.
+pub struct Nginx {
+    server: Server,
+    secure: u16,
+}
+
+/// A request that nginx has answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// `GET /model.safetensors`.
+    pub what: String,
+    /// The status of the answer.
+    pub status: u16,
+    /// Bytes of the answer's body.
+    pub bytes: u64,
+    /// The range that was asked for, as it was.
+    pub range: String,
+}
+
+impl Nginx {
+    /// nginx that serves `root`, with `more` in the configuration of its server, if it is installed.
+    pub fn serving(root: &Path, more: &str) -> Option<Self> {
+        let found = ["/usr/sbin/nginx", "/usr/bin/nginx", "/opt/homebrew/bin/nginx"];
+        let Some(program) = found.into_iter().map(Path::new).find(|path| path.is_file()) else {
+            skip("CKPT_REQUIRE_PEERS", "nginx is not installed");
+            return None;
+        };
+        let secure = free_port();
+        let server = Server::start(|port, folder| {
+            certificate(folder);
+            let at = folder.display();
+            let root = root.display();
+            let config = format!(
+                "daemon off; master_process off; error_log {at}/error.log; pid {at}/pid;\n\
+                 events {{}}\n\
+                 http {{\n\
+                 log_format asked '$request_method $request_uri|$status|$body_bytes_sent|$http_range';\n\
+                 access_log {at}/access.log asked;\n\
+                 client_body_temp_path {at}/b; proxy_temp_path {at}/p; fastcgi_temp_path {at}/f;\n\
+                 uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n\
+                 server {{ listen 127.0.0.1:{port}; listen 127.0.0.1:{secure} ssl; root {root};\n\
+                 ssl_certificate {at}/own.pem; ssl_certificate_key {at}/own.key;\n{more}\n}} }}\n"
+            );
+            std::fs::write(folder.join("nginx.conf"), config).unwrap();
+            let mut command = Command::new(program);
+            command.arg("-p").arg(folder).arg("-c").arg(folder.join("nginx.conf"));
+            command
+        });
+        Some(Nginx { server, secure })
+    }
+
+    /// Where it is, without encryption.
+    pub fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// Where it is, with a certificate for `localhost`.
+    pub fn secure_url(&self) -> String {
+        format!("https://localhost:{}", self.secure)
+    }
+
+    /// The certificate that has signed its own.
+    pub fn authority(&self) -> PathBuf {
+        self.server.folder.path().join("authority.pem")
+    }
+
+    /// What it was asked for since it was asked this last.
+    pub fn requests(&self) -> Vec<Request> {
+        let path = self.server.folder.path().join("access.log");
+        let text = std::fs::read_to_string(&path).unwrap();
+        // It goes on writing at the end, wherever that is.
+        std::fs::write(&path, "").unwrap();
+        let request = |line: &str| {
+            let mut parts = line.trim_start_matches('\0').split('|').map(String::from);
+            let mut part = || parts.next().unwrap_or_default();
+            let (what, status, bytes, range) = (part(), part(), part(), part());
+            Request { what, status: status.parse().unwrap(), bytes: bytes.parse().unwrap(), range }
+        };
+        text.lines().map(request).collect()
+    }
+}
+
+/// A certificate for `localhost`, and that of the authority that has signed it, in `folder`.
+fn certificate(folder: &Path) {
+    let make = |name: &str, more: &[&str]| {
+        let mut command = Command::new("openssl");
+        command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]).args(more);
+        command.arg("-keyout").arg(folder.join(format!("{name}.key")));
+        let made = command.arg("-out").arg(folder.join(format!("{name}.pem"))).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    };
+    make("authority", &["-subj", "/CN=authority"]);
+    let [authority, key] =
+        ["authority.pem", "authority.key"].map(|name| folder.join(name).display().to_string());
+    let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
+    let own = ["-subj", "/CN=localhost", "-addext", names, "-addext", "basicConstraints=critical,CA:FALSE"];
+    make("own", &[&own[..], &["-CA", &authority, "-CAkey", &key]].concat());
+}
+
+/// An S3 server without anything in it, if there is one. Everyone may write to it, with any keys.
+pub fn s3() -> Option<Server> {
+    crate::peers::python(&["moto", "flask"])?;
+    let python = std::env::var_os("CKPT_PEERS_PYTHON")?;
+    Some(Server::start(|port, _| {
+        let mut command = Command::new(python);
+        command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
+        command
+    }))
+}
+
+/// Azure's emulator without anything in it, if there is one.
+pub fn azure() -> Option<Server> {
+    let program = std::env::var_os("CKPT_AZURITE").filter(|path| Path::new(path).exists());
+    let Some(program) = program else {
+        skip("CKPT_REQUIRE_PEERS", "CKPT_AZURITE names no azurite-blob");
+        return None;
+    };
+    Some(Server::start(|port, folder| {
+        let mut command = Command::new(program);
+        let quiet = ["--silent", "--skipApiVersionCheck", "--disableTelemetry"];
+        command.args(["--blobPort".as_ref(), port.to_string().as_ref(), "-l".as_ref(), folder.as_os_str()]);
+        command.args(quiet.map(OsStr::new));
+        command
+    }))
+}

@@ -1,0 +1,55 @@
+//! What a place on the network does.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use ckpt_inspect::stored::Stat;
+
+/// The answer to a request.
+pub(crate) type Answer<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
+
+/// A bucket, a repository, a web server.
+pub(crate) trait Backend: fmt::Debug + Send + Sync {
+    /// The bytes of `range` of the file `key`, or as many of them as it has.
+    fn get<'a>(&'a self, key: &'a str, range: Range<u64>) -> Answer<'a, Piece>;
+
+    /// What lies directly in the folder `key`; `None` where such a place cannot tell.
+    fn list<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<(String, Stat)>>>;
+
+    /// Whether one request lists all that there is, so that asking for single files is never cheaper.
+    fn lists_whole(&self) -> bool {
+        false
+    }
+}
+
+/// A part of a file.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub bytes: Bytes,
+    /// Bytes of the whole file.
+    pub total: u64,
+    /// Its entity tag, comparable to that of a listing.
+    pub version: Option<String>,
+}
+
+/// An entity tag as all of a place's answers have it: some have it in quotes, and weak ones are marked.
+pub(crate) fn entity_tag(tag: &str) -> String {
+    tag.trim_start_matches("W/").trim_matches('"').to_string()
+}
+
+/// What is said of a location where nothing is.
+pub(crate) fn nothing_there() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "does not exist")
+}
+
+/// The last cause of `error`, which says most in fewest words.
+pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}

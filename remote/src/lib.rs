@@ -1,0 +1,128 @@
+//! Remote files for [`ckpt_inspect`]: `s3://`, `gs://`, `az://`, `https://` and `hf://` wherever a checkpoint is expected.
+//! Only the ranges are fetched that are read; nothing is written, and nothing is kept on this machine.
+//!
+//! ```no_run
+//! let settings = || ckpt_remote::Settings::new(std::env::vars().collect(), std::env::home_dir());
+//! ckpt_inspect::stored::register(ckpt_remote::stores(settings));
+//! let checkpoint = ckpt_inspect::open("hf://HuggingFaceTB/SmolLM2-135M/model.safetensors")?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A new kind of store is a file with a [`Backend`](backend::Backend) and a line in [`SCHEMES`].
+
+#![warn(clippy::disallowed_macros, clippy::disallowed_methods)]
+
+mod backend;
+mod cloud;
+mod hub;
+mod profile;
+mod spans;
+mod store;
+mod web;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use ckpt_inspect::stored::{Stat, Store, StoredFile};
+
+use backend::Backend;
+use store::Remote;
+
+/// What the user's environment says: the library itself does not read it.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Environment variables: those of the clouds' own programs (`AWS_…`, `GOOGLE_…`, `AZURE_…`), `HF_…`, and
+    /// `XDG_CACHE_HOME`.
+    pub variables: HashMap<String, String>,
+    /// The user's home, for the files of those programs: `.aws/credentials`, `.cache/huggingface/token`.
+    pub home: Option<PathBuf>,
+}
+
+/// Secrets may be among them.
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings").field("home", &self.home).finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    /// Those of `variables` and `home`.
+    pub fn new(variables: HashMap<String, String>, home: Option<PathBuf>) -> Self {
+        Settings { variables, home }
+    }
+
+    /// The variable called `name`, if it is set to anything.
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+/// A kind of URL.
+struct Scheme {
+    /// What comes before `://`.
+    names: &'static [&'static str],
+    /// The part of a location that names the place which a connection is for, and the key within it.
+    split: fn(&str) -> (&str, &str),
+    /// Connects to such a place.
+    connect: fn(&Remote, &str) -> io::Result<Arc<dyn Backend>>,
+}
+
+/// Every kind of URL that is read.
+static SCHEMES: [Scheme; 3] = [
+    Scheme { names: &["hf"], split: hub::split, connect: hub::connect },
+    Scheme { names: cloud::NAMES, split: cloud::split, connect: cloud::connect },
+    Scheme { names: &["https", "http"], split: web::split, connect: web::connect },
+];
+
+/// The stores of all URLs that are read. `settings` are asked for when the first one is; until then nothing is set up.
+pub fn stores(settings: impl Fn() -> Settings + Send + Sync + 'static) -> Vec<Arc<dyn Store>> {
+    vec![Arc::new(Stores { settings: Box::new(settings), remote: OnceLock::new() })]
+}
+
+/// [`Remote`], once it is needed.
+struct Stores {
+    settings: Box<dyn Fn() -> Settings + Send + Sync>,
+    remote: OnceLock<Result<Remote, String>>,
+}
+
+impl std::fmt::Debug for Stores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the stores of URLs")
+    }
+}
+
+impl Stores {
+    fn remote(&self) -> io::Result<&Remote> {
+        let made =
+            self.remote.get_or_init(|| Remote::new((self.settings)()).map_err(|error| error.to_string()));
+        made.as_ref().map_err(|error| io::Error::other(error.clone()))
+    }
+}
+
+impl Store for Stores {
+    fn schemes(&self) -> Vec<&'static str> {
+        SCHEMES.iter().flat_map(|scheme| scheme.names).copied().collect()
+    }
+
+    fn admit(&self, location: &str) -> String {
+        self.remote().map_or_else(|_| location.to_string(), |remote| remote.admit(location))
+    }
+
+    fn stat(&self, location: &str) -> io::Result<Stat> {
+        let remote = self.remote()?;
+        remote.stat(&remote.admit(location))
+    }
+
+    fn list(&self, location: &str) -> io::Result<Vec<(String, Stat)>> {
+        let remote = self.remote()?;
+        remote.list(&remote.admit(location))
+    }
+
+    fn open(&self, location: &str) -> io::Result<Arc<dyn StoredFile>> {
+        let remote = self.remote()?;
+        remote.open(&remote.admit(location))
+    }
+}
