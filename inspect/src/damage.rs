@@ -55,6 +55,8 @@ pub enum DamageKind {
     Compression,
     /// It was saved without data.
     NoData,
+    /// Bytes could not be read, by a failure of the disk or the network: another try may succeed.
+    Unread,
     /// Some of its tensors cannot be read.
     Tensors,
     /// Anything else.

@@ -233,7 +233,14 @@ impl Cloud {
                 io::Error::new(io::ErrorKind::PermissionDenied, format!("{name} denies access; {hint}"))
             }
             Error::InvalidPath { .. } => io::Error::new(io::ErrorKind::InvalidInput, root_cause(&error)),
-            _ => io::Error::other(format!("{name} does not answer: {}; {hint}", root_cause(&error))),
+            _ => {
+                // What a server sends beside its status is XML.
+                let cause = root_cause(&error);
+                let (status, body) = cause.split_once(": <").unwrap_or((&cause, ""));
+                let code = body.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+                let code = code.map_or_else(String::new, |(code, _)| format!(" ({code})"));
+                io::Error::other(format!("{name} gives no answer: {status}{code}; {hint}"))
+            }
         }
     }
 }

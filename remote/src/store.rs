@@ -7,7 +7,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ckpt_inspect::stored::{Kind, Stat, StoredFile};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -29,6 +29,8 @@ const BESIDE: usize = 8;
 const BESIDE_IN_ALL: usize = 32;
 /// Ranges that are expected together and closer to each other than this are fetched as one.
 const NEAR: u64 = 32 << 10;
+/// How long a place that did not answer, though it was asked several times, is not asked again.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// All that is read at URLs.
 pub(crate) struct Remote {
@@ -38,6 +40,8 @@ pub(crate) struct Remote {
     inner: Arc<Inner>,
     /// By the schemes' places.
     places: Mutex<HashMap<String, Arc<dyn Backend>>>,
+    /// The places that did not answer: since when, and why.
+    silent: Mutex<HashMap<String, (Instant, String)>>,
     folders: Mutex<HashMap<String, Option<Arc<Listing>>>>,
     /// Folders of which a file was asked for.
     asked: Mutex<HashSet<String>>,
@@ -74,6 +78,18 @@ fn parent(location: &str) -> Option<(&str, &str)> {
     location.rsplit_once('/').filter(|(folder, _)| !folder.ends_with('/'))
 }
 
+/// The kind of URL that `location` is.
+fn scheme(location: &str) -> io::Result<&'static Scheme> {
+    let name = location.split("://").next().unwrap_or_default();
+    let known = |scheme: &&Scheme| scheme.names.contains(&name);
+    Ok(SCHEMES.iter().find(known).ok_or(io::ErrorKind::Unsupported)?)
+}
+
+/// The place that `location` is at, and its key there.
+fn split(location: &str) -> io::Result<(&str, &str)> {
+    Ok((scheme(location)?.split)(location))
+}
+
 impl Remote {
     pub fn new(settings: Settings) -> io::Result<Self> {
         // Another part of the program may have chosen one already.
@@ -101,6 +117,7 @@ impl Remote {
             runtime,
             inner: Arc::new(inner),
             places: Mutex::default(),
+            silent: Mutex::default(),
             folders: Mutex::default(),
             asked: Mutex::default(),
             files: Mutex::default(),
@@ -113,16 +130,33 @@ impl Remote {
         self.runtime.block_on(answer)
     }
 
+    /// What `ask` makes of the place that `location` is at and of its key there.
+    fn ask<T>(
+        &self,
+        location: &str,
+        ask: impl FnOnce(&Arc<dyn Backend>, &str) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let (place, key) = split(location)?;
+        let silent = |(since, why): &(Instant, String)| (since.elapsed() < PAUSE).then(|| why.clone());
+        if let Some(why) = locked(&self.silent).get(place).and_then(silent) {
+            return Err(io::Error::other(why));
+        }
+        let answer = self.place(location).and_then(|(backend, _)| ask(&backend, key));
+        if let Err(error) = &answer
+            && error.kind() == io::ErrorKind::Other
+        {
+            locked(&self.silent).insert(place.to_string(), (Instant::now(), error.to_string()));
+        }
+        answer
+    }
+
     /// The place that `location` is at, and its key there.
     fn place<'l>(&self, location: &'l str) -> io::Result<(Arc<dyn Backend>, &'l str)> {
-        let name = location.split("://").next().unwrap_or_default();
-        let known = |scheme: &&Scheme| scheme.names.contains(&name);
-        let scheme = SCHEMES.iter().find(known).ok_or(io::ErrorKind::Unsupported)?;
-        let (place, key) = (scheme.split)(location);
+        let (place, key) = split(location)?;
         if let Some(known) = locked(&self.places).get(place) {
             return Ok((known.clone(), key));
         }
-        let connected = (scheme.connect)(self, place)?;
+        let connected = (scheme(location)?.connect)(self, place)?;
         // One that another thread has made meanwhile is as good.
         let backend = locked(&self.places).entry(place.to_string()).or_insert(connected).clone();
         Ok((backend, key))
@@ -133,8 +167,7 @@ impl Remote {
         if let Some(known) = locked(&self.folders).get(location) {
             return Ok(known.clone());
         }
-        let (place, key) = self.place(location)?;
-        let listed = self.wait(place.list(key))?;
+        let listed = self.ask(location, |place, key| self.wait(place.list(key)))?;
         let listing = listed.map(|entries| Arc::new(entries.into_iter().collect::<Listing>()));
         locked(&self.folders).insert(location.to_string(), listing.clone());
         Ok(listing)
@@ -161,7 +194,7 @@ impl Remote {
     /// What the listing of its folder says of `location`; `None` where none has been made or can be.
     fn listed(&self, location: &str) -> io::Result<Option<io::Result<Stat>>> {
         let Some((folder, name)) = parent(location) else { return Ok(None) };
-        let whole = self.place(location)?.0.lists_whole();
+        let whole = self.ask(location, |place, _| Ok(place.lists_whole()))?;
         let again = !locked(&self.asked).insert(folder.to_string());
         if !whole && !again {
             return Ok(None);
@@ -192,7 +225,7 @@ impl Remote {
         let number = self.inner.numbers.fetch_add(1, Ordering::Relaxed);
         let (len, version) = match stat {
             Some(stat) => (stat.bytes, stat.version),
-            None => match self.inner.get(&*place, key, 0..AHEAD) {
+            None => match self.ask(location, |place, key| self.inner.get(&**place, key, 0..AHEAD)) {
                 Ok(Piece { bytes, total, version }) => {
                     self.inner.spans.keep(number, 0, bytes);
                     (total, version)
@@ -231,7 +264,7 @@ impl Remote {
         {
             return Err(nothing_there());
         }
-        if self.place(location)?.1.is_empty() {
+        if split(location)?.1.is_empty() {
             return self.folder(location);
         }
         if let Some(stat) = self.listed(location)? {

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::bytes::Source;
+use crate::bytes::{SharedBytes, Source};
 use crate::{Damage, DamageKind, Error, Result};
 
 /// A run of bytes that tensors are views of. It knows where its bytes are, so a tensor on it can be read
@@ -267,6 +267,17 @@ impl Storage {
             },
             Place::Inline(_) | Place::Missing { .. } => 0,
         }
+    }
+
+    /// The same bytes in memory, fetched, inflated or put together once.
+    pub(crate) fn in_memory(&self) -> Result<Self> {
+        if self.copied(self.0.len) == 0 {
+            return Ok(self.clone());
+        }
+        let bytes = self.range(0..self.0.len)?.into_owned();
+        let source = Source::in_memory(Path::new(""), SharedBytes::of(bytes));
+        let segment = Segment { source, offset: 0, len: self.0.len };
+        Ok(Self::new(Place::Segments(vec![segment]), self.0.len, None, self.0.swap))
     }
 
     /// Whether a range of it takes no more than its own bytes: not where all have to be inflated for it.

@@ -8,11 +8,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::bytes::Stamp;
-use crate::bytes::stored;
+use crate::bytes::{Stamp, stored};
 use crate::health::measures;
 use crate::staged::{self, is_temporary};
-use crate::{Checkpoint, CheckpointRecord};
+use crate::{Checkpoint, CheckpointRecord, DamageKind};
 
 /// Raised whenever a measurement changes its meaning; a new one in the table is noticed by its key.
 const SCHEMA: u32 = 8;
@@ -66,6 +65,10 @@ impl Cache {
         checkpoint: &Checkpoint,
         record: &CheckpointRecord,
     ) -> std::io::Result<()> {
+        // Another try may read what this one could not.
+        if record.tensors.iter().any(|tensor| tensor.damage_kind == Some(DamageKind::Unread)) {
+            return Ok(());
+        }
         let Some(target) = self.entry(&[path], options) else { return Ok(()) };
         self.write(&target, checkpoint.stamps().collect(), record)
     }

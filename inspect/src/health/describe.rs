@@ -20,7 +20,7 @@ use crate::record::{
 };
 use crate::storage::{Place, Storage};
 use crate::tensor::{SparseLayout, TensorInfo};
-use crate::{DType, Error, Result, metadata};
+use crate::{DType, Error, ErrorKind, Result, metadata};
 
 /// What a record is to contain beyond the header's facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,10 +279,18 @@ fn describe_tensor(
     if tensor.damage.is_some() {
         return record;
     }
+    let held = match (options.sha256 || options.stats).then(|| held(checkpoint, tensor)).transpose() {
+        Ok(held) => held.flatten(),
+        Err(error) => {
+            record.set_damage(error);
+            return record;
+        }
+    };
+    let tensor = held.as_ref().unwrap_or(tensor);
     if options.sha256 {
         match checkpoint.tensor_bytes(tensor) {
             Ok(bytes) => record.sha256 = Some(hex(&Sha256::digest(&bytes))),
-            Err(error) if error.kind == crate::ErrorKind::Damaged => record.set_damage(error),
+            Err(error) if is_fault(&error) => record.set_damage(error),
             Err(_) => {}
         }
     }
@@ -298,11 +306,33 @@ fn describe_tensor(
                     (quantized.scales, quantized.codes) = (Some(scales), Some(codes));
                 }
             }
-            Err(error) if error.kind == crate::ErrorKind::Damaged => record.set_damage(error),
+            Err(error) if is_fault(&error) => record.set_damage(error),
             Err(_) => {}
         }
     }
     record
+}
+
+/// Whether `error` is of the bytes, and not of what is known about their meaning.
+fn is_fault(error: &Error) -> bool {
+    matches!(error.kind, ErrorKind::Damaged | ErrorKind::Io)
+}
+
+/// `tensor` on bytes in memory, where each look at them would have to fetch them again; `None` where it needs none or only
+/// a small part of what would be fetched.
+fn held(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<Option<TensorInfo>> {
+    let room = stored_bytes(tensor).saturating_mul(2);
+    if checkpoint.copied_bytes(tensor) == 0 || tensor.storages().any(|s| s.byte_len() > room) {
+        return Ok(None);
+    }
+    let (mut held, mut failed) = (tensor.clone(), None);
+    held.replace_storages(&mut |storage| match storage.in_memory() {
+        Ok(fetched) => *storage = fetched,
+        // What is missing stays so, and is said where it is read.
+        Err(error) if error.kind == ErrorKind::Io => failed = Some(error),
+        Err(_) => {}
+    });
+    failed.map_or(Ok(Some(held)), Err)
 }
 
 fn stored_bytes(tensor: &TensorInfo) -> u64 {

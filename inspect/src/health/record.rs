@@ -16,7 +16,7 @@ use crate::quantized::{PartRole, QuantFault};
 use crate::step::StepSource;
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
-use crate::{DType, Error, Format};
+use crate::{DType, Error, ErrorKind, Format};
 
 /// One checkpoint: what it is, the measurements of its tensors, and how it was judged.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -202,7 +202,8 @@ impl Serialize for TensorRecord {
 impl TensorRecord {
     /// Records that its bytes cannot be read because of `error`.
     pub fn set_damage(&mut self, error: Error) {
-        self.damage_kind = Some(error.fault.unwrap_or_default());
+        let kind = if error.kind == ErrorKind::Io { DamageKind::Unread } else { DamageKind::Other };
+        self.damage_kind = Some(error.fault.unwrap_or(kind));
         self.damage = Some(error.what);
     }
 }
