@@ -14,6 +14,9 @@ from ckpt_tools.torch import optimizer
 from conftest import REPOSITORY
 from torch import nn
 
+# Tensors are small: threads that wait for each other take longer than the work.
+torch.set_num_threads(1)
+
 DATA = REPOSITORY / "train" / "tests" / "data"
 STEPS = torch.load(DATA / "steps.pt", weights_only=True)
 HALF, SEED, FACTORS = STEPS["half"], STEPS["seed"], STEPS["factors"]
