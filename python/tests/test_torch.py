@@ -231,14 +231,12 @@ def std(model):
 
 
 def test_a_ternary_network_dies_by_weight_decay_and_lives_with_the_polarizer():
-    """As ckpt judges it; and the loss does not tell."""
-
     def trained(polarized):
         model = Network()
-        made = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=20.0)
+        made = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=40.0)
         if polarized:
             made = polarize(made, model)
-        train(model, made, 600)
+        train(model, made, 300)
         return model
 
     began, dead, alive = std(Network()), trained(False), trained(True)
@@ -250,20 +248,19 @@ def test_health_is_watched_beside_a_polarized_optimizer():
     def stopped(polarized):
         model = Network(32)
         # What matters is that the weights of BitLinears shrink.
-        groups = [{"params": [model.get_parameter(name) for name in TERNARY], "weight_decay": 200.0}]
-        made = torch.optim.SGD(groups, lr=1e-4)
-        made.param_groups[0]["weight_decay"] = 200.0
+        ternary = [model.get_parameter(name) for name in TERNARY]
+        made = torch.optim.SGD(ternary, lr=1e-4, weight_decay=200.0)
         if polarized:
             made = polarize(made, model, strength=0.2)
         with HealthMonitor(model, made, every=20, background=False, log=None, stop_on="weak") as monitor:
-            for step in range(600):
+            for step in range(300):
                 train(model, made, 1, step)
                 if monitor.step(step):
                     return monitor
         return monitor
 
     lost, kept = stopped(False), stopped(True)
-    assert lost.reason is not None and "up_proj" in lost.reason + str(lost.health.reasons)
+    assert lost.reason is not None and "_proj.weight is weak" in lost.reason
     assert "decay" in lost.causes[0].cause
     assert kept.reason is None and kept.health.verdict == "healthy"
 
@@ -435,7 +432,6 @@ def test_a_state_of_another_optimizer_is_refused():
     ]:
         with pytest.raises(UsageError, match=words):
             optimizer(name, model).load_state_dict(states[other])
-    matrices = {"hidden": TERNARY}
     cubic = Muon([{"params": [(n, model.get_parameter(n)) for n in TERNARY]}], form="cubic")
     for name in TERNARY:
         model.get_parameter(name).grad = torch.ones_like(model.get_parameter(name))
@@ -452,7 +448,6 @@ def test_a_state_of_another_optimizer_is_refused():
             BitNetSpinSolver(model).load_state_dict(nonsense)
         with pytest.raises(UsageError):
             optimizer("polarized-adamw", model).load_state_dict(nonsense)
-    assert matrices
 
 
 def test_parameters_are_found_by_name_whatever_groups_they_were_in():

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from ..errors import CkptWarning, UsageError
 from .draws import signs
-from .model import Chosen, Model, rounded
+from .model import Chosen, Model, canonical, rounded
 from .own import Own
 from .states import StateDict, fitted
 
@@ -313,8 +313,9 @@ class Polarized(Optimizer):
                 stacklevel=3,
             )
             return
+        targets = {canonical(name): target for name, target in saved["targets"].items()}
         for parameter in self._targets:
-            target = saved["targets"].get(self._names[parameter])
+            target = targets.get(canonical(self._names[parameter]))
             if isinstance(target, (int, float)) and math.isfinite(target) and target >= 0:
                 self._targets[parameter] = rounded(target, torch.float32)
 
