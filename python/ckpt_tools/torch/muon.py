@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from .model import Chosen, Model
-from .own import Own, at_least_zero, below_one
+from .own import Own, at_least_zero, below_one, gradients_of
 from .states import StateDict, fitted, require
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Muon(Own):
         below_one(momentum=momentum, beta1=betas[0], beta2=betas[1])
         self._form: Form = form
         self._adamw = None
-        self._of_matrices = {
+        self._of_matrices: dict[str, Any] = {
             "lr": lr,
             "weight_decay": weight_decay,
             "momentum": momentum,
@@ -121,7 +121,7 @@ class Muon(Own):
             "ns_iters": _ITERATIONS,
             "keeps_size": form == "cubic",
         }
-        self._of_rest = {"lr": adamw_lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
+        self._of_rest: dict[str, Any] = {"lr": adamw_lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
         groups: Any
         if isinstance(params, nn.Module):
             if form == "cubic" and hidden is not None:
@@ -219,17 +219,17 @@ class Muon(Own):
 
     def _update(self, members: list[Tensor], group: dict[str, Any]) -> None:
         lr, momentum = float(group["lr"]), group["momentum"]
-        buffers = [self._buffer(p) for p in members]
+        buffers, gradients = [self._buffer(p) for p in members], gradients_of(members)
         torch._foreach_mul_(buffers, momentum)
-        torch._foreach_add_(buffers, [p.grad for p in members])
-        for p, buffer in zip(members, buffers, strict=True):
+        torch._foreach_add_(buffers, gradients)
+        for p, g, buffer in zip(members, gradients, buffers, strict=True):
             size = lr
             if self._form == "cubic":
                 past = orthogonalize(buffer, "cubic", group["ns_iters"])
             else:
                 past = buffer
                 size *= max(1.0, p.shape[0] / p.shape[1]) ** 0.5
-            update = orthogonalize(p.grad + momentum * past, self._form, group["ns_iters"])
+            update = orthogonalize(g + momentum * past, self._form, group["ns_iters"])
             p.mul_(1.0 - lr * group["weight_decay"]).add_(update.to(p.dtype), alpha=-size)
 
     def state_dict(self) -> StateDict:

@@ -32,7 +32,7 @@ def _adamw(
     at_least_zero(lr=lr, eps=eps, weight_decay=weight_decay, ternary_weight_decay=ternary_weight_decay)
     below_one(beta1=betas[0], beta2=betas[1])
     groups = _groups(model, weight_decay, ternary_weight_decay, ternary)
-    return torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), eps=eps)
+    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps)
 
 
 def _sgd(

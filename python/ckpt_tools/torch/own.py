@@ -121,6 +121,11 @@ class Own(Optimizer):
         super().load_state_dict(fitting)
 
 
+def gradients_of(parameters: list[Tensor]) -> list[Tensor]:
+    """The gradients of parameters, which all have one."""
+    return [p.grad for p in parameters if p.grad is not None]
+
+
 def at_least_zero(**numbers: Any) -> None:
     """Refuses a number that is negative or not finite."""
     for name, value in numbers.items():

@@ -89,6 +89,23 @@ class Polarized(Optimizer):
 
     #: The optimizer whose steps are followed.
     optimizer: Optimizer
+    #: How weights are pushed.
+    well: Well
+    #: Whether :attr:`target` is a size for all layers (``absolute``), or a share of each layer's mean |w| (``relative``).
+    target_mode: str
+    #: The target, as :attr:`target_mode` says.
+    target: float
+    #: How strongly weights are pushed.
+    strength: float
+    #: What names the random signs, together with the number of steps.
+    seed: int
+    #: Steps of the run that were taken.
+    steps: int
+
+    _names: dict[Tensor, str]
+    _positions: dict[Tensor, int]
+    _polarizable: list[Tensor]
+    _targets: dict[Tensor, float]
 
     def __init__(
         self,
@@ -243,7 +260,7 @@ class Polarized(Optimizer):
         sizes = torch._foreach_abs(weights)
         directions = torch._foreach_sign(weights)
         if self.well in ("one-sided", "two-sided"):
-            pushes = torch._foreach_sub(sizes, targets)
+            pushes = list(torch._foreach_sub(sizes, targets))
             if self.well == "one-sided":
                 torch._foreach_clamp_max_(pushes, 0.0)
             torch._foreach_mul_(pushes, -2.0 * strength)

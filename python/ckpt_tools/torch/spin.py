@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from .draws import signs
 from .model import Chosen, Model, rounded
-from .own import Own, at_least_zero, below_one
+from .own import Own, at_least_zero, below_one, gradients_of
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
@@ -104,7 +104,7 @@ class BitNetSpinSolver(Own):
         momentum = rounded(group["momentum"], dtype)
         threshold = rounded(group["hysteresis_threshold"], dtype)
         buffers = [self._buffer(p) for p in members]
-        gradients = torch._foreach_sign([p.grad for p in members])
+        gradients = list(torch._foreach_sign(gradients_of(members)))
         # Each product is rounded by itself: the sign of a sum near zero must not depend on what a device fuses.
         torch._foreach_mul_(gradients, rounded(1.0 - momentum, dtype))
         torch._foreach_mul_(buffers, momentum)
