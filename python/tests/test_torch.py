@@ -2,6 +2,7 @@
 ternary network that dies by weight decay, and does not with the polarizer."""
 
 import copy
+import re
 import subprocess
 import sys
 import warnings
@@ -12,6 +13,7 @@ import torch
 from ckpt_tools import UnsupportedError, UsageError
 from ckpt_tools.integrations import HealthMonitor
 from ckpt_tools.torch import NAMES, BitNetSpinSolver, Muon, Polarized, optimizer, orthogonalize, polarize
+from conftest import FIXTURES, HEALTHY, REPOSITORY
 from torch import nn
 
 # Tensors are small: threads that wait for each other take longer than the work.
@@ -506,8 +508,6 @@ def test_bfloat16_weights_are_trained():
 
 def test_the_program_resumes_what_pytorch_saved(tmp_path, program):
     """A checkpoint of PyTorch goes on in ckpt train with its optimizer's state, and that of another is refused."""
-    from conftest import FIXTURES, HEALTHY
-
     saved = torch.load(HEALTHY, weights_only=True)
 
     class Student(nn.Module):
@@ -556,3 +556,80 @@ def test_everything_public_says_what_it_is():
 
     for name in module.__all__:
         assert getattr(module, name).__doc__, name
+
+
+def of_the_page():
+    """What the page's examples of trainers define."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (REPOSITORY / "docs" / "python.md").read_text(), re.M | re.S)
+    (block,) = [block for block in blocks if "def trained_by_lightning" in block]
+    names = {"torch": torch, "polarize": polarize}
+    exec(block, names)
+    return names
+
+
+def examples(count):
+    for step in range(count):
+        ids = batch(step)[0]
+        yield {"ids": ids, "labels": (ids + 1) % 12}
+
+
+class WithLoss(nn.Module):
+    """What transformers' Trainer wants of a model."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = Network()
+
+    def forward(self, ids, labels):
+        logits = self.network(ids)
+        return {"loss": nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()), "logits": logits}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_trains_as_the_page_shows(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=205,
+        learning_rate=1e-3,
+        report_to=[],
+        save_strategy="steps",
+        save_steps=205,
+        use_cpu=True,
+        disable_tqdm=True,
+        logging_steps=1000,
+    )
+    model = WithLoss()
+    monitor = of_the_page()["trained_by_transformers"](model, arguments, list(examples(64)))
+    assert monitor.reason is None and monitor.health.verdict == "healthy"
+    saved = torch.load(tmp_path / "checkpoint-205" / "optimizer.pt", weights_only=True)
+    assert list(saved["polarizer"]["targets"]) == [f"network.{name}" for name in TERNARY]
+    assert saved["polarizer"]["step"] == 205
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_trains_as_the_page_shows(tmp_path):
+    lightning = pytest.importorskip("lightning")
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = WithLoss()
+
+        def training_step(self, batch, index):
+            return self.model(**batch)["loss"]
+
+        def configure_optimizers(self):
+            return polarize(torch.optim.AdamW(self.parameters(), lr=1e-3), self)
+
+    module = Module()
+    data = torch.utils.data.DataLoader(list(examples(205)), batch_size=1)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    monitor = of_the_page()["trained_by_lightning"](
+        module, data, max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, **quiet
+    )
+    assert monitor.reason is None and monitor.health.verdict == "healthy"
+    (path,) = tmp_path.rglob("*.ckpt")
+    (state,) = torch.load(path, weights_only=False)["optimizer_states"]
+    assert state["polarizer"]["step"] == 205
