@@ -169,7 +169,7 @@ def test_settings_with_which_nothing_trains_are_refused():
         ("no parameters", lambda: BitNetSpinSolver([])),
         ("no parameters", lambda: Muon([])),
         ("not one tensor", lambda: BitNetSpinSolver(model.lm_head.weight)),
-        ("make it two", lambda: Muon([model.lm_head.weight]).add_param_group({"params": list(model.conv.parameters()) + [nn.Parameter(torch.ones(2, 2))]})),
+        ("make it two", lambda: Muon(model.embed_tokens.parameters()).add_param_group({"params": [*model.lm_head.parameters()]})),
         ("other dimensions", lambda: Muon([{"params": [model.lm_head.bias], "use_muon": True}])),
         ("needs `params`", lambda: BitNetSpinSolver([{"lr": 1.0}])),
         ("unknown optimizer `adam`; choose one of adamw, muon", lambda: optimizer("adam", model)),
@@ -180,6 +180,10 @@ def test_settings_with_which_nothing_trains_are_refused():
             call()
     with pytest.raises(UnsupportedError, match="decoupled"):
         optimizer("sgd", model, weight_decay=0.1)
+    with torch.device("meta"):
+        unmade = Network()
+    with pytest.raises(UnsupportedError, match="meta device"):
+        polarize(zero_rate(unmade), unmade)
     with pytest.raises(UnsupportedError, match="complex"):
         BitNetSpinSolver([nn.Parameter(torch.ones(2, dtype=torch.complex64))])
     sparse = nn.Embedding(4, 2, sparse=True)
@@ -265,6 +269,23 @@ def test_health_is_watched_beside_a_polarized_optimizer():
     assert lost.reason is not None and "_proj.weight is weak" in lost.reason
     assert "decay" in lost.causes[0].cause
     assert kept.reason is None and kept.health.verdict == "healthy"
+
+
+def test_settings_that_a_saved_state_lacks_stay_as_they_are():
+    """As in a state of the program, which has no seed; without names, groups without members do not count."""
+    model = Network()
+    made = BitNetSpinSolver(model.parameters(), seed=7, step=5)
+    train(model, made, 1)
+    state = made.state_dict()
+    for group in state["param_groups"]:
+        del group["seed"], group["step"]
+        group["lr"] = 0.5
+    state["param_groups"].append({**state["param_groups"][0], "params": []})
+    other = BitNetSpinSolver(model.parameters(), seed=8, step=9)
+    other.load_state_dict(state)
+    (group,) = other.param_groups
+    assert (group["seed"], group["step"], group["lr"]) == (8, 9, 0.5)
+    assert torch.equal(other.state[model.lm_head.bias]["momentum_buffer"], made.state[model.lm_head.bias]["momentum_buffer"])
 
 
 @pytest.mark.parametrize("name", ["polarized-adamw", "muon", "spin", "polarized-muon-adamw"])
@@ -370,7 +391,8 @@ def test_muon_divides_parameters_as_they_are_given():
     model = Network()
 
     def parts(made):
-        return [sum(("ns_iters" in g) == muon and len(g["params"]) for g in made.param_groups) for muon in (True, False)]
+        groups = made.param_groups
+        return [sum(len(g["params"]) for g in groups if ("ns_iters" in g) == muon) for muon in (True, False)]
 
     everything = len(list(model.parameters()))
     assert parts(Muon(model)) == [2, everything - 2]
@@ -382,6 +404,7 @@ def test_muon_divides_parameters_as_they_are_given():
         {"params": [*model.layers.parameters()], "momentum": 0.5},
     ]
     made = Muon(given)
+    assert [("ns_iters" in g) for g in made.param_groups] == [True, False, False]
     assert parts(made) == [2, 4] and [g["lr"] for g in made.param_groups if "ns_iters" not in g] == [0.5, 3e-4]
     assert [g["momentum"] for g in made.param_groups if "ns_iters" in g] == [0.5]
     made.add_param_group({"params": [model.conv.bias]})
@@ -445,6 +468,10 @@ def test_a_state_of_another_optimizer_is_refused():
         BitNetSpinSolver(model.lm_head.parameters()).load_state_dict(
             BitNetSpinSolver([*model.lm_head.parameters(), model.conv.bias]).state_dict()
         )
+    for name in ("spin", "muon", "polarized-muon-adamw"):
+        wide = Network(32)
+        with pytest.raises(UsageError, match="another model"):
+            optimizer(name, wide).load_state_dict(states[name.removeprefix("polarized-")])
     for nonsense in [None, {}, {"state": {}}, {"state": 3, "param_groups": []}]:
         with pytest.raises(UsageError):
             BitNetSpinSolver(model).load_state_dict(nonsense)
@@ -543,6 +570,29 @@ def test_the_program_resumes_what_pytorch_saved(tmp_path, program):
         other = "spin" if "spin" not in name else "adamw"
         ran = program("train", "--resume", tmp_path / f"{name}.pt", "--optimizer", other, *options, "-o", tmp_path / "no")
         assert ran.returncode != 0 and "optimizer" in ran.stderr, name
+
+
+def test_models_of_several_ranks(tmp_path):
+    """Copies on each rank are trained; parameters that ranks share out are refused."""
+    import torch.distributed as dist
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'ranks'}", rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(Network())
+        made = optimizer("polarized-muon", model)
+        assert list(made.targets) == [f"module.{name}" for name in TERNARY]
+        before = weights(model)
+        train(model, made, 2)
+        assert not same(before, weights(model))
+        shared = Network()
+        linear = shared.layers[0]["mlp"]["up_proj"]
+        linear.weight = nn.Parameter(distribute_tensor(linear.weight.detach(), init_device_mesh("cpu", (1,)), [Shard(0)]))
+        for call in (optimizer, lambda name, model: BitNetSpinSolver(model.parameters())):
+            with pytest.raises(UnsupportedError, match="shared out among ranks"):
+                call("polarized-adamw", shared)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_without_pytorch_it_says_what_to_install():

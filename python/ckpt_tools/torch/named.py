@@ -87,7 +87,9 @@ def optimizer(
     """
     base = name.removeprefix(_POLARIZED)
     if base not in _TABLE:
-        raise UsageError(f"unknown optimizer `{name}`; choose one of {', '.join(NAMES)}, optionally prefixed with `{_POLARIZED}`")
+        raise UsageError(
+            f"unknown optimizer `{name}`; choose one of {', '.join(NAMES)}, optionally prefixed with `{_POLARIZED}`"
+        )
     if polarizer is not None and base == name:
         raise UsageError(f"`{name}` has no polarizer; `{_POLARIZED}{name}` has")
     if base == "spin":

@@ -1,7 +1,7 @@
 """What the optimizers of this package share: names and positions of parameters, state dicts that are found by name."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -118,7 +118,19 @@ class Own(Optimizer):
             for key, value in now.items():
                 if key not in ("params", "param_names"):
                     group.setdefault(key, value)
+            for number, parameter in zip(group["params"], now["params"], strict=True):
+                _fits(fitting["state"].get(number, {}), parameter)
         super().load_state_dict(fitting)
+
+
+def _fits(state: Any, parameter: Tensor) -> None:
+    """Refuses state of a parameter of another shape."""
+    for name, value in state.items() if isinstance(state, Mapping) else ():
+        if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+            raise UsageError(
+                f"a saved `{name}` has shape {list(value.shape)}, and its parameter {list(parameter.shape)}; the saved state "
+                "belongs to another model"
+            )
 
 
 def gradients_of(parameters: list[Tensor]) -> list[Tensor]:

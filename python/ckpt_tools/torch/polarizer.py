@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..errors import CkptWarning, UsageError
+from ..errors import CkptWarning, UnsupportedError, UsageError
 from .draws import signs
 from .model import Chosen, Model, canonical, rounded
 from .own import Own
@@ -190,7 +190,8 @@ class Polarized(Optimizer):
 
     def __repr__(self) -> str:
         target = self.target if self.target_mode == "absolute" else f"{self.target} of each layer's mean|w|"
-        return f"Polarized ({self.well}, target {target}, strength {self.strength}, {len(self._targets)} matrices)\n{self.optimizer!r}"
+        what = f"{self.well}, target {target}, strength {self.strength}, {len(self._targets)} matrices"
+        return f"Polarized ({what})\n{self.optimizer!r}"
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As the optimizer does."""
@@ -227,7 +228,8 @@ class Polarized(Optimizer):
         updated = {id(p) for group in self.param_groups for p in group["params"]}
         for parameter in self._polarizable:
             if id(parameter) in updated and parameter not in self._targets:
-                size = self.target if self.target_mode == "absolute" else self.target * _mean(parameter)
+                absolute = self.target_mode == "absolute"
+                size = self.target if absolute else self.target * _mean(parameter, self._names[parameter])
                 self._targets[parameter] = rounded(size, torch.float32)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -366,8 +368,12 @@ def _strength(well: Well, given: float | None) -> float:
     return float(given)
 
 
-def _mean(parameter: Tensor) -> float:
+def _mean(parameter: Tensor, name: str) -> float:
     """mean|w|."""
+    if parameter.is_meta:
+        raise UnsupportedError(
+            f"`{name}` is on the meta device, and has no elements; polarize once the model has its weights", tensor=name
+        )
     sizes = parameter.detach().abs()
     # Apple's GPUs have no float64.
     total = sizes.sum() if sizes.device.type == "mps" else sizes.sum(dtype=torch.float64)

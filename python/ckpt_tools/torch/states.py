@@ -31,12 +31,15 @@ def fitted(saved: Any, groups: Sequence[Mapping[str, Any]], names: Sequence[list
     saved_groups: Sequence[Mapping[str, Any]] = saved["param_groups"]
     of_saved = [names_of(group) for group in saved_groups]
     if any(n is None for n in of_saved) or any(n is None for n in names):
-        sizes = [len(group["params"]) for group in saved_groups]
-        if sizes != [len(group["params"]) for group in groups]:
+        sizes, wanted = ([len(group["params"]) for group in of] for of in (saved_groups, groups))
+        if sizes != wanted:
+            # The program keeps groups without members.
+            saved_groups = [group for group in saved_groups if group["params"]]
+            sizes = [len(group["params"]) for group in saved_groups]
+        if sizes != wanted:
             raise UsageError(
-                f"the saved state has groups of {sizes} parameters, and this optimizer of "
-                f"{[len(group['params']) for group in groups]}; with names on both sides (an optimizer that was given the "
-                "model, or named parameters) each would find its own"
+                f"the saved state has groups of {sizes} parameters, and this optimizer of {wanted}; with names on both "
+                "sides (an optimizer that was given the model, or named parameters) each would find its own"
             )
         return {**saved, "param_groups": [dict(group) for group in saved_groups]}
     numbers = {
