@@ -10,9 +10,10 @@ import warnings
 
 import pytest
 import torch
-from ckpt_tools.torch import optimizer
-from conftest import REPOSITORY
+from ckpt_tools.torch import NAMES, optimizer
 from torch import nn
+
+from conftest import REPOSITORY
 
 # Tensors are small: threads that wait for each other take longer than the work.
 torch.set_num_threads(1)
@@ -101,6 +102,10 @@ def at_half(run):
     return {name: steps[HALF - 1].clone() for name, steps in STEPS["runs"][run]["weights"].items()}
 
 
+def test_names_are_those_of_ckpt_train():
+    assert {STEPS["runs"][run]["settings"]["name"].removeprefix("polarized-") for run in RUNS} == set(NAMES)
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_every_step_is_that_of_ckpt_train(run):
     model = network(STEPS["start"])
@@ -184,9 +189,9 @@ def test_states_have_the_layout_of_the_programs(run):
         groups = [group for group in theirs["param_groups"] if group["params"]]
         for ours_group, theirs_group in zip(ours["param_groups"], groups, strict=True):
             for key in theirs_group.keys() - {"initial_lr", "decoupled_weight_decay"}:
-                assert plain(ours_group[key]) == pytest.approx(plain(theirs_group[key])) or plain(
-                    ours_group[key]
-                ) == plain(theirs_group[key]), f"{path} {key}"
+                assert plain(ours_group[key]) == pytest.approx(plain(theirs_group[key])) or plain(ours_group[key]) == plain(
+                    theirs_group[key]
+                ), f"{path} {key}"
         assert ours["state"].keys() == theirs["state"].keys()
         for number, entries in theirs["state"].items():
             assert ours["state"][number].keys() == entries.keys()

@@ -83,9 +83,7 @@ class Model:
             return {name: p for name, p in found.items() if name in matrices}
         for name, parameter in found.items():
             if parameter.ndim != 2:
-                raise UsageError(
-                    f"`{name}` has {parameter.ndim} dimensions; the weight of a BitLinear has 2", tensor=name
-                )
+                raise UsageError(f"`{name}` has {parameter.ndim} dimensions; the weight of a BitLinear has 2", tensor=name)
             if id(parameter) in self._embeddings:
                 raise UsageError(f"`{name}` is an embedding, and not the weight of a BitLinear", tensor=name)
         return found

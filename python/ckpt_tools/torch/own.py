@@ -23,7 +23,9 @@ class Own(Optimizer):
 
     def __init__(self, groups: Any, defaults: dict[str, Any]) -> None:
         if isinstance(groups, Tensor):
-            raise UsageError("an optimizer takes a model, or an iterable of parameters or groups of them, and not one tensor")
+            raise UsageError(
+                "an optimizer takes a model, or an iterable of parameters or groups of them, and not one tensor"
+            )
         listed = list(groups)
         if not listed:
             raise UsageError("there are no parameters to optimize")

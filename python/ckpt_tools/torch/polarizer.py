@@ -362,9 +362,7 @@ def _strength(well: Well, given: float | None) -> float:
         return _STRENGTH[well]
     steep = well in ("one-sided", "two-sided") and isinstance(given, (int, float)) and 2.0 * given > 1.0
     if not (isinstance(given, (int, float)) and math.isfinite(given) and given >= 0) or steep:
-        raise UsageError(
-            f"polarization strength {given} must be from 0 to 0.5: beyond that, one step overshoots the target"
-        )
+        raise UsageError(f"polarization strength {given} must be from 0 to 0.5: beyond that, one step overshoots the target")
     return float(given)
 
 

@@ -8,7 +8,7 @@ use ckpt_convert::{Object, save};
 use ckpt_inspect::metadata::{HashableValue, Value, from_json};
 use ckpt_inspect::{Checkpoint, open};
 use ckpt_kit::fixtures::data;
-use ckpt_train::optim::{Optimizer, Settings};
+use ckpt_train::optim::{NAMES, Optimizer, Settings};
 use ckpt_train::{Gradients, Parameter, Parameters, Random, Role, Schedule};
 use serde_json::{Value as Json, json};
 
@@ -199,6 +199,15 @@ fn what_python_compares_with_is_what_optimizers_do() {
             let groups = format!("runs.{run}.{part}.param_groups");
             assert_eq!(made.meta(&groups), committed.meta(&groups), "{groups}");
         }
+    }
+}
+
+#[test]
+fn every_optimizer_has_a_run() {
+    let names: Vec<String> =
+        runs().iter().map(|(_, settings)| settings["name"].as_str().unwrap().into()).collect();
+    for name in NAMES {
+        assert!(names.iter().any(|other| other == name), "{name} is not compared with Python's");
     }
 }
 
