@@ -111,6 +111,7 @@ def test_every_step_is_that_of_ckpt_train(run):
     model = network(STEPS["start"])
     made = built(run, model)
     follow(run, model, made, scheduled(made), 0)
+    assert getattr(made, "steps", len(FACTORS)) == len(FACTORS)
 
 
 @pytest.mark.parametrize("run", RUNS)
