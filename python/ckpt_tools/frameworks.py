@@ -76,7 +76,7 @@ class NumPy:
         try:
             import numpy
         except ModuleNotFoundError as error:
-            raise _needs("numpy", "numpy") from error
+            raise needs("numpy", "numpy") from error
         self._numpy = numpy
 
     def _dtype(self, name: str, tensor: str) -> Any:
@@ -88,7 +88,7 @@ class NumPy:
         try:
             import ml_dtypes
         except ModuleNotFoundError as error:
-            raise _needs("ml_dtypes", "numpy") from error
+            raise needs("ml_dtypes", "numpy") from error
         return self._numpy.dtype(getattr(ml_dtypes, name))
 
     def shared(self, tensor: _native.Tensor) -> Any | None:
@@ -128,7 +128,7 @@ class Torch:
         try:
             import torch
         except ModuleNotFoundError as error:
-            raise _needs("torch", "torch") from error
+            raise needs("torch", "torch") from error
         self._torch = torch
         self._device = torch.device(device)
         # Paths are as they were when the checkpoint was opened.
@@ -196,5 +196,6 @@ class Torch:
         return array.to(self._device)
 
 
-def _needs(module: str, extra: str) -> UnsupportedError:
+def needs(module: str, extra: str) -> UnsupportedError:
+    """The error of a library that is not there, and the extra that brings it."""
     return UnsupportedError(f"this needs {module}: pip install 'ckpt-tools[{extra}]'")

@@ -2,6 +2,7 @@
 
 use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
+use ckpt_inspect::meaning::names::canonical;
 use ckpt_inspect::metadata::{HashableValue, Value, as_u64};
 use rayon::prelude::*;
 
@@ -130,9 +131,10 @@ impl Groups {
         }
         let members: Vec<usize> = self.members().collect();
         if names.len() == numbers.len() && !names.is_empty() {
-            let by_name: std::collections::HashMap<&str, i64> =
-                names.iter().map(String::as_str).zip(numbers.iter().copied()).collect();
-            let number = |&at: &usize| Some((at, *by_name.get(parameters.0[at].name.as_str())?));
+            // PyTorch's have what the model is wrapped in before them.
+            let by_name: std::collections::HashMap<_, i64> =
+                names.iter().map(|name| canonical(name)).zip(numbers.iter().copied()).collect();
+            let number = |&at: &usize| Some((at, *by_name.get(&canonical(&parameters.0[at].name))?));
             let all: Option<Vec<_>> = members.iter().map(number).collect();
             return all.ok_or_else(|| foreign("its optimizer state belongs to other parameters".into()));
         }

@@ -6,6 +6,7 @@ mod distill;
 mod gradients;
 mod optimizers;
 mod proof;
+mod steps;
 mod trainer;
 mod trajectories;
 mod truth;
