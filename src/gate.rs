@@ -22,7 +22,7 @@ use crate::diagnose;
 use crate::format::{RowsArg, extension, written};
 use crate::load::{self, LoadArgs, LoadOptions, Loaded, records};
 use crate::{Failure, terminal};
-use rows::{Answers, Each, Format, Place, formats};
+use rows::{Answers, Format, Place, formats};
 
 /// Refuse checkpoints that are not good enough: for CI, pre-commit hooks and scripts.
 ///

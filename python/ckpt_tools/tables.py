@@ -54,8 +54,8 @@ def rows(
     options += [] if policy is None else ["--policy", os.fspath(policy)]
     options += [] if i2s_layout is None else ["--i2s-layout", i2s_layout]
     options += [] if cache else ["--no-cache"]
-    if "\0" in place or (_PATTERN.intersection(place) and not os.path.exists(place)):
-        # As a pattern it would mean something else.
+    if not place or "\0" in place or (_PATTERN.intersection(place) and not os.path.exists(place)):
+        # It cannot be an argument, or would mean something else.
         shown = place.encode(errors="surrogateescape").decode(errors="replace")
         lines = [json.dumps({"path": shown, "error": "No such file or directory", "kind": "io"})]
     else:
