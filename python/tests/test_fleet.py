@@ -136,7 +136,7 @@ def each_once(parts, paths):
     read = {row["path"] for row in about if row["row"] == "checkpoint"}
     tensors = sorted(row["path"] for row in rows if row["row"] == "tensor")
     assert tensors == sorted(path for path in read for _ in range(3))
-    assert sum(row["verdict"] == "dead" for row in about) == sum(row["path"].endswith("99.safetensors") for row in about)
+    assert {row["path"] for row in about if row["verdict"] == "dead"} == {path for path in read if path.endswith("99.safetensors")}
     return about
 
 
@@ -155,6 +155,29 @@ def descendants(pid):
     return {child: titles[child] for child in found - {pid}}
 
 
+def killing_a_worker(line, environment, parts):
+    """The exit code of ``line``, of which a worker of Ray is killed at work, and how many parts there were then."""
+    killed = None
+    with open("log", "w+b") as log:
+        running = subprocess.Popen(line, stdout=log, stderr=log, env=environment, start_new_session=True)
+        end = time.monotonic() + 300
+        try:
+            while running.poll() is None and time.monotonic() < end:
+                time.sleep(0.01)
+                written = len(list(parts.glob("*.parquet")))
+                if killed is None and written >= 3:
+                    titles = descendants(running.pid).items()
+                    working = [pid for pid, title in titles if re.match("ray::.*MapBatches", title)]
+                    if working:
+                        killed = written
+                        os.kill(working[0], signal.SIGKILL)
+        finally:
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGKILL)
+                running.wait()
+    return running.returncode, killed
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_ray_loses_nothing_when_a_worker_is_killed(tmp_path, program):
     pytest.importorskip("ray")
@@ -169,29 +192,18 @@ def test_ray_loses_nothing_when_a_worker_is_killed(tmp_path, program):
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_raylet_start_wait_time_s": "200",
         # Names of sockets have a limit.
         "RAY_TMPDIR": "/tmp",
     }
     line = [sys.executable, "fleet.py", "checkpoints.txt", str(parts)]
-    log = open("log", "w+b")
-    running = subprocess.Popen(line, stdout=log, stderr=log, env=environment, start_new_session=True)
-    killed = None
-    end = time.monotonic() + 300
-    try:
-        while running.poll() is None and time.monotonic() < end:
-            time.sleep(0.01)
-            written = len(list(parts.glob("*.parquet"))) if parts.exists() else 0
-            if killed is None and written >= 3:
-                working = [pid for pid, title in descendants(running.pid).items() if re.match("ray::.*MapBatches", title)]
-                if working:
-                    killed = (working[0], written)
-                    os.kill(working[0], signal.SIGKILL)
-        assert running.poll() == 0, Path("log").read_text()[-4000:]
-    finally:
-        if running.poll() is None:
-            os.killpg(running.pid, signal.SIGKILL)
-        log.close()
-    assert killed is not None and killed[1] < COUNT // 50, killed
+    # Ray gives up where its own services do not answer within seconds, as on a busy machine.
+    for _ in range(3):
+        ended, killed = killing_a_worker(line, environment, parts)
+        if ended == 0 or any(parts.glob("*.parquet")):
+            break
+    assert ended == 0, Path("log").read_text()[-4000:]
+    assert killed is not None and killed < COUNT // 50, killed
     about = each_once(parts.glob("*.parquet"), paths)
     assert sum(row["row"] == "unreadable" for row in about) == COUNT // 250 + 1
 

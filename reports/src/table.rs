@@ -256,14 +256,19 @@ static BETWEEN: [Column; 2] = [
 
 /// Columns behind all measures.
 static AFTER: [Column; 13] = [
-    Column::new("row", Kind::Text, "what the row is about: `checkpoint`, `tensor`, `missing` (a tensor) or `unreadable`", |row| {
-        text(match row.about {
-            About::Checkpoint(_) => "checkpoint",
-            About::Tensor(..) => "tensor",
-            About::Missing(..) => "missing",
-            About::Unreadable(_) => "unreadable",
-        })
-    }),
+    Column::new(
+        "row",
+        Kind::Text,
+        "what the row is about: `checkpoint`, `tensor`, `missing` (a tensor) or `unreadable`",
+        |row| {
+            text(match row.about {
+                About::Checkpoint(_) => "checkpoint",
+                About::Tensor(..) => "tensor",
+                About::Missing(..) => "missing",
+                About::Unreadable(_) => "unreadable",
+            })
+        },
+    ),
     Column::new("role", Kind::Text, "what the tensor is for in its network", |row| {
         text(row.tensor()?.role.name())
     }),
@@ -317,7 +322,14 @@ static AFTER: [Column; 13] = [
 pub fn columns() -> Vec<Column> {
     let measures =
         |computed| shown_in(Place::Csv).filter(move |m| m.is_computed() == computed).map(Column::of);
-    BEFORE.into_iter().chain(measures(false)).chain(BETWEEN).chain(measures(true)).chain(AFTER).chain(gated::COLUMNS).collect()
+    BEFORE
+        .into_iter()
+        .chain(measures(false))
+        .chain(BETWEEN)
+        .chain(measures(true))
+        .chain(AFTER)
+        .chain(gated::COLUMNS)
+        .collect()
 }
 
 /// The column that Parquet has besides: the whole record, from which `ckpt report` makes a page.

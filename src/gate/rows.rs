@@ -39,7 +39,8 @@ pub(super) fn formats() -> Choice<Format> {
     let help = "A line of JSON for each checkpoint, as soon as it is checked: its record, and the answer";
     formats.push((PossibleValue::new("ndjson").help(help), Format::Each(Each::Lines)));
     let table = |table: &'static Tables| {
-        let help = "A table of checkpoints and tensors, with what was decided and the rules that found something";
+        let help =
+            "A table of checkpoints and tensors, with what was decided and the rules that found something";
         let help = format!("{help}{}", if table.is_text { "" } else { ", for files" });
         (PossibleValue::new(table.name).help(help), Format::Each(Each::Table(table)))
     };
@@ -61,7 +62,10 @@ impl Each {
 pub(super) enum Place {
     Printed(terminal::Output),
     /// A file without a name, in the folder where the output will be.
-    Kept { file: File, output: PathBuf },
+    Kept {
+        file: File,
+        output: PathBuf,
+    },
 }
 
 impl Place {

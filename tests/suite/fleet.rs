@@ -120,8 +120,7 @@ fn a_slurm_array_loses_nothing_when_jobs_are_killed() {
 fn what_could_not_be_read_is_tried_again_and_is_there_once() {
     let program = program().in_its_folder();
     let folder = zoo(&program, 4);
-    let models: Vec<PathBuf> =
-        (0..4).map(|i| folder.join(format!("model-{i:03}.safetensors"))).collect();
+    let models: Vec<PathBuf> = (0..4).map(|i| folder.join(format!("model-{i:03}.safetensors"))).collect();
     let whole = std::fs::read(&models[1]).unwrap();
     // Not yet there, being copied, and a folder that will be.
     std::fs::rename(&models[0], program.at("away")).unwrap();
@@ -177,7 +176,14 @@ fn a_checkpoint_stays_in_its_part_whatever_becomes_of_the_others() {
         let part = |number| {
             let shard = format!("{number}/3");
             let ran = program.run(&[
-                "inspect", "--from-list", "list.txt", "--shard", &shard, "--no-stats", "--format", "ndjson",
+                "inspect",
+                "--from-list",
+                "list.txt",
+                "--shard",
+                &shard,
+                "--no-stats",
+                "--format",
+                "ndjson",
             ]);
             let path = |line: &str| {
                 serde_json::from_str::<Value>(line).unwrap()["path"].as_str().unwrap().to_string()

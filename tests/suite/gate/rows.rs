@@ -112,7 +112,10 @@ fn known_findings_and_what_only_the_baseline_has_are_in_tables() {
     let folder = tempfile::tempdir().unwrap();
     let run = |args: &[&str]| gate_in(folder.path(), args);
     let model = |name: &str| folder.path().join(name);
-    f32s(&model("then.safetensors"), &[("a.weight", &[8, 8], values(64, 0.3)), ("b.weight", &[8, 8], values(64, 0.3))]);
+    f32s(
+        &model("then.safetensors"),
+        &[("a.weight", &[8, 8], values(64, 0.3)), ("b.weight", &[8, 8], values(64, 0.3))],
+    );
     f32s(&model("now.safetensors"), &[("a.weight", &[8, 8], values(64, 2e-3))]);
     let compared = ["now.safetensors", "--baseline", "then.safetensors"];
     let told = |text: &str| -> Vec<[String; 5]> {
@@ -123,15 +126,22 @@ fn known_findings_and_what_only_the_baseline_has_are_in_tables() {
     };
     let rows = told(run(&[&compared[..], &["--format", "csv"]].concat()).exits(1).out());
     let all = "unhealthy-tensor, std-shrunk, verdict-worse";
-    assert_eq!(rows, [
-        ["checkpoint", "", "refused", &format!("{all}, tensor-vanished"), ""],
-        ["tensor", "a.weight", "refused", all, ""],
-        ["missing", "b.weight", "refused", "tensor-vanished", ""],
-    ]);
+    assert_eq!(
+        rows,
+        [
+            ["checkpoint", "", "refused", &format!("{all}, tensor-vanished"), ""],
+            ["tensor", "a.weight", "refused", all, ""],
+            ["missing", "b.weight", "refused", "tensor-vanished", ""],
+        ]
+    );
     // What is accepted at the end of a run is in its tables, and in those of the runs that begin with it.
-    let written = run(&[&compared[..], &["--write-accepted", "known.json", "--format", "csv"]].concat()).exits(0);
+    let written =
+        run(&[&compared[..], &["--write-accepted", "known.json", "--format", "csv"]].concat()).exits(0);
     let rows = told(written.out());
-    assert_eq!(rows, told(run(&[&compared[..], &["--accept", "known.json", "--format", "csv"]].concat()).exits(0).out()));
+    assert_eq!(
+        rows,
+        told(run(&[&compared[..], &["--accept", "known.json", "--format", "csv"]].concat()).exits(0).out())
+    );
     assert_eq!(rows[0], ["checkpoint", "", "passed", "", &format!("{all}, tensor-vanished")]);
     assert_eq!(rows[2], ["missing", "b.weight", "passed", "", "tensor-vanished"]);
 }
@@ -153,8 +163,10 @@ fn tables_go_to_files_whole_or_not_at_all() {
     let run = [absolute(RUN)];
     let run = run[0].as_str();
     let names = || {
-        let mut names: Vec<_> =
-            std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     };
@@ -163,7 +175,10 @@ fn tables_go_to_files_whole_or_not_at_all() {
     assert!(ran.err().contains("4 of 9 checkpoints refused"), "{ran}");
     assert_eq!(names(), ["gate.csv", "gate.ndjson"]);
     let csv = std::fs::read_to_string(folder.path().join("gate.csv")).unwrap();
-    assert_eq!(table(&csv).iter().filter(|row| row["gate"] == "refused" && row["row"] == "checkpoint").count(), 4);
+    assert_eq!(
+        table(&csv).iter().filter(|row| row["gate"] == "refused" && row["row"] == "checkpoint").count(),
+        4
+    );
     gate_in(folder.path(), &[run, "-o", "gate.csv"]).exits(4).complains(&["already exists"]);
     gate_in(folder.path(), &[run, "-o", "gate.csv", "--force", "--rows", "checkpoints"]).exits(1);
     let csv = std::fs::read_to_string(folder.path().join("gate.csv")).unwrap();
