@@ -2,8 +2,10 @@
 //! are in the tables of those formats.
 
 use std::ffi::OsStr;
+use std::path::Path;
 
 use ckpt_reports::Exporter;
+use ckpt_reports::table::Rows;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, Command, ValueEnum};
 
@@ -14,6 +16,31 @@ use crate::Failure;
 pub enum Plain {
     Human,
     Json,
+}
+
+/// The rows of tables.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum RowsArg {
+    /// Checkpoints, each with its tensors behind it.
+    All,
+    Checkpoints,
+    Tensors,
+}
+
+impl From<RowsArg> for Rows {
+    fn from(rows: RowsArg) -> Rows {
+        match rows {
+            RowsArg::All => Rows::All,
+            RowsArg::Checkpoints => Rows::Checkpoints,
+            RowsArg::Tensors => Rows::Tensors,
+        }
+    }
+}
+
+/// The extension of `path` as a format's name, lower-case.
+pub fn extension(path: &Path) -> String {
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    if extension == "jsonl" { "ndjson".into() } else { extension }
 }
 
 /// For people, or in a format of a table.
@@ -46,7 +73,8 @@ pub fn human_or<T>(table: &'static [Exporter<T>]) -> Choice<Format<T>> {
     Choice(std::iter::once(human).chain(others).collect())
 }
 
-fn name<T>(exporter: &Exporter<T>) -> PossibleValue {
+/// The name and help of `exporter`.
+pub fn name<T>(exporter: &Exporter<T>) -> PossibleValue {
     let name = PossibleValue::new(exporter.name);
     match exporter.summary {
         Some(summary) => name.help(summary),

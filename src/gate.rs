@@ -1,24 +1,28 @@
 //! `ckpt gate`: refuse checkpoints that are not good enough.
 
 mod human;
+mod rows;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use ckpt_inspect::{CheckpointRecord, Options, Verdict};
-use ckpt_reports::exporter::GATES;
+use ckpt_inspect::{CheckpointRecord, ErrorKind, Options, Verdict};
 #[cfg(feature = "diagnose")]
 use ckpt_reports::gate::Rule;
 use ckpt_reports::gate::{self, Checked, Outcome, Status};
 use ckpt_reports::policy::{Pattern, Scope, Unmatched, check_factor, check_share};
+use ckpt_reports::records::{Recorded, Unreadable};
+use ckpt_reports::table::Rows;
 use ckpt_reports::text::plural;
-use ckpt_reports::{Accepted, Policy};
+use ckpt_reports::{Accepted, Applied, Policy};
 
 #[cfg(feature = "diagnose")]
 use crate::diagnose;
-use crate::format::{Format, human_or, written};
-use crate::load::{self, LoadArgs, LoadOptions, records};
-use crate::{Failure, exit, terminal};
+use crate::format::{RowsArg, extension, written};
+use crate::load::{self, LoadArgs, LoadOptions, Loaded, records};
+use crate::{Failure, terminal};
+use rows::{Answers, Format, Place, formats};
 
 /// Refuse checkpoints that are not good enough: for CI, pre-commit hooks and scripts.
 ///
@@ -80,9 +84,12 @@ pub struct Args {
     /// cache.
     #[arg(long)]
     no_checksum: bool,
-    /// Output format.
-    #[arg(long, default_value = "human", value_parser = human_or(&GATES))]
-    format: Format<Outcome>,
+    /// Output format [default: human, or of an output file with such an extension ndjson, csv or parquet].
+    #[arg(long, value_parser = formats())]
+    format: Option<Format>,
+    /// The rows of tables: all by default.
+    #[arg(long)]
+    rows: Option<RowsArg>,
     /// Write the output to a file instead of printing it.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -97,7 +104,7 @@ pub struct Args {
     write_accepted: Option<PathBuf>,
     /// Write a report in another format as well, such as junit=gate.xml; may be repeated.
     #[arg(long, value_name = "FORMAT=FILE", value_parser = also)]
-    also: Vec<(Format<Outcome>, PathBuf)>,
+    also: Vec<(Format, PathBuf)>,
     /// Replace output files that exist.
     #[arg(long)]
     force: bool,
@@ -130,79 +137,166 @@ fn factor(text: &str) -> Result<f64, String> {
     check_factor(text.parse().map_err(|_| format!("`{text}` is not a number"))?)
 }
 
-fn also(text: &str) -> Result<(Format<Outcome>, PathBuf), String> {
+fn also(text: &str) -> Result<(Format, PathBuf), String> {
     let (name, file) = text.split_once('=').ok_or("give a format and a file, such as junit=gate.xml")?;
     if file.is_empty() {
         return Err("the file's name is missing".into());
     }
-    let format = human_or(&GATES).named(name).ok_or_else(|| format!("invalid variant: {name}"))?;
+    let format = formats().named(name).ok_or_else(|| format!("invalid variant: {name}"))?;
     Ok((format, file.into()))
 }
 
 /// With --diagnose, adds the diagnosis steps that failed.
 #[cfg(feature = "diagnose")]
-fn diagnosed(args: &Args, mut checked: Checked, path: &Path, record: &CheckpointRecord) -> Checked {
-    if args.diagnose {
-        let found = diagnose::findings(path, args.tokenizer.as_deref(), record);
+fn diagnosed(args: &Args, mut checked: Checked, recorded: Option<&Recorded>) -> Checked {
+    if let Some(record) = recorded.and_then(Recorded::record).filter(|_| args.diagnose) {
+        let found = diagnose::findings(Path::new(&record.path), args.tokenizer.as_deref(), record);
         checked.add(Rule::FailedDiagnosis, &found);
     }
     checked
 }
 
+impl Args {
+    /// Whether what is decided of a checkpoint is known only when all of them have been measured.
+    fn is_late(&self) -> bool {
+        #[cfg(feature = "diagnose")]
+        if self.diagnose {
+            return true;
+        }
+        self.write_accepted.is_some()
+    }
+
+    /// What is printed or, with an output file, written there.
+    fn main_format(&self) -> Result<Format, Failure> {
+        let by_name = || {
+            let output = self.output.as_deref()?;
+            formats().named(&extension(output)).filter(|format| matches!(format, Format::Each(_)))
+        };
+        let format = self.format.or_else(by_name).unwrap_or(Format::Human);
+        match format {
+            Format::Each(each) if !each.is_text() && self.output.is_none() && terminal::is_terminal() => {
+                Err(Failure::usage("Parquet is not printed to a terminal: give -o gate.parquet"))
+            }
+            _ => Ok(format),
+        }
+    }
+}
+
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
-    let outputs: Vec<(Format<Outcome>, &Path)> = args
-        .output
-        .iter()
-        .map(|file| (args.format, file.as_path()))
-        .chain(args.also.iter().map(|(format, file)| (*format, file.as_path())))
+    let format = args.main_format()?;
+    let outputs: Vec<(Format, Option<&Path>)> = std::iter::once((format, args.output.as_deref()))
+        .chain(args.also.iter().map(|(format, file)| (*format, Some(file.as_path()))))
         .collect();
     let files: Vec<&Path> =
-        outputs.iter().map(|(_, file)| *file).chain(args.write_accepted.as_deref()).collect();
+        outputs.iter().filter_map(|(_, file)| *file).chain(args.write_accepted.as_deref()).collect();
     writable(&files, args.force)?;
     let read: Vec<PathBuf> = args.paths.iter().chain(&args.baseline).cloned().collect();
     load::spare(files, &read)?;
     let policy = policy(args)?;
     let known = args.accept.as_deref().map(accepted).transpose()?;
+    let mut places = Vec::new();
+    for (format, file) in &outputs {
+        if let Format::Each(each) = format {
+            places.push((*each, file.map_or(Ok(Place::printed()), |file| Place::kept(file, args.force))?));
+        }
+    }
+    let answers = Answers::begin(&mut places, args.rows.map_or(Rows::All, Rows::from))?;
+    let outcome = outcome(args, policy, known.as_ref(), &answers)?;
+    answers.end()?;
+    tell(&outcome);
+    for (_, place) in places {
+        place.end(args.force)?;
+    }
+    report(args, &outputs, &outcome)?;
+    Ok(outcome.status.exit_code())
+}
+
+/// Holds every checkpoint against the policy, and gives `answers` what is decided of each as soon as it is.
+fn outcome(
+    args: &Args,
+    policy: Policy,
+    known: Option<&Accepted>,
+    answers: &Answers<'_>,
+) -> Result<Outcome, Failure> {
     let options = args.load.options(Options::default(), policy.thresholds);
     let options = LoadOptions { checksum: !args.no_checksum, ..options };
-    let mut checked = Vec::new();
     let baseline = args.baseline.as_deref().map(|path| baseline(path, &options)).transpose()?;
-    let baseline = match baseline {
-        Some(Ok(record)) => Some(record),
-        Some(Err(unreadable)) => {
-            checked.push(unreadable);
-            None
-        }
-        None => None,
+    let (baseline, no_baseline) = match baseline {
+        Some(Ok(record)) => (Some(record), None),
+        Some(Err(unreadable)) => (None, Some(unreadable)),
+        None => (None, None),
     };
     let (found, skipped) = load::expanded(&args.paths)?;
     if !args.quiet {
         load::tell_skipped(&skipped);
     }
-    let mut idle = policy.patterns();
-    let mut readable = false;
-    for (path, record) in load::each(found, &options, |loaded| loaded)? {
-        checked.push(match record {
-            Ok(record) => {
-                readable = true;
-                idle.retain(|(_, pattern)| !record.tensors.iter().any(|t| pattern.matches(&t.name)));
+    let root = std::env::current_dir().ok();
+    let idle = Mutex::new((policy.patterns(), false));
+    let applied = known.map(|known| Mutex::new(known.begin(root.as_deref())));
+    let settle = |checked: &mut Checked| {
+        let known = applied.as_ref().map(|applied| applied.lock().expect("nothing panics while it is held"));
+        known.into_iter().for_each(|mut known: std::sync::MutexGuard<'_, Applied<'_>>| known.apply(checked));
+    };
+    let decide = |(path, record): Loaded| -> (Recorded, Checked) {
+        match record {
+            Ok(mut record) => {
+                let mut held = idle.lock().expect("nothing panics while it is held");
+                held.0.retain(|(_, pattern)| !record.tensors.iter().any(|t| pattern.matches(&t.name)));
+                held.1 = true;
+                drop(held);
                 let checked = gate::check(&record, &policy, baseline.as_ref());
-                #[cfg(feature = "diagnose")]
-                let checked = diagnosed(args, checked, &path, &record);
-                checked
+                if answers.are_wanted() {
+                    gate::judge(&mut record, &policy);
+                }
+                (Recorded::Record(Box::new(record)), checked)
             }
-            Err(error) => gate::unreadable(path.display().to_string(), &reason(error, &path)),
-        });
+            Err(error) => {
+                let reason = reason(error.clone(), &path);
+                (Recorded::unreadable(&path, &error), gate::unreadable(path.display().to_string(), &reason))
+            }
+        }
+    };
+    let mut all = Vec::new();
+    if let Some(gone) = no_baseline {
+        let mut checked = gate::unreadable(gone.path.as_str(), &gone.error);
+        settle(&mut checked);
+        answers.add(&Recorded::Unreadable(gone), &checked)?;
+        all.push(checked);
     }
+    // A model is run when all are measured, and what is to be accepted is known when all are checked.
+    let is_late = args.is_late();
+    let taken = load::each(found, &options, |loaded| {
+        let (recorded, mut checked) = decide(loaded);
+        if is_late {
+            return Ok((Some(recorded), checked));
+        }
+        settle(&mut checked);
+        answers.add(&recorded, &checked)?;
+        Ok((None, checked))
+    })?;
+    let mut late = Vec::new();
+    for taken in taken {
+        let (recorded, checked) = taken.map_err(|failure: Failure| failure)?;
+        #[cfg(feature = "diagnose")]
+        let checked = diagnosed(args, checked, recorded.as_ref());
+        late.extend(recorded);
+        all.push(checked);
+    }
+    let begin = all.len() - late.len();
+    if is_late {
+        all[begin..].iter_mut().for_each(settle);
+    }
+    let (idle, readable) = idle.into_inner().expect("nothing panics while it is held");
     let unmatched = idle.into_iter().map(|(unmatched, _)| unmatched).filter(|_| readable).collect();
-    let mut outcome = Outcome::new(policy, baseline.map(|b| b.path), checked);
+    let resolved = applied.map(|applied| {
+        let applied = applied.into_inner().expect("nothing panics while it is held");
+        applied.resolved().cloned().collect()
+    });
+    let mut outcome = Outcome::new(policy, baseline.map(|b| b.path), all);
     outcome.unmatched = unmatched;
     outcome.skipped = skipped.iter().map(|path| path.display().to_string()).collect();
-    let root = std::env::current_dir().ok();
-    if let Some(known) = known {
-        known.apply(&mut outcome, root.as_deref());
-    }
+    outcome.resolved = resolved.unwrap_or_default();
     if let Some(file) = &args.write_accepted {
         let known = Accepted::of(&outcome, root.as_deref());
         terminal::write_file(file, known.to_json().as_bytes(), args.force)?;
@@ -210,13 +304,10 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         let findings = plural(known.len(), "known finding");
         terminal::note(&format!("{findings} written to {}", terminal::path(file)));
     }
-    tell(&outcome);
-    report(args, &outputs, &outcome)?;
-    Ok(match outcome.status {
-        Status::Passed => exit::FINE,
-        Status::Refused => exit::REFUSED,
-        _ => exit::UNREADABLE,
-    })
+    for (recorded, checked) in late.iter().zip(&outcome.checkpoints[begin..]) {
+        answers.add(recorded, checked)?;
+    }
+    Ok(outcome)
 }
 
 /// Warns of what the user wrote down and is of no effect.
@@ -236,22 +327,21 @@ fn tell(outcome: &Outcome) {
     }
 }
 
-/// Prints and writes the outcome in the formats asked for.
-fn report(args: &Args, outputs: &[(Format<Outcome>, &Path)], outcome: &Outcome) -> Result<(), Failure> {
-    if args.output.is_none() {
-        terminal::print(&match args.format {
-            Format::Human => human::text(outcome, terminal::width(), args.quiet),
-            Format::Written(format) => written(format, outcome)?,
-        })?;
-    }
+/// Prints and writes the outcome in the formats asked for that are of all checkpoints together.
+fn report(args: &Args, outputs: &[(Format, Option<&Path>)], outcome: &Outcome) -> Result<(), Failure> {
     for (format, file) in outputs {
-        let text = match format {
-            Format::Human => {
+        let text = match (format, file) {
+            (Format::Each(_), _) => continue,
+            (Format::Whole(format), _) => written(format, outcome)?,
+            (Format::Human, None) => human::text(outcome, terminal::width(), args.quiet),
+            (Format::Human, Some(_)) => {
                 anstream::adapter::strip_str(&human::text(outcome, usize::MAX, args.quiet)).to_string()
             }
-            Format::Written(format) => written(format, outcome)?,
         };
-        terminal::write_file(file, text.as_bytes(), args.force)?;
+        match file {
+            None => terminal::print(&text)?,
+            Some(file) => terminal::write_file(file, text.as_bytes(), args.force)?,
+        }
     }
     if args.output.is_some() && !(args.quiet && outcome.status == Status::Passed) {
         terminal::note(&outcome.headline());
@@ -310,10 +400,10 @@ fn policy(args: &Args) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
-/// The baseline's record, or its place among the unreadable.
-fn baseline(path: &Path, options: &LoadOptions) -> Result<Result<CheckpointRecord, Checked>, Failure> {
+/// The baseline's record, or why there is none.
+fn baseline(path: &Path, options: &LoadOptions) -> Result<Result<CheckpointRecord, Unreadable>, Failure> {
     let broken =
-        |why: &str| Ok(Err(gate::unreadable(path.display().to_string(), &format!("as the baseline: {why}"))));
+        |why: &str, kind: ErrorKind| Ok(Err(Unreadable::new(path, format!("as the baseline: {why}"), kind)));
     let mut loaded = records(&[path.to_path_buf()], options)?;
     if loaded.len() != 1 {
         let message = format!(
@@ -325,11 +415,14 @@ fn baseline(path: &Path, options: &LoadOptions) -> Result<Result<CheckpointRecor
     }
     match loaded.pop() {
         Some((_, Ok(record))) if record.damaged => {
-            broken("it is damaged, so nothing can be compared with it")
+            broken("it is damaged, so nothing can be compared with it", ErrorKind::Damaged)
         }
         Some((_, Ok(record))) => Ok(Ok(record)),
-        Some((one, Err(error))) => broken(&reason(error, &one)),
-        None => broken("no checkpoint"),
+        Some((one, Err(error))) => {
+            let kind = error.kind;
+            broken(&reason(error, &one), kind)
+        }
+        None => broken("no checkpoint", ErrorKind::NotFound),
     }
 }
 

@@ -22,12 +22,13 @@ use ckpt_reports::text::plural;
 use clap::builder::PossibleValue;
 
 use crate::filter::Matcher;
+use crate::format::RowsArg;
 use crate::load::{self, LoadArgs, LoadOptions};
 use crate::terminal::{self, Table};
 use crate::{Failure, exit};
 use answers::{Answers, asks_for_several};
 use journal::Journal;
-use options::{Format, RowsArg, Shard, formats};
+use options::{Format, Shard, formats};
 use table::tensors;
 
 /// Show what checkpoints contain: format, model, step, verdict and reasons, and their tensors.
@@ -42,7 +43,8 @@ pub struct Args {
     /// A file with a path on each line, or `-` for standard input; besides those given.
     #[arg(long, value_name = "FILE")]
     from_list: Option<PathBuf>,
-    /// Only the I-th of N equal parts of the checkpoints, from 1 on, for jobs that share them.
+    /// Only the I-th of N parts of the checkpoints, from 1 on, for jobs that share them. The path decides in which part a
+    /// checkpoint is, whatever else there is.
     #[arg(long, value_name = "I/N", value_parser = Shard::parse)]
     shard: Option<Shard>,
     /// One row per tensor; with several checkpoints, the tensors of each.
@@ -83,7 +85,8 @@ pub struct Args {
     /// in FILE.partial.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Go on with an output: what is in it, or in FILE.partial, is not measured again.
+    /// Go on with an output: what is in it, or in FILE.partial, is not measured again, except for what could not be read or
+    /// was damaged.
     #[arg(long, requires = "output", conflicts_with = "force")]
     resume: bool,
     /// Replace an output file that exists.
@@ -97,8 +100,7 @@ impl Args {
     /// The rows of a table in `format`.
     fn rows(&self, format: Format) -> Rows {
         match (self.rows, format) {
-            (Some(RowsArg::Tensors), _) => Rows::Tensors,
-            (Some(RowsArg::Checkpoints), _) => Rows::Checkpoints,
+            (Some(rows), _) => rows.into(),
             (None, Format::Table(table)) if table.is_text => Rows::Tensors,
             _ => Rows::All,
         }
@@ -196,17 +198,22 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         load::spare([output.as_path()], &paths)?;
     }
     let mut found = load::expand(&paths)?;
-    if let Some(Shard { number, of }) = args.shard {
-        found = found.into_iter().skip(number - 1).step_by(of).collect();
-    }
-    let several = args.from_list.is_some() || asks_for_several(&paths, &found);
-    let alone = found.len() == 1;
-    let journal = match &args.output {
+    let mut journal = match &args.output {
         Some(output) => Some(Journal::begin(output, args.resume, args.force)?),
         None => None,
     };
+    if let Some(journal) = &mut journal {
+        journal.leave_out_what_became(&paths, &found);
+    }
+    if let Some(shard) = args.shard {
+        found.retain(|found| shard.has(found.as_ref().unwrap_or_else(|(path, _)| path)));
+    }
+    let several = args.from_list.is_some() || asks_for_several(&paths, &found);
+    let alone = found.len() == 1;
+    let mut kept = 0;
     if let Some(journal) = &journal {
         found.retain(|found| !journal.has(found.as_ref().unwrap_or_else(|(path, _)| path)));
+        kept = journal.kept(&found);
     }
     let count = found.len();
     let answers = Mutex::new(Answers::new(format, rows, several));
@@ -245,10 +252,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     }
     let code = |damaged| if damaged { exit::UNREADABLE } else { exit::FINE };
     if let (Some(journal), Some(output)) = (&journal, &args.output) {
-        let earlier = journal.found();
-        let damaged = journal.end(format, rows, count > 0, args.force || args.resume)?;
-        let before = if earlier > 0 { format!(", {earlier} of them earlier") } else { String::new() };
-        let all = plural(count + earlier, "checkpoint");
+        let damaged = journal.end(format, rows, args.force || args.resume)?;
+        let before = if kept > 0 { format!(", {kept} of them earlier") } else { String::new() };
+        let all = plural(count + kept, "checkpoint");
         terminal::note(&format!("wrote {} with {all}{before}", terminal::path(output)));
         return Ok(code(damaged));
     }

@@ -98,9 +98,14 @@ fn recorded(paths: &[PathBuf], options: &LoadOptions) -> Result<Vec<Recorded>, F
             }
         }
     }
-    // A checkpoint that is recorded several times is one.
+    // A checkpoint that is recorded several times is one. Where it could be read, that is what is known of it.
+    let read: HashSet<String> =
+        all.iter().filter_map(Recorded::record).map(|record| record.path.clone()).collect();
     let mut seen = HashSet::new();
-    all.retain(|recorded| seen.insert(recorded.path().to_string()));
+    all.retain(|recorded| {
+        let is_best = recorded.record().is_some() || !read.contains(recorded.path());
+        is_best && seen.insert(recorded.path().to_string())
+    });
     for recorded in &mut all {
         if let Recorded::Record(record) = recorded {
             ckpt_inspect::judge(record, &options.thresholds);

@@ -53,17 +53,48 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Prints bytes that are no text.
+/// Prints bytes, which may be no text.
 pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
-    if capture::is_captured() {
-        return Err(Failure::usage("this format is no text, and nothing here takes bytes: give -o FILE"));
-    }
-    let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::unwritable(format!("standard output: {error}")))
+    let mut out = Output::default();
+    let written = out.write_all(bytes).and_then(|()| out.flush());
+    written.map_err(|e| Failure::unwritable(format!("standard output: {e}")))?;
+    out.end()
+}
+
+/// Standard output that takes bytes in parts. A closed pipe is no error. Of a captured command they are kept, and must be
+/// text.
+#[derive(Default)]
+pub struct Output {
+    kept: Vec<u8>,
+}
+
+impl Output {
+    /// Ends it.
+    pub fn end(self) -> Result<(), Failure> {
+        match String::from_utf8(self.kept) {
+            Ok(text) if text.is_empty() || capture::keep(&text) => Ok(()),
+            _ => Err(Failure::usage("this format is no text, and nothing here takes bytes: give -o FILE")),
         }
-        _ => Ok(()),
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if capture::is_captured() {
+            self.kept.extend_from_slice(bytes);
+            return Ok(bytes.len());
+        }
+        match std::io::stdout().lock().write(bytes) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(bytes.len()),
+            written => written,
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match std::io::stdout().lock().flush() {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            flushed => flushed,
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 
 ``safe_open`` and ``load`` give tensors, ``inspect`` and ``measure`` say whether a model is alive, and ``gate``,
 ``diff``, ``scan``, ``convert`` and ``report`` do what the commands of the same names do. ``run`` runs any command.
+``rows`` and ``table`` are for very many checkpoints, on Ray, Dask or Spark.
 """
 
 from importlib import import_module
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     )
     from .live import explain, measure
     from .records import Conversion, Diff, Gate, Inspection, Record, Scan
+    from .tables import rows, schema, table
     from .tensors import Slice, load, safe_open
 
 __all__ = [
@@ -64,9 +66,12 @@ __all__ = [
     "load",
     "measure",
     "report",
+    "rows",
     "run",
     "safe_open",
     "scan",
+    "schema",
+    "table",
 ]
 
 #: What each module has. They are imported when something of them is used, so that the program begins at once.
@@ -75,6 +80,7 @@ _MODULES = {
     "errors": ["CkptError", "CkptWarning", "DamagedError", "MissingFileError", "RefusedError", "TensorNotFoundError", "UnreadableError", "UnrecognisedError", "UnsupportedError", "UsageError", "WriteError"],
     "live": ["explain", "measure"],
     "records": ["Conversion", "Diff", "Gate", "Inspection", "Record", "Scan"],
+    "tables": ["rows", "schema", "table"],
     "tensors": ["Slice", "load", "safe_open"],
 }
 

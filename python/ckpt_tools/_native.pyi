@@ -35,6 +35,12 @@ def explain(
 def columns(record: str) -> list[tuple[str, str, list[object]]]:
     """Name, type and values of the columns that the tensors of a record make up."""
 
+def rows(line: str, which: str) -> list[dict[str, object]]:
+    """The rows of a checkpoint, which a line of ``ckpt inspect --format ndjson`` is about."""
+
+def schema() -> list[tuple[str, str, str]]:
+    """Name, kind and meaning of each column of rows."""
+
 class Borrowed:
     """The bytes of a tensor where its file is mapped; it has the buffer protocol."""
 

@@ -25,5 +25,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(command::main, module)?)?;
     module.add_function(wrap_pyfunction!(explain::explain, module)?)?;
     module.add_function(wrap_pyfunction!(live::measure, module)?)?;
-    module.add_function(wrap_pyfunction!(table::columns, module)?)
+    module.add_function(wrap_pyfunction!(table::columns, module)?)?;
+    module.add_function(wrap_pyfunction!(table::rows, module)?)?;
+    module.add_function(wrap_pyfunction!(table::schema, module)?)
 }

@@ -131,41 +131,67 @@ impl Accepted {
     /// Moves what is known from the findings of each checkpoint to its accepted ones, and tells which of the known were not
     /// found although their checkpoint was held against their rule. `root` is the working directory.
     pub fn apply(&self, outcome: &mut Outcome, root: Option<&Path>) {
-        let mut places: HashMap<(Rule, Option<&str>), Vec<usize>> = HashMap::new();
+        let mut applied = self.begin(root);
+        outcome.checkpoints.iter_mut().for_each(|checked| applied.apply(checked));
+        outcome.resolved.extend(applied.resolved().cloned());
+        outcome.status = outcome.checkpoints.iter().map(|c| c.status).max().unwrap_or(outcome.status);
+    }
+
+    /// Begins to [apply](Self::apply) them, a checkpoint at a time.
+    pub fn begin<'k>(&'k self, root: Option<&'k Path>) -> Applied<'k> {
+        let mut places: HashMap<_, Vec<usize>> = HashMap::new();
         for (i, (known, _)) in self.entries.iter().enumerate() {
             places.entry((known.rule, known.tensor.as_deref())).or_default().push(i);
         }
-        let mut used = vec![false; self.entries.len()];
-        let mut looked_for = vec![false; self.entries.len()];
-        for checked in &mut outcome.checkpoints {
-            let path = relative_path(&checked.path, root);
-            let of_this = |i: &usize| {
-                let (known, glob) = &self.entries[*i];
-                known.checkpoint == path || glob.as_ref().is_some_and(|glob| glob.is_match(&path))
-            };
-            let readable = checked.status != Status::Unreadable || checked.checks.len() > 1;
-            for i in (0..self.entries.len()).filter(|_| readable).filter(of_this) {
-                looked_for[i] |= checked.checks.contains(&self.entries[i].0.rule);
-            }
-            let mut is_known = |finding: &Finding| {
-                let place = places.get(&(finding.rule, finding.tensor.as_deref()));
-                let mut known = false;
-                // All that cover it: a rule may find two things of one tensor.
-                for i in place.into_iter().flatten().copied().filter(of_this) {
-                    if can_be_known(finding) && covers(&self.entries[i].0, finding) {
-                        (used[i], known) = (true, true);
-                    }
-                }
-                known
-            };
-            let found = std::mem::take(&mut checked.findings).into_iter();
-            let accepted = std::mem::take(&mut checked.accepted);
-            (checked.accepted, checked.findings) = found.chain(accepted).partition(&mut is_known);
-            settle(checked);
+        let not_yet = vec![false; self.entries.len()];
+        Applied { known: self, root, places, used: not_yet.clone(), looked_for: not_yet }
+    }
+}
+
+/// Known findings as the checkpoints come that they are held against.
+#[derive(Debug)]
+pub struct Applied<'k> {
+    known: &'k Accepted,
+    root: Option<&'k Path>,
+    places: HashMap<(Rule, Option<&'k str>), Vec<usize>>,
+    used: Vec<bool>,
+    looked_for: Vec<bool>,
+}
+
+impl<'k> Applied<'k> {
+    /// Moves what is known from the findings of `checked` to its accepted ones.
+    pub fn apply(&mut self, checked: &mut Checked) {
+        let Applied { known: Accepted { entries }, root, places, used, looked_for } = self;
+        let path = relative_path(&checked.path, *root);
+        let of_this = |i: &usize| {
+            let (known, glob) = &entries[*i];
+            known.checkpoint == path || glob.as_ref().is_some_and(|glob| glob.is_match(&path))
+        };
+        let readable = checked.status != Status::Unreadable || checked.checks.len() > 1;
+        for i in (0..entries.len()).filter(|_| readable).filter(of_this) {
+            looked_for[i] |= checked.checks.contains(&entries[i].0.rule);
         }
-        let resolved = (0..self.entries.len()).filter(|&i| looked_for[i] && !used[i]);
-        outcome.resolved.extend(resolved.map(|i| self.entries[i].0.clone()));
-        outcome.status = outcome.checkpoints.iter().map(|c| c.status).max().unwrap_or(outcome.status);
+        let mut is_known = |finding: &Finding| {
+            let place = places.get(&(finding.rule, finding.tensor.as_deref()));
+            let mut known = false;
+            // All that cover it: a rule may find two things of one tensor.
+            for i in place.into_iter().flatten().copied().filter(of_this) {
+                if can_be_known(finding) && covers(&entries[i].0, finding) {
+                    (used[i], known) = (true, true);
+                }
+            }
+            known
+        };
+        let found = std::mem::take(&mut checked.findings).into_iter();
+        let accepted = std::mem::take(&mut checked.accepted);
+        (checked.accepted, checked.findings) = found.chain(accepted).partition(&mut is_known);
+        settle(checked);
+    }
+
+    /// Those that were looked for in vain so far.
+    pub fn resolved(&self) -> impl Iterator<Item = &'k Known> {
+        let places = (0..self.used.len()).filter(|&i| self.looked_for[i] && !self.used[i]);
+        places.map(|i| &self.known.entries[i].0)
     }
 }
 

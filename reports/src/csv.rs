@@ -58,7 +58,7 @@ impl<W: Write> Csv<W> {
     }
 }
 
-impl<W: Write> Sink for Csv<W> {
+impl<W: Write + Send> Sink for Csv<W> {
     fn add(&mut self, row: &Row<'_>) -> io::Result<()> {
         self.write(Vec::new(), row)
     }

@@ -39,6 +39,15 @@ impl Status {
             Status::Unreadable => "unreadable",
         }
     }
+
+    /// The exit code of `ckpt gate` that says so.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Status::Passed => 0,
+            Status::Refused => 1,
+            Status::Unreadable => 3,
+        }
+    }
 }
 
 /// One thing that was found.
@@ -301,6 +310,11 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
         (false, false) => Status::Passed,
     };
     checked
+}
+
+/// Judges `record` as the policy says, each tensor by its own thresholds.
+pub fn judge(record: &mut CheckpointRecord, policy: &Policy) {
+    ckpt_inspect::judge_each(record, &|name| policy.rules(name).thresholds, policy.off);
 }
 
 /// A tensor with its verdict under the policy's thresholds.

@@ -86,12 +86,7 @@ impl Recorded {
 
     /// Its rows in a table.
     pub fn rows(&self, rows: Rows) -> Vec<Row<'_>> {
-        match self {
-            Recorded::Record(record) => rows.of(record).collect(),
-            Recorded::Unreadable(gone) => {
-                vec![Row::Unreadable { path: &gone.path, error: &gone.error, kind: gone.kind() }]
-            }
-        }
+        rows.of_recorded(self)
     }
 
     /// Reads one from JSON.

@@ -5,28 +5,29 @@
 use std::io::Write;
 
 use ckpt_inspect::health::measures::{Form, Measure, Place, Value, shown_in};
-use ckpt_inspect::{CheckpointRecord, ErrorKind, TensorRecord, Verdict, printable_in_log};
+use ckpt_inspect::{CheckpointRecord, TensorRecord, Verdict, printable_in_log};
+
+use crate::gated::{self, Gated};
+use crate::records::{Recorded, Unreadable};
 
 /// The version of the columns, which the column `schema` has in every row. It grows when one is added.
-pub const SCHEMA: u64 = 1;
+pub const SCHEMA: u64 = 2;
 
 /// A row.
 #[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub enum Row<'r> {
-    /// A checkpoint.
+pub struct Row<'r> {
+    about: About<'r>,
+    gated: Option<&'r Gated<'r>>,
+}
+
+/// What a row is about.
+#[derive(Clone, Copy, Debug)]
+enum About<'r> {
     Checkpoint(&'r CheckpointRecord),
-    /// A tensor of a checkpoint.
     Tensor(&'r CheckpointRecord, &'r TensorRecord),
-    /// What cannot be read.
-    Unreadable {
-        /// Its path.
-        path: &'r str,
-        /// Why not.
-        error: &'r str,
-        /// The kind of failure.
-        kind: ErrorKind,
-    },
+    /// A tensor that the checkpoint should have, by its name.
+    Missing(&'r CheckpointRecord, &'r str),
+    Unreadable(&'r Unreadable),
 }
 
 /// Which rows there are.
@@ -45,49 +46,93 @@ pub enum Rows {
 impl Rows {
     /// The rows of a checkpoint.
     pub fn of<'r>(self, record: &'r CheckpointRecord) -> impl Iterator<Item = Row<'r>> {
-        let own = (self != Rows::Tensors).then_some(Row::Checkpoint(record));
+        let own = (self != Rows::Tensors).then_some(About::Checkpoint(record));
         let tensors = if self == Rows::Checkpoints { &[][..] } else { &record.tensors };
-        own.into_iter().chain(tensors.iter().map(|tensor| Row::Tensor(record, tensor)))
+        let about = own.into_iter().chain(tensors.iter().map(|tensor| About::Tensor(record, tensor)));
+        about.map(|about| Row { about, gated: None })
+    }
+
+    /// The rows of what is known of a checkpoint.
+    pub(crate) fn of_recorded(self, recorded: &Recorded) -> Vec<Row<'_>> {
+        match recorded {
+            Recorded::Record(record) => self.of(record).collect(),
+            Recorded::Unreadable(gone) => vec![Row { about: About::Unreadable(gone), gated: None }],
+        }
+    }
+
+    /// The rows of what is known of a checkpoint that the gate looked at, and one for each tensor that it misses.
+    pub(crate) fn of_gated<'r>(self, gated: &'r Gated<'r>) -> Vec<Row<'r>> {
+        let mut rows = self.of_recorded(gated.recorded());
+        if let Some(record) = gated.recorded().record().filter(|_| self != Rows::Checkpoints) {
+            let missing = gated.missing().map(|name| About::Missing(record, name));
+            rows.extend(missing.map(|about| Row { about, gated: None }));
+        }
+        rows.iter_mut().for_each(|row| row.gated = Some(gated));
+        rows
     }
 }
 
 impl<'r> Row<'r> {
     fn path(&self) -> &'r str {
-        match self {
-            Row::Checkpoint(record) | Row::Tensor(record, _) => &record.path,
-            Row::Unreadable { path, .. } => path,
+        match self.about {
+            About::Checkpoint(record) | About::Tensor(record, _) | About::Missing(record, _) => &record.path,
+            About::Unreadable(gone) => &gone.path,
         }
     }
 
     fn record(&self) -> Option<&'r CheckpointRecord> {
-        match self {
-            Row::Checkpoint(record) | Row::Tensor(record, _) => Some(record),
-            Row::Unreadable { .. } => None,
+        match self.about {
+            About::Checkpoint(record) | About::Tensor(record, _) | About::Missing(record, _) => Some(record),
+            About::Unreadable(_) => None,
         }
     }
 
     /// The record of a row about a checkpoint.
     fn checkpoint(&self) -> Option<&'r CheckpointRecord> {
-        if let Row::Checkpoint(record) = self { Some(record) } else { None }
+        if let About::Checkpoint(record) = self.about { Some(record) } else { None }
     }
 
     fn tensor(&self) -> Option<&'r TensorRecord> {
-        if let Row::Tensor(_, tensor) = self { Some(tensor) } else { None }
+        if let About::Tensor(_, tensor) = self.about { Some(tensor) } else { None }
+    }
+
+    /// The name of the tensor that it is about.
+    pub(crate) fn tensor_name(&self) -> Option<&'r str> {
+        match self.about {
+            About::Tensor(_, tensor) => Some(&tensor.name),
+            About::Missing(_, name) => Some(name),
+            About::Checkpoint(_) | About::Unreadable(_) => None,
+        }
+    }
+
+    /// What the gate found, if it was asked.
+    pub(crate) fn gated(&self) -> Option<&'r Gated<'r>> {
+        self.gated
     }
 
     fn verdict(&self) -> Option<Verdict> {
-        match self {
-            Row::Checkpoint(record) => record.standing(),
-            Row::Tensor(_, tensor) => tensor.verdict,
-            Row::Unreadable { .. } => None,
+        match self.about {
+            About::Checkpoint(record) => record.standing(),
+            About::Tensor(_, tensor) => tensor.verdict,
+            About::Missing(..) | About::Unreadable(_) => None,
         }
     }
 
     fn reason(&self) -> Option<String> {
-        match self {
-            Row::Checkpoint(record) => (!record.reasons.is_empty()).then(|| record.reasons.join("; ")),
-            Row::Tensor(_, tensor) => tensor.finding.as_ref().map(ToString::to_string),
-            Row::Unreadable { error, .. } => Some((*error).to_string()),
+        match self.about {
+            About::Checkpoint(record) => (!record.reasons.is_empty()).then(|| record.reasons.join("; ")),
+            About::Tensor(_, tensor) => tensor.finding.as_ref().map(ToString::to_string),
+            About::Missing(..) => None,
+            About::Unreadable(gone) => Some(gone.error.clone()),
+        }
+    }
+
+    /// The checkpoint's record in JSON, with what the gate found of it.
+    fn json(&self) -> Option<String> {
+        let record = self.checkpoint()?;
+        match self.gated {
+            Some(gated) => serde_json::to_string(gated).ok(),
+            None => serde_json::to_string(record).ok(),
         }
     }
 }
@@ -140,7 +185,7 @@ enum Source {
 }
 
 impl Column {
-    const fn new(
+    pub(crate) const fn new(
         name: &'static str,
         kind: Kind,
         about: &'static str,
@@ -172,11 +217,11 @@ impl Column {
     }
 }
 
-fn text(text: impl Into<String>) -> Option<Cell> {
+pub(crate) fn text(text: impl Into<String>) -> Option<Cell> {
     Some(Cell::Text(text.into()))
 }
 
-fn printable(text: &str) -> Option<Cell> {
+pub(crate) fn printable(text: &str) -> Option<Cell> {
     Some(Cell::Text(printable_in_log(text)))
 }
 
@@ -185,7 +230,7 @@ static BEFORE: [Column; 6] = [
     Column::new("path", Kind::Text, "the checkpoint", |row| printable(row.path())),
     Column::new("step", Kind::Count, "its training step", |row| row.record()?.step.map(Cell::Count)),
     Column::new("tensor", Kind::Text, "the tensor, by its path in the file's object", |row| {
-        printable(&row.tensor()?.name)
+        printable(row.tensor_name()?)
     }),
     Column::new("dtype", Kind::Text, "type of its elements, or its packing", |row| {
         text(row.tensor()?.dtype.to_string())
@@ -211,28 +256,34 @@ static BETWEEN: [Column; 2] = [
 
 /// Columns behind all measures.
 static AFTER: [Column; 13] = [
-    Column::new("row", Kind::Text, "what the row is about: `checkpoint`, `tensor` or `unreadable`", |row| {
-        text(match row {
-            Row::Checkpoint(_) => "checkpoint",
-            Row::Tensor(..) => "tensor",
-            Row::Unreadable { .. } => "unreadable",
-        })
-    }),
+    Column::new(
+        "row",
+        Kind::Text,
+        "what the row is about: `checkpoint`, `tensor`, `missing` (a tensor) or `unreadable`",
+        |row| {
+            text(match row.about {
+                About::Checkpoint(_) => "checkpoint",
+                About::Tensor(..) => "tensor",
+                About::Missing(..) => "missing",
+                About::Unreadable(_) => "unreadable",
+            })
+        },
+    ),
     Column::new("role", Kind::Text, "what the tensor is for in its network", |row| {
         text(row.tensor()?.role.name())
     }),
     Column::new("bytes", Kind::Count, "bytes of the tensor, or of the checkpoint's files", |row| {
-        Some(Cell::Count(match row {
-            Row::Checkpoint(record) => record.file_bytes,
-            Row::Tensor(_, tensor) => tensor.bytes,
-            Row::Unreadable { .. } => return None,
+        Some(Cell::Count(match row.about {
+            About::Checkpoint(record) => record.file_bytes,
+            About::Tensor(_, tensor) => tensor.bytes,
+            About::Missing(..) | About::Unreadable(_) => return None,
         }))
     }),
     Column::new("damaged", Kind::Flag, "whether bytes are missing or damaged", |row| {
-        Some(Cell::Flag(match row {
-            Row::Checkpoint(record) => record.damaged,
-            Row::Tensor(_, tensor) => tensor.damage.is_some(),
-            Row::Unreadable { .. } => return None,
+        Some(Cell::Flag(match row.about {
+            About::Checkpoint(record) => record.damaged,
+            About::Tensor(_, tensor) => tensor.damage.is_some(),
+            About::Missing(..) | About::Unreadable(_) => return None,
         }))
     }),
     Column::new("format", Kind::Text, "the checkpoint's format", |row| {
@@ -261,7 +312,7 @@ static AFTER: [Column; 13] = [
         "error",
         Kind::Text,
         "why it cannot be read: `io`, `unrecognised`, `damaged`, `unsupported` or `not-found`",
-        |row| if let Row::Unreadable { kind, .. } = row { text(kind.name()) } else { None },
+        |row| if let About::Unreadable(gone) = row.about { text(gone.kind().name()) } else { None },
     ),
     Column::new("schema", Kind::Count, "the version of these columns", |_| Some(Cell::Count(SCHEMA))),
 ];
@@ -271,22 +322,28 @@ static AFTER: [Column; 13] = [
 pub fn columns() -> Vec<Column> {
     let measures =
         |computed| shown_in(Place::Csv).filter(move |m| m.is_computed() == computed).map(Column::of);
-    BEFORE.into_iter().chain(measures(false)).chain(BETWEEN).chain(measures(true)).chain(AFTER).collect()
+    BEFORE
+        .into_iter()
+        .chain(measures(false))
+        .chain(BETWEEN)
+        .chain(measures(true))
+        .chain(AFTER)
+        .chain(gated::COLUMNS)
+        .collect()
 }
 
 /// The column that Parquet has besides: the whole record, from which `ckpt report` makes a page.
-#[cfg(any(test, feature = "parquet"))]
-pub(crate) fn record() -> Column {
+pub fn record() -> Column {
     Column::new(
         "record",
         Kind::Text,
         "the checkpoint's record in JSON, as `--format ndjson` writes it",
-        |row| text(serde_json::to_string(row.checkpoint()?).ok()?),
+        |row| text(row.json()?),
     )
 }
 
 /// What writes rows.
-pub trait Sink {
+pub trait Sink: Send {
     /// Takes the next row.
     ///
     /// # Errors

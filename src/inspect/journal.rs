@@ -1,11 +1,12 @@
 //! Records that go to a file. Each is appended to a journal beside it as soon as it is there, and the file is made of the
 //! journal at the end, whole or not at all: what a killed process measured is not lost.
 
-use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
+use std::collections::{HashMap, HashSet};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ckpt_inspect::staged::StagedFile;
 use ckpt_reports::records::{self, Recorded};
@@ -13,6 +14,7 @@ use ckpt_reports::table::Rows;
 
 use super::Format;
 use super::answers::{line, table};
+use crate::paths::Found;
 use crate::{Failure, terminal};
 
 /// What is behind the output's name in the journal's.
@@ -23,9 +25,23 @@ pub(super) struct Journal {
     output: PathBuf,
     path: PathBuf,
     file: Mutex<File>,
-    done: HashSet<String>,
+    /// Those that there were at the beginning, by their paths.
+    earlier: HashMap<String, Earlier>,
     /// Whether the output is there and the journal has nothing besides.
     is_whole: bool,
+    /// Whether something that is not in the output was added or is to be left out.
+    has_changed: AtomicBool,
+    left_out: HashSet<String>,
+}
+
+/// A record of an earlier run.
+enum Earlier {
+    /// It could be read, whole.
+    Read,
+    /// It is damaged or cannot be read, and is tried again: its line.
+    Again(String),
+    /// The same, of what could not even be opened: it may have been a folder.
+    Unreadable(String),
 }
 
 impl Journal {
@@ -45,19 +61,25 @@ impl Journal {
         }
         let failed = |e: io::Error| Failure::unwritable(format!("{}: {e}", terminal::path(&path)));
         let is_new = !resume || !path.exists();
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(is_new)
-            .open(&path)
-            .map_err(failed)?;
-        let mut done = HashSet::new();
+        let mut open = OpenOptions::new();
+        let mut file =
+            open.read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        // A job that was begun again while the one before still runs. File systems without locks cannot tell.
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(Failure::unwritable(format!(
+                "{}: another process is writing it; start again when that has ended",
+                terminal::path(&path)
+            )));
+        }
+        if is_new {
+            file.set_len(0).map_err(failed)?;
+        }
+        let mut earlier = HashMap::new();
         if resume {
             let mut end = 0;
             for record in lines(&file) {
                 let (record, len) = record.map_err(failed)?;
-                done.insert(record.path().to_string());
+                earlier.insert(record.path().to_string(), Earlier::of(&record)?);
                 end += len;
             }
             // A line that was being written when the process ended.
@@ -67,42 +89,85 @@ impl Journal {
         let is_whole = resume && is_new && output.exists();
         if resume && output.exists() {
             for record in records::read(output)? {
-                if done.insert(record.path().to_string()) {
+                if !earlier.contains_key(record.path()) {
+                    earlier.insert(record.path().to_string(), Earlier::of(&record)?);
                     file.write_all(line(&record)?.as_bytes()).map_err(failed)?;
                 }
             }
         }
-        Ok(Journal { output: output.to_path_buf(), path, file: Mutex::new(file), done, is_whole })
+        let (file, output) = (Mutex::new(file), output.to_path_buf());
+        let (has_changed, left_out) = Default::default();
+        Ok(Journal { output, path, file, earlier, is_whole, has_changed, left_out })
     }
 
-    /// Whether there is a record of `path`.
+    /// Leaves out what could not be read and is not there any more as it was: a folder or pattern of `asked` under which
+    /// `found` are the checkpoints now.
+    pub(super) fn leave_out_what_became(&mut self, asked: &[PathBuf], found: &[Found]) {
+        let shown = |path: &Path| path.display().to_string();
+        let unread = |(path, earlier): (&String, &Earlier)| {
+            matches!(earlier, Earlier::Unreadable(_)).then(|| path.clone())
+        };
+        let mut gone: HashSet<String> = self.earlier.iter().filter_map(unread).collect();
+        for path in found {
+            gone.remove(&shown(path.as_ref().unwrap_or_else(|(path, _)| path)));
+        }
+        if gone.is_empty() {
+            return;
+        }
+        let folders = found.iter().flatten().flat_map(|path| path.ancestors().skip(1)).map(shown);
+        let asked: HashSet<String> = asked.iter().map(|path| shown(path)).chain(folders).collect();
+        gone.retain(|path| asked.contains(path));
+        if !gone.is_empty() {
+            self.has_changed.store(true, Ordering::Relaxed);
+        }
+        self.left_out = gone;
+    }
+
+    /// Whether there is a record of `path` that stays.
     pub(super) fn has(&self, path: &Path) -> bool {
-        self.done.contains(&path.display().to_string())
+        matches!(self.earlier.get(&path.display().to_string()), Some(Earlier::Read))
     }
 
-    /// How many records there were at the beginning.
-    pub(super) fn found(&self) -> usize {
-        self.done.len()
+    /// How many checkpoints of earlier runs there are that `tried` are not among and that are not left out.
+    pub(super) fn kept(&self, tried: &[Found]) -> usize {
+        let again = tried.iter().map(|found| found.as_ref().unwrap_or_else(|(path, _)| path));
+        let again = again.filter(|path| self.earlier.contains_key(&path.display().to_string())).count();
+        self.earlier.len() - self.left_out.len() - again
     }
 
     pub(super) fn add(&self, record: &Recorded) -> Result<(), Failure> {
         let line = line(record)?;
+        if let Some(Earlier::Again(same) | Earlier::Unreadable(same)) = self.earlier.get(record.path())
+            && *same == line
+        {
+            return Ok(());
+        }
+        self.has_changed.store(true, Ordering::Relaxed);
         let mut file = self.file.lock().expect("nothing panics while it is held");
         file.write_all(line.as_bytes())
             .map_err(|e| Failure::unwritable(format!("{}: {e}", terminal::path(&self.path))))
     }
 
-    /// Makes the output of the journal, and returns whether a checkpoint in it is damaged or cannot be read.
-    pub(super) fn end(&self, format: Format, rows: Rows, added: bool, force: bool) -> Result<bool, Failure> {
+    /// Makes the output of the journal, and returns whether a checkpoint in it is damaged or cannot be read. Of a checkpoint
+    /// that was tried again, the last record counts.
+    pub(super) fn end(&self, format: Format, rows: Rows, force: bool) -> Result<bool, Failure> {
         let file = self.file.lock().expect("nothing panics while it is held");
         let failed = |e: io::Error| Failure::unwritable(format!("{}: {e}", terminal::path(&self.output)));
+        let mut last: HashMap<String, usize> = HashMap::new();
+        for (at, record) in lines(&file).enumerate() {
+            last.insert(record.map_err(failed)?.0.path().to_string(), at);
+        }
         let mut damaged = false;
-        let records = lines(&file).map(|record| -> io::Result<Recorded> {
-            let (record, _) = record?;
-            damaged |= record.is_damaged();
-            Ok(record)
+        let counts = |at: usize, path: &str| last.get(path) == Some(&at) && !self.left_out.contains(path);
+        let records = lines(&file).enumerate().filter_map(|(at, record)| match record {
+            Ok((record, _)) if counts(at, record.path()) => {
+                damaged |= record.is_damaged();
+                Some(Ok(record))
+            }
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
         });
-        if self.is_whole && !added {
+        if self.is_whole && !self.has_changed.load(Ordering::Relaxed) {
             for record in records {
                 record.map_err(failed)?;
             }
@@ -125,6 +190,16 @@ impl Journal {
         // What stays is told of by the next run into this file.
         let _ = std::fs::remove_file(&self.path);
         Ok(damaged)
+    }
+}
+
+impl Earlier {
+    fn of(record: &Recorded) -> Result<Self, Failure> {
+        Ok(match record {
+            Recorded::Record(whole) if !whole.damaged => Earlier::Read,
+            Recorded::Record(_) => Earlier::Again(line(record)?),
+            _ => Earlier::Unreadable(line(record)?),
+        })
     }
 }
 

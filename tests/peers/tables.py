@@ -11,7 +11,7 @@ records = {r["path"]: r for r in map(json.loads, open(sys.argv[2], encoding="utf
 checkpoints = {r["path"]: r for r in table if r["row"] == "checkpoint"}
 unreadable = {r["path"]: r for r in table if r["row"] == "unreadable"}
 assert checkpoints.keys() | unreadable.keys() == records.keys()
-assert all(r["schema"] == 1 for r in table)
+assert all(r["schema"] == 2 for r in table)
 for path, row in unreadable.items():
     assert row["reason"] and row["error"] == records[path]["kind"], row
 seen = 0

