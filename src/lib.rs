@@ -42,6 +42,7 @@ mod generate;
 mod infer;
 mod inspect;
 mod load;
+mod man;
 #[cfg(feature = "infer")]
 mod model;
 #[cfg(feature = "infer")]
@@ -123,6 +124,7 @@ enum Command {
         /// The shell to complete for.
         shell: clap_complete::Shell,
     },
+    Man(man::Args),
 }
 
 /// Runs the command line `args`, the first of which is the program's name, as the program does: results go to standard
@@ -165,6 +167,7 @@ pub fn run<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exit
             clap_complete::generate(shell, &mut Cli::command(), "ckpt", &mut script);
             terminal::print(&String::from_utf8_lossy(&script)).map(|()| exit::FINE)
         }
+        Command::Man(args) => man::run(&args, Cli::command()),
     };
     match result {
         Ok(code) => Exit::of(code),
