@@ -28,6 +28,7 @@ mod public_types;
 mod quantized;
 mod ranks;
 mod recover;
+mod release;
 mod report;
 mod scan;
 mod tables;
