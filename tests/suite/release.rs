@@ -188,7 +188,9 @@ mod action {
     #[test]
     fn it_stops_at_a_release_that_is_not_there_and_says_what_helps() {
         let host = host("9.8.7");
-        for (version, runner) in [("", RUNNER), ("9.8.7", ("Linux", "ARM64")), ("9.8.7", ("Windows", "ARM64"))] {
+        for (version, runner) in
+            [("", RUNNER), ("9.8.7", ("Linux", "ARM64")), ("9.8.7", ("Windows", "ARM64"))]
+        {
             let (code, printed, installed) = install(host.path(), version, runner);
             assert!(code == 2 && installed.is_none(), "{printed}");
             assert!(printed.contains("::error::") && printed.contains("'version: source'"), "{printed}");
