@@ -84,12 +84,19 @@ pub fn pass_over_caught_panics() {
     }
 }
 
+const EXAMPLES: &str = "To begin with:
+  ckpt inspect model.safetensors        what is in it, and is it alive?
+  ckpt report runs/ -o report.html      when did which layer die?
+  ckpt gate checkpoints/                exit code 1 if one is not good enough
+  ckpt scan downloads/                  would loading them run code?
+  ckpt convert model.pt --to gguf -o model.gguf";
+
 /// Inspect neural-network checkpoints (.pt, .safetensors, .gguf), judge whether they are alive, gate, report on,
 /// convert, run and train them.
 ///
 /// Nothing in a checkpoint is ever executed.
 #[derive(Parser)]
-#[command(name = "ckpt", version, max_term_width = 100)]
+#[command(name = "ckpt", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
