@@ -131,8 +131,8 @@ mod action {
 
     const TARGET: &str = "x86_64-unknown-linux-musl";
 
-    /// A folder with a release of `version` in it, as the host of a repository OWNER/ckpt serves it, whose program is the
-    /// one under test.
+    /// A folder with a release of `version` in it, as the host of a repository OWNER/ckpt serves it, whose program starts
+    /// the one under test.
     fn host(version: &str) -> tempfile::TempDir {
         let host = tempfile::tempdir().unwrap();
         let (name, address) = archive(version, TARGET);
@@ -140,9 +140,14 @@ mod action {
         let place = place.parent().unwrap();
         let folder = place.join(name.strip_suffix(".tar.gz").unwrap());
         std::fs::create_dir_all(&folder).unwrap();
-        std::os::unix::fs::symlink(program().path(), folder.join("ckpt")).unwrap();
+        let starts = format!("#!/bin/sh\nexec '{}' \"$@\"\n", program().path().display());
+        std::fs::write(folder.join("ckpt"), starts).unwrap();
         let mut bash = Command::new("bash");
-        bash.args(["-ec", r#"tar -czhf "$1.tar.gz" "$1"; rm -r "$1"; sha256sum -- * > SHA256SUMS"#, "bash"]);
+        bash.args([
+            "-ec",
+            r#"chmod +x "$1/ckpt"; tar -czf "$1.tar.gz" "$1"; rm -r "$1"; sha256sum -- * > SHA256SUMS"#,
+            "bash",
+        ]);
         Ran::of(bash.arg(folder.file_name().unwrap()).current_dir(place)).exits(0);
         host
     }
