@@ -28,7 +28,8 @@ pub fn run(args: &Args, command: Command) -> Result<u8, Failure> {
     // What each command is called in its page follows from its place among the others.
     command.build();
     for command in std::iter::once(&command).chain(command.get_subcommands()) {
-        let man = Man::new(command.clone());
+        let man =
+            Man::new(command.clone()).source(concat!("ckpt ", env!("CARGO_PKG_VERSION"))).manual("ckpt");
         let mut page = Vec::new();
         man.render(&mut page).expect("memory takes whatever is written");
         terminal::write_file(&args.folder.join(man.get_filename()), &page, args.force)?;

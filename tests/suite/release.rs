@@ -107,7 +107,7 @@ fn every_command_has_a_manual_page() {
     assert!(commands.len() > 10 && commands.contains("gate"), "{commands:?}");
     for command in commands.iter().filter(|command| *command != "help") {
         let page = std::fs::read_to_string(program.at(format!("pages/man1/ckpt-{command}.1"))).unwrap();
-        assert!(page.contains(&format!(".TH ckpt-{command} 1")), "{page}");
+        assert!(page.contains(&format!(".TH ckpt-{command} 1")) && page.contains(VERSION), "{page}");
         assert!(page.contains(r"\fB\-\-help\fR"), "{page}");
     }
     let page = std::fs::read_to_string(program.at("pages/man1/ckpt.1")).unwrap();
