@@ -85,11 +85,11 @@ fn the_action_asks_only_for_programs_that_a_release_has() {
 
 #[test]
 fn other_people_s_actions_are_pinned_to_a_commit() {
+    let pinned = Regex::new(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$").unwrap();
     let mut used = 0;
     for workflow in std::fs::read_dir(root().join(".github/workflows")).unwrap() {
         let text = std::fs::read_to_string(workflow.unwrap().path()).unwrap();
         for line in text.lines().filter(|line| line.contains("uses:")) {
-            let pinned = Regex::new(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$").unwrap();
             assert!(pinned.is_match(line), "{line}");
             used += 1;
         }
