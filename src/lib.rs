@@ -43,6 +43,7 @@ mod generate;
 mod infer;
 mod inspect;
 mod load;
+mod man;
 #[cfg(feature = "infer")]
 mod model;
 #[cfg(feature = "infer")]
@@ -88,12 +89,19 @@ pub fn pass_over_caught_panics() {
     }
 }
 
+const EXAMPLES: &str = "To begin with:
+  ckpt inspect model.safetensors        what is in it, and is it alive?
+  ckpt report runs/ -o report.html      when did which layer die?
+  ckpt gate checkpoints/                exit code 1 if one is not good enough
+  ckpt scan downloads/                  would loading them run code?
+  ckpt convert model.pt --to gguf -o model.gguf";
+
 /// Inspect neural-network checkpoints (.pt, .safetensors, .gguf), judge whether they are alive, gate, report on,
 /// convert, run and train them.
 ///
 /// Nothing in a checkpoint is ever executed.
 #[derive(Parser)]
-#[command(name = "ckpt", version, max_term_width = 100)]
+#[command(name = "ckpt", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -128,6 +136,7 @@ enum Command {
         /// The shell to complete for.
         shell: clap_complete::Shell,
     },
+    Man(man::Args),
 }
 
 /// Runs the command line `args`, the first of which is the program's name, as the program does: results go to standard
@@ -172,6 +181,7 @@ pub fn run<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exit
             clap_complete::generate(shell, &mut Cli::command(), "ckpt", &mut script);
             terminal::print(&String::from_utf8_lossy(&script)).map(|()| exit::FINE)
         }
+        Command::Man(args) => man::run(&args, Cli::command()),
     };
     match result {
         Ok(code) => Exit::of(code),

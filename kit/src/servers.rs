@@ -1,4 +1,4 @@
-//! Servers on this machine that files are read from: nginx, an S3 server (moto), and Azure's emulator (azurite).
+//! Servers on this machine that files are read from: nginx, an S3 server (moto or s3s-fs), and Azure's emulator (azurite).
 //!
 //! Without them, a test that needs one prints that it skips, or fails if `CKPT_REQUIRE_PEERS=1`. `CKPT_AZURITE` names the
 //! emulator; moto is a package of the Python that `CKPT_PEERS_PYTHON` names.
@@ -55,7 +55,7 @@ impl Server {
     }
 
     /// The answer to a request with a body: its status, and what follows its head.
-    pub fn request(&self, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
+    fn request(&self, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
@@ -171,15 +171,71 @@ fn certificate(folder: &Path) {
     make("own", &[&own[..], &["-CA", &authority, "-CAkey", &key]].concat());
 }
 
-/// An S3 server without anything in it, if there is one. Everyone may write to it, with any keys.
-pub fn s3() -> Option<Server> {
+/// An S3 server.
+pub struct S3 {
+    server: Server,
+    /// Where it keeps buckets as folders, if it does.
+    folder: Option<PathBuf>,
+}
+
+/// An S3 server without anything in it, if there is one: s3s-fs, if `CKPT_S3` names it, or moto. Its keys are `a` and `b`.
+pub fn s3() -> Option<S3> {
+    if let Some(program) = std::env::var_os("CKPT_S3") {
+        let mut kept = PathBuf::new();
+        let server = Server::start(|port, folder| {
+            kept = folder.to_path_buf();
+            let mut command = Command::new(program);
+            command.args(["--access-key", "a", "--secret-key", "b", "--host", "127.0.0.1"]);
+            command.args(["--port", &port.to_string()]).arg(folder);
+            command
+        });
+        return Some(S3 { server, folder: Some(kept) });
+    }
     crate::peers::python(&["moto", "flask"])?;
     let python = std::env::var_os("CKPT_PEERS_PYTHON")?;
-    Some(Server::start(|port, _| {
+    let server = Server::start(|port, _| {
         let mut command = Command::new(python);
         command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
         command
-    }))
+    });
+    Some(S3 { server, folder: None })
+}
+
+impl S3 {
+    /// Where it is.
+    pub fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// Makes a bucket.
+    pub fn create(&self, bucket: &str) {
+        match &self.folder {
+            Some(folder) => std::fs::create_dir(folder.join(bucket)).unwrap(),
+            None => self.send(&format!("/{bucket}"), b""),
+        }
+    }
+
+    /// Puts the files of `folder` below `prefix` of a bucket.
+    pub fn fill(&self, bucket: &str, prefix: &str, folder: &Path) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let at = format!("{prefix}/{}", path.file_name().unwrap().to_str().unwrap());
+            if path.is_dir() {
+                self.fill(bucket, &at, &path);
+            } else if let Some(kept) = &self.folder {
+                let place = kept.join(bucket).join(&at);
+                std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+                std::fs::copy(&path, place).unwrap();
+            } else {
+                self.send(&format!("/{bucket}/{at}"), &std::fs::read(&path).unwrap());
+            }
+        }
+    }
+
+    fn send(&self, path: &str, body: &[u8]) {
+        let (status, answer) = self.server.request("PUT", path, body);
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&answer));
+    }
 }
 
 /// Azure's emulator without anything in it, if there is one.

@@ -11,6 +11,7 @@ def run(args: Sequence[str | bytes | PathLike[str]]) -> tuple[int, str, list[tup
 def main(args: Sequence[str]) -> int:
     """Is the program ``ckpt``, and returns its exit code."""
 
+def is_missing(path: str) -> bool: ...
 def measure(
     name: str,
     tensors: Sequence[tuple[str, str, object, bool]],

@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+from . import _native
+
 
 class CkptWarning(UserWarning):
     """Something is not as it should be, and the work went on."""
@@ -84,7 +86,7 @@ _OF_EXIT_CODE: dict[int, type[CkptError]] = {
 def of_kind(kind: str, text: str, *, path: str | None = None, tensor: str | None = None) -> CkptError:
     """The exception for a kind of errors."""
     chosen = _OF_KIND.get(kind, UnreadableError)
-    if kind == "io" and path is not None and not os.path.lexists(path):
+    if kind == "io" and path is not None and not os.path.lexists(path) and _native.is_missing(path):
         chosen = MissingFileError
     return chosen(text, path=path, tensor=tensor)
 

@@ -11,7 +11,17 @@ mod selection;
 mod table;
 mod work;
 
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use ckpt_inspect::stored::Stored;
 use pyo3::prelude::*;
+
+/// Whether nothing is at `path`, here or at a URL; not where that could not be found out.
+#[pyfunction]
+fn is_missing(py: Python<'_>, path: PathBuf) -> bool {
+    py.detach(|| path.stored().is_err_and(|error| error.kind() == ErrorKind::NotFound))
+}
 
 /// The functions and classes that `ckpt_tools` is made of.
 #[pymodule]
@@ -24,6 +34,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(command::run, module)?)?;
     module.add_function(wrap_pyfunction!(command::main, module)?)?;
     module.add_function(wrap_pyfunction!(explain::explain, module)?)?;
+    module.add_function(wrap_pyfunction!(is_missing, module)?)?;
     module.add_function(wrap_pyfunction!(live::measure, module)?)?;
     module.add_function(wrap_pyfunction!(table::columns, module)?)?;
     module.add_function(wrap_pyfunction!(table::rows, module)?)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ckpt_kit::fixtures::root;
 use regex::Regex;
 
-const LIBRARIES: [&str; 5] = ["inspect", "convert", "infer", "reports", "train"];
+const LIBRARIES: [&str; 6] = ["inspect", "convert", "infer", "remote", "reports", "train"];
 
 fn read(path: impl AsRef<Path>) -> String {
     let path = root().join(path);

@@ -37,7 +37,7 @@ fn commands(page: &Path) -> Vec<String> {
 
 /// Commands that this test would start again, or that change the machine.
 fn is_run_elsewhere(command: &str) -> bool {
-    ["cargo test", "CKPT_", "cargo install", "cargo bench", "git clone", "cd ", "bash .ci/", "pip "]
+    ["cargo test", "CKPT_", "cargo install", "cargo bench", "git clone", "cd ", "bash .ci/", "pip ", "PIP_"]
         .iter()
         .any(|start| command.starts_with(start))
 }

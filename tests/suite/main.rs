@@ -30,6 +30,7 @@ mod public_types;
 mod quantized;
 mod ranks;
 mod recover;
+mod release;
 #[cfg(all(unix, feature = "remote"))]
 mod remote;
 mod report;

@@ -10,7 +10,7 @@ use std::process::Command;
 use ckpt_kit::binary::{Program, Ran};
 use ckpt_kit::fixtures::root;
 use ckpt_kit::peers::python;
-use ckpt_kit::servers::{Nginx, Server, azure, s3};
+use ckpt_kit::servers::{Nginx, azure, s3};
 use serde_json::{Value, json};
 
 use crate::program;
@@ -56,21 +56,6 @@ fn seen(program: &Program, variables: &[(&str, &str)], path: &str) -> Value {
 /// Variables for the S3 server at `url`.
 fn keys(url: &str) -> [(&str, &str); 3] {
     [("AWS_ENDPOINT_URL", url), ("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")]
-}
-
-/// Puts the files of `folder` below `prefix` of the bucket `name`.
-fn fill(server: &Server, name: &str, prefix: &str, folder: &Path) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let at = format!("{prefix}/{}", path.file_name().unwrap().to_str().unwrap());
-        if path.is_dir() {
-            fill(server, name, &at, &path);
-        } else {
-            let (status, answer) =
-                server.request("PUT", &format!("/{name}/{at}"), &std::fs::read(&path).unwrap());
-            assert_eq!(status, 200, "{}", String::from_utf8_lossy(&answer));
-        }
-    }
 }
 
 /// A SafeTensors file of 5 GB, of which the disk holds the header only.
@@ -136,9 +121,9 @@ fn listing_a_large_file_takes_two_requests_for_it() {
 fn a_folder_in_a_bucket_reads_as_it_does_here() {
     let Some(server) = s3() else { return };
     let program = program();
-    assert_eq!(server.request("PUT", "/models", b"").0, 200);
-    fill(&server, "models", "run", &root().join(RUN));
-    fill(&server, "models", "collapse", &root().join("tests/fixtures/collapse-run"));
+    server.create("models");
+    server.fill("models", "run", &root().join(RUN));
+    server.fill("models", "collapse", &root().join("tests/fixtures/collapse-run"));
     let url = server.url();
     let keys = keys(&url);
     for file in ["step-00000.pt", "step-02000.pt"] {
@@ -167,8 +152,8 @@ fn a_folder_in_a_bucket_reads_as_it_does_here() {
 fn a_conversion_from_a_bucket_is_that_of_the_same_file_here() {
     let Some(server) = s3() else { return };
     let program = program();
-    assert_eq!(server.request("PUT", "/models", b"").0, 200);
-    fill(&server, "models", "run", &root().join(RUN));
+    server.create("models");
+    server.fill("models", "run", &root().join(RUN));
     let url = server.url();
     let keys = keys(&url);
     let [there, here] = ["there.safetensors", "here.safetensors"].map(|name| program.at(name));
@@ -192,8 +177,8 @@ fn a_conversion_from_a_bucket_is_that_of_the_same_file_here() {
 fn keys_are_read_where_the_clouds_programs_keep_them() {
     let Some(server) = s3() else { return };
     let program = program();
-    assert_eq!(server.request("PUT", "/models", b"").0, 200);
-    fill(&server, "models", "run", &root().join(RUN));
+    server.create("models");
+    server.fill("models", "run", &root().join(RUN));
     let config = program
         .file("config", format!("[profile lab]\nregion = us-east-1\nendpoint_url = {}\n", server.url()));
     let credentials =
@@ -346,7 +331,7 @@ fn what_is_not_there_or_cannot_be_reached_is_said_with_what_to_set() {
         let url = server.url();
         let keys = keys(&url);
         says(&keys, "s3://none/model.pt", &["NoSuchBucket"]);
-        assert_eq!(server.request("PUT", "/models", b"").0, 200);
+        server.create("models");
         says(&keys, "s3://models/model.pt", &["does not exist"]);
     }
 }
@@ -360,8 +345,8 @@ fn a_distributed_checkpoint_in_a_bucket_is_one_checkpoint() {
         g = torch.Generator().manual_seed(1)\n\
         dcp.save({'model': {f'layers.{i}.weight': torch.randn(64, 32, generator=g) for i in range(4)}}, checkpoint_id=sys.argv[1])";
     python.code(code, &[&folder]);
-    assert_eq!(server.request("PUT", "/models", b"").0, 200);
-    fill(&server, "models", "dcp", &folder);
+    server.create("models");
+    server.fill("models", "dcp", &folder);
     let url = server.url();
     let keys = keys(&url);
     let here = seen(&program, &[], folder.to_str().unwrap());

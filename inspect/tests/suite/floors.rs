@@ -121,6 +121,31 @@ fn each_floor_uses_only_those_below() {
     assert!(looked_at > 300, "only {looked_at} uses were found");
 }
 
+/// So that URLs can stand for paths, what reads checkpoints asks `bytes::stored`.
+#[test]
+fn no_floor_above_bytes_asks_the_file_system_itself() {
+    const WORDS: [&str; 7] = [
+        "fs::",
+        "File::open",
+        "path.is_file()",
+        "path.is_dir()",
+        ".exists()",
+        ".canonicalize()",
+        "Path::is_",
+    ];
+    let mut files = Vec::new();
+    for floor in ["format", "layout", "meaning", "analysis", "scan"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(floor), &mut files);
+    }
+    assert!(files.len() > 100);
+    for file in files {
+        let code = code_of(&file);
+        for word in WORDS {
+            assert!(!code.contains(word), "{}: {word}", file.display());
+        }
+    }
+}
+
 #[test]
 fn names_in_braces_are_found() {
     let code = "use crate::{Error, zip::{self, Entry}, Result};\nlet x = crate::measure::BLOCK;";

@@ -102,7 +102,7 @@ fn the_action_runs_nothing_that_an_input_says() {
 fn the_hook_matches_checkpoints() {
     let hooks = yaml(".pre-commit-hooks.yaml");
     let hook = &hooks[0];
-    assert_eq!((hook["entry"].as_str(), hook["language"].as_str()), (Some("ckpt gate"), Some("rust")));
+    assert_eq!((hook["entry"].as_str(), hook["language"].as_str()), (Some("ckpt gate"), Some("python")));
     let files = regex::Regex::new(hook["files"].as_str().unwrap()).unwrap();
     for name in
         ["a/step-1.pt", "x.safetensors", "m.GGUF", "pytorch_model-00001-of-00002.bin", "d/pytorch_model.bin"]

@@ -1,0 +1,66 @@
+"""Checkpoints at URLs, from a server of this process that gives ranges."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from conftest import COLLAPSED, FIXTURES, HEALTHY
+
+import ckpt_tools
+
+
+class Ranges(BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/locked.pt":
+            return self.answer(403, b"")
+        path = FIXTURES / self.path.lstrip("/")
+        if not path.is_file():
+            return self.answer(404, b"")
+        data = path.read_bytes()
+        start, end = self.headers["Range"].removeprefix("bytes=").split("-")
+        part = data[int(start) : int(end) + 1]
+        self.answer(206, part, f"bytes {start}-{int(start) + len(part) - 1}/{len(data)}")
+
+    def answer(self, status, body, content_range=None):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if content_range:
+            self.send_header("Content-Range", content_range)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def url():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Ranges)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_tensors_at_a_url_are_those_of_the_file(url):
+    here = ckpt_tools.load(HEALTHY, framework="np")
+    there = ckpt_tools.load(f"{url}/healthy-run/step-02000.pt", framework="np")
+    assert list(here) == list(there)
+    for name, tensor in here.items():
+        np.testing.assert_array_equal(tensor, there[name])
+    with ckpt_tools.safe_open(f"{url}/healthy-run/step-02000.pt", framework="np") as f:
+        name = next(iter(f.keys()))
+        np.testing.assert_array_equal(f.get_slice(name)[:1], here[name][:1])
+
+
+def test_functions_take_urls(url):
+    assert not ckpt_tools.gate(f"{url}/collapse-run/step-04000.pt")
+    assert ckpt_tools.inspect(f"{url}/collapse-run/step-04000.pt").verdict == ckpt_tools.inspect(COLLAPSED).verdict
+
+
+def test_what_is_missing_differs_from_what_is_locked(url):
+    with pytest.raises(FileNotFoundError):
+        ckpt_tools.load(f"{url}/none.pt", framework="np")
+    with pytest.raises(ckpt_tools.UnreadableError, match="denies access") as locked:
+        ckpt_tools.load(f"{url}/locked.pt", framework="np")
+    assert not isinstance(locked.value, FileNotFoundError)
