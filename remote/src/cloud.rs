@@ -13,12 +13,13 @@ use object_store::path::Path;
 use object_store::{ClientOptions, Error, GetOptions, GetRange, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
+use crate::Scheme;
 use crate::backend::{Answer, Backend, Piece, entity_tag, nothing_there, root_cause};
 use crate::profile::{self, Owner, is_machine_of};
 use crate::store::Remote;
 
-/// The schemes of their URLs.
-pub(crate) const NAMES: &[&str] = &["s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss"];
+pub(crate) const SCHEME: Scheme =
+    Scheme { names: &["s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss"], split, connect };
 
 /// One of the clouds.
 #[derive(Debug)]
@@ -107,7 +108,7 @@ impl fmt::Debug for Bucket {
     }
 }
 
-pub(crate) fn connect(remote: &Remote, bucket: &str) -> io::Result<Arc<dyn Backend>> {
+fn connect(remote: &Remote, bucket: &str) -> io::Result<Arc<dyn Backend>> {
     let url =
         Url::parse(bucket).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
     let scheme = ObjectStoreScheme::parse(&url).map(|(scheme, _)| scheme);

@@ -13,10 +13,13 @@ use ckpt_inspect::stored::Stat;
 use reqwest::{Client, RequestBuilder, Url};
 use serde::Deserialize;
 
+use crate::Scheme;
 use crate::backend::{Answer, Backend, Piece, nothing_there};
 use crate::profile::hub_token;
 use crate::store::{Remote, locked};
 use crate::web::{Failed, json, piece};
+
+pub(crate) const SCHEME: Scheme = Scheme { names: &["hf"], split, connect };
 
 const ENDPOINT: &str = "https://huggingface.co";
 /// Bytes of one page of a listing.
@@ -28,7 +31,7 @@ const FRESH: Duration = Duration::from_secs(600);
 const HINT: &str = "set HF_TOKEN, or log in with `hf auth login`; HF_ENDPOINT names another server";
 
 /// The repository of a location with its revision, and the file's path in it.
-pub(crate) fn split(location: &str) -> (&str, &str) {
+fn split(location: &str) -> (&str, &str) {
     let start = location.find("://").map_or(0, |at| at + 3);
     let rest = &location[start..];
     let parts = if ["datasets/", "spaces/"].iter().any(|kind| rest.starts_with(kind)) { 3 } else { 2 };
@@ -45,7 +48,7 @@ pub(crate) fn split(location: &str) -> (&str, &str) {
     (&location[..start + end], file.trim_start_matches('/'))
 }
 
-pub(crate) fn connect(remote: &Remote, repository: &str) -> io::Result<Arc<dyn Backend>> {
+fn connect(remote: &Remote, repository: &str) -> io::Result<Arc<dyn Backend>> {
     let settings = &remote.settings;
     if settings.variable("HF_HUB_OFFLINE").is_some_and(|value| !matches!(value, "0" | "false" | "no" | "off"))
     {

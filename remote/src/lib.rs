@@ -71,11 +71,7 @@ struct Scheme {
 }
 
 /// Every kind of URL that is read.
-static SCHEMES: [Scheme; 3] = [
-    Scheme { names: &["hf"], split: hub::split, connect: hub::connect },
-    Scheme { names: cloud::NAMES, split: cloud::split, connect: cloud::connect },
-    Scheme { names: &["https", "http"], split: web::split, connect: web::connect },
-];
+static SCHEMES: [Scheme; 3] = [hub::SCHEME, cloud::SCHEME, web::SCHEME];
 
 /// The stores of all URLs that are read. `settings` are asked for when the first one is; until then nothing is set up.
 pub fn stores(settings: impl Fn() -> Settings + Send + Sync + 'static) -> Vec<Arc<dyn Store>> {

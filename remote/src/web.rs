@@ -12,8 +12,11 @@ use ckpt_inspect::stored::Stat;
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, LAST_MODIFIED, RANGE, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 
+use crate::Scheme;
 use crate::backend::{Answer, Backend, Piece, entity_tag, nothing_there, root_cause};
 use crate::store::{Remote, locked};
+
+pub(crate) const SCHEME: Scheme = Scheme { names: &["https", "http"], split, connect };
 
 /// How often a request is made before it counts as failed.
 const TRIES: u32 = 5;
@@ -21,7 +24,7 @@ const TRIES: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The server of a location, and the whole of it: where the path begins does not matter here.
-pub(crate) fn split(location: &str) -> (&str, &str) {
+fn split(location: &str) -> (&str, &str) {
     (crate::cloud::split(location).0, location)
 }
 
@@ -38,7 +41,7 @@ pub(crate) fn admit(remote: &Remote, location: &str) -> String {
     }
 }
 
-pub(crate) fn connect(remote: &Remote, _: &str) -> io::Result<Arc<dyn Backend>> {
+fn connect(remote: &Remote, _: &str) -> io::Result<Arc<dyn Backend>> {
     Ok(Arc::new(Server { client: remote.client.clone(), proofs: remote.proofs.clone() }))
 }
 

@@ -186,7 +186,7 @@ struct Table {
     named: &'static str,
 }
 
-const TABLES: [Table; 12] = [
+const TABLES: [Table; 13] = [
     Table {
         folder: "inspect/src/format",
         file: "inspect/src/format/mod.rs",
@@ -262,6 +262,13 @@ const TABLES: [Table; 12] = [
         file: "convert/src/target.rs",
         begins: "\ntargets! ",
         entry: r": Form =",
+        named: r"\b(\w+)::",
+    },
+    Table {
+        folder: "remote/src",
+        file: "remote/src/lib.rs",
+        begins: "static SCHEMES: ",
+        entry: r": Scheme =",
         named: r"\b(\w+)::",
     },
     Table {
