@@ -41,7 +41,7 @@ fn split(location: &str) -> (&str, &str) {
     if let Some(at) = repository.rfind("@refs")
         && at + 5 == repository.len()
     {
-        let more = file.match_indices('/').nth(3).map_or(file.len(), |(at, _)| at);
+        let more = file.match_indices('/').nth(2).map_or(file.len(), |(at, _)| at);
         let end = start + end + more;
         return (&location[..end], location[end..].trim_start_matches('/'));
     }

@@ -138,7 +138,7 @@ fn no_floor_above_bytes_asks_the_file_system_itself() {
         sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(floor), &mut files);
     }
     assert!(files.len() > 100);
-    for file in files {
+    for file in files.into_iter().filter(|file| !file.ends_with("tests.rs")) {
         let code = code_of(&file);
         for word in WORDS {
             assert!(!code.contains(word), "{}: {word}", file.display());
