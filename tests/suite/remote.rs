@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -72,7 +72,6 @@ fn large(path: &Path) {
     let mut file = File::create(path).unwrap();
     file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
     file.write_all(&header).unwrap();
-    file.seek(SeekFrom::Current(0)).unwrap();
     file.set_len(8 + header.len() as u64 + layers * size).unwrap();
 }
 
