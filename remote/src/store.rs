@@ -270,10 +270,19 @@ impl Remote {
         if let Some(stat) = self.listed(location)? {
             return stat;
         }
+        // Names of folders seldom have a dot.
+        let named_so = parent(location).is_some_and(|(_, name)| !name.contains('.'));
+        if named_so && let Ok(folder) = self.folder(location) {
+            return Ok(folder);
+        }
         match self.found(location, None) {
             Ok(file) => Ok(Stat::file(file.len, file.version.clone())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.folder(location),
-            Err(error) => Err(error),
+            Err(error) => {
+                // Servers that keep files in folders may fail to read one as a file.
+                locked(&self.silent).remove(split(location)?.0);
+                self.folder(location).map_err(|_| error)
+            }
         }
     }
 
