@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use ckpt_inspect::{CheckpointRecord, ErrorKind, Options, Verdict};
+use ckpt_inspect::{CheckpointRecord, ErrorKind, Options, Verdict, stored};
 #[cfg(feature = "diagnose")]
 use ckpt_reports::gate::Rule;
 use ckpt_reports::gate::{self, Checked, Outcome, Status};
@@ -402,6 +402,7 @@ fn policy(args: &Args) -> Result<Policy, Failure> {
 
 /// The baseline's record, or why there is none.
 fn baseline(path: &Path, options: &LoadOptions) -> Result<Result<CheckpointRecord, Unreadable>, Failure> {
+    let path = &*stored::admitted(path);
     let broken =
         |why: &str, kind: ErrorKind| Ok(Err(Unreadable::new(path, format!("as the baseline: {why}"), kind)));
     let mut loaded = records(&[path.to_path_buf()], options)?;

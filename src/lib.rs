@@ -71,6 +71,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub use capture::{Captured, Level, Message, capture};
 pub use exit::Exit;
 use failure::Failure;
+pub use paths::is_pattern;
 #[cfg(feature = "remote")]
 pub use remote::read_remote_files;
 pub use signal::handle_signals;

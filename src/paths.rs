@@ -13,7 +13,11 @@ use crate::{Failure, terminal};
 pub fn is_pattern(path: &Path) -> bool {
     // What follows a question mark in a URL belongs to it.
     let marks: &[char] = if stored::is_remote(path) { &['*', '['] } else { &['*', '?', '['] };
-    path.to_string_lossy().contains(marks) && !path.is_stored()
+    let text = path.to_string_lossy();
+    // An address of IPv6 is in brackets.
+    let host = text.find("://").filter(|_| stored::is_remote(path)).map_or(0, |at| at + 3);
+    let begin = text[host..].find('/').filter(|_| host > 0).map_or(host, |at| host + at);
+    text[begin..].contains(marks) && !path.is_stored()
 }
 
 /// The paths that `path` matches: itself, or, if there is no such file and it is a pattern, all that match, perhaps
@@ -50,7 +54,13 @@ fn remote_matches(pattern: &Path) -> Result<Vec<PathBuf>, Failure> {
             found.iter_mut().for_each(|path| path.push(part));
             continue;
         }
-        let glob = globset::Glob::new(part).map_err(|e| {
+        if part.contains("**") {
+            let what = "`**` matches folders of this machine only; name the folders, or the one above them";
+            return Err(Failure::usage(format!("{}: {what}", terminal::path(pattern))));
+        }
+        // These have a meaning in patterns here, and none elsewhere or another one in URLs.
+        let part = part.replace('?', "[?]").replace('{', "[{]").replace('}', "[}]");
+        let glob = globset::Glob::new(&part).map_err(|e| {
             Failure::usage(format!("{}: not a valid glob pattern: {e}", terminal::path(pattern)))
         })?;
         let glob = glob.compile_matcher();
@@ -127,8 +137,9 @@ pub fn expand<I: Eq + Hash>(
     for given in paths {
         let matches = matches(given)?;
         if matches.is_empty() {
-            let error = Error::new(ErrorKind::Io, "no file matches this pattern").in_file(given);
-            found.push(Err((given.clone(), error)));
+            let error =
+                Error::new(ErrorKind::Io, "no file matches this pattern").in_file(&stored::admitted(given));
+            found.push(Err((stored::admitted(given).into_owned(), error)));
         }
         for path in matches {
             match list(&path) {

@@ -95,7 +95,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         match scanned {
             Ok(scan) if scan.is_inert() => inert.push(path.display().to_string()),
             Ok(scan) => files.push(scan),
-            Err(error) if error.kind == ErrorKind::Unrecognised || !path.is_stored() => {
+            Err(error) if error.kind == ErrorKind::Unrecognised || is_gone(path) => {
                 passed_over.push(path.display().to_string());
             }
             Err(error) => files.push(Scan::unreadable(path, error)),
@@ -142,6 +142,11 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         }
     }
     Ok(code)
+}
+
+/// Whether nothing is at `path` any more.
+fn is_gone(path: &Path) -> bool {
+    path.stored().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Takes what `--skip` names out of the files in folders, and returns it. What was named itself stays.

@@ -12,6 +12,7 @@ def main(args: Sequence[str]) -> int:
     """Is the program ``ckpt``, and returns its exit code."""
 
 def is_missing(path: str) -> bool: ...
+def is_pattern(path: str) -> bool: ...
 def measure(
     name: str,
     tensors: Sequence[tuple[str, str, object, bool]],

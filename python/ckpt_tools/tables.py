@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import pyarrow
 
 #: What the program takes for a pattern.
-_PATTERN = frozenset("*?[")
 
 
 def rows(
@@ -54,7 +53,7 @@ def rows(
     options += [] if policy is None else ["--policy", os.fspath(policy)]
     options += [] if i2s_layout is None else ["--i2s-layout", i2s_layout]
     options += [] if cache else ["--no-cache"]
-    if not place or "\0" in place or (_PATTERN.intersection(place) and not os.path.exists(place)):
+    if not place or "\0" in place or _native.is_pattern(place):
         # It cannot be an argument, or would mean something else.
         shown = place.encode(errors="surrogateescape").decode(errors="replace")
         lines = [json.dumps({"path": shown, "error": "No such file or directory", "kind": "io"})]

@@ -23,6 +23,12 @@ fn is_missing(py: Python<'_>, path: PathBuf) -> bool {
     py.detach(|| path.stored().is_err_and(|error| error.kind() == ErrorKind::NotFound))
 }
 
+/// Whether `path` stands for any number of paths.
+#[pyfunction]
+fn is_pattern(path: PathBuf) -> bool {
+    ckpt::is_pattern(&path)
+}
+
 /// The functions and classes that `ckpt_tools` is made of.
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -35,6 +41,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(command::main, module)?)?;
     module.add_function(wrap_pyfunction!(explain::explain, module)?)?;
     module.add_function(wrap_pyfunction!(is_missing, module)?)?;
+    module.add_function(wrap_pyfunction!(is_pattern, module)?)?;
     module.add_function(wrap_pyfunction!(live::measure, module)?)?;
     module.add_function(wrap_pyfunction!(table::columns, module)?)?;
     module.add_function(wrap_pyfunction!(table::rows, module)?)?;

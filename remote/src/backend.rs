@@ -40,6 +40,20 @@ pub(crate) fn entity_tag(tag: &str) -> String {
     tag.trim_start_matches("W/").trim_matches('"').to_string()
 }
 
+/// The place of a location, such as a bucket with its scheme, and the key in it.
+pub(crate) fn site(location: &str) -> (&str, &str) {
+    let start = location.find("://").map_or(0, |at| at + 3);
+    match location[start..].split_once('/') {
+        Some((place, key)) => (&location[..start + place.len()], key),
+        None => (location, ""),
+    }
+}
+
+/// The error of a place that does not answer, for the reason `why`.
+pub(crate) fn unreachable(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::HostUnreachable, why)
+}
+
 /// What is said of a location where nothing is.
 pub(crate) fn nothing_there() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "does not exist")

@@ -14,12 +14,16 @@ use object_store::{ClientOptions, Error, GetOptions, GetRange, ObjectStore, Obje
 use url::Url;
 
 use crate::Scheme;
-use crate::backend::{Answer, Backend, Piece, entity_tag, nothing_there, root_cause};
+use crate::backend::{Answer, Backend, Piece, entity_tag, nothing_there, root_cause, site, unreachable};
 use crate::profile::{self, Owner, is_machine_of};
 use crate::store::Remote;
 
-pub(crate) const SCHEME: Scheme =
-    Scheme { names: &["s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss"], split, connect };
+pub(crate) const SCHEME: Scheme = Scheme {
+    names: &["s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss"],
+    admit: |_| None,
+    split: site,
+    connect,
+};
 
 /// One of the clouds.
 #[derive(Debug)]
@@ -87,15 +91,6 @@ static MICROSOFT: Cloud = Cloud {
     hint: "set AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN, or AZURE_STORAGE_CONNECTION_STRING; AZURE_USE_AZURE_CLI=true takes the login of `az`",
 };
 
-/// The bucket of a location, and the key in it.
-pub(crate) fn split(location: &str) -> (&str, &str) {
-    let start = location.find("://").map_or(0, |at| at + 3);
-    match location[start..].split_once('/') {
-        Some((bucket, key)) => (&location[..start + bucket.len()], key),
-        None => (location, ""),
-    }
-}
-
 /// A bucket or container.
 struct Bucket {
     cloud: &'static Cloud,
@@ -116,7 +111,12 @@ fn connect(remote: &Remote, bucket: &str) -> io::Result<Arc<dyn Backend>> {
         Ok(ObjectStoreScheme::AmazonS3) => &AMAZON,
         Ok(ObjectStoreScheme::GoogleCloudStorage) => &GOOGLE,
         Ok(ObjectStoreScheme::MicrosoftAzure) => &MICROSOFT,
-        _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "no bucket is named after ://")),
+        _ => {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it names no bucket: s3://BUCKET/FILE, gs://BUCKET/FILE, az://CONTAINER/FILE",
+            ));
+        }
     };
     let options = options(remote, cloud, &url)?;
     let retry =
@@ -174,6 +174,15 @@ fn options(remote: &Remote, cloud: &Cloud, bucket: &Url) -> io::Result<HashMap<S
         }
     }
     let mut options = if cloud.owner == Owner::Amazon { profile::aws(settings) } else { HashMap::new() };
+    if let Some(profile) = settings.variable("AWS_PROFILE")
+        && cloud.owner == Owner::Amazon
+        && !options.contains_key("aws_access_key_id")
+        && !own.contains_key("aws_access_key_id")
+    {
+        let what =
+            format!("the profile {profile} (AWS_PROFILE) has no keys in the files of AWS; {}", cloud.hint);
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+    }
     // Keys of two sources do not belong together.
     if own.contains_key("aws_access_key_id") {
         options.retain(|name, _| matches!(name.as_str(), "aws_region" | "aws_endpoint_url"));
@@ -198,7 +207,8 @@ fn options(remote: &Remote, cloud: &Cloud, bucket: &Url) -> io::Result<HashMap<S
     if !known {
         options.insert(cloud.anonymous.into(), "true".into());
     }
-    let placed = options.contains_key("aws_region") || options.contains_key("aws_default_region");
+    // A profile's region is where its owner works; a bucket may lie elsewhere.
+    let placed = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().any(|name| settings.variable(name).is_some());
     if cloud.owner == Owner::Amazon && !placed && !options.contains_key("aws_endpoint_url") {
         let name = bucket.host_str().unwrap_or_default().to_string();
         let client = ClientOptions::new().with_connect_timeout(Duration::from_secs(10));
@@ -240,10 +250,16 @@ impl Cloud {
                 let (status, body) = cause.split_once(": <").unwrap_or((&cause, ""));
                 let code = body.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
                 let code = code.map_or_else(String::new, |(code, _)| format!(" ({code})"));
-                io::Error::other(format!("{name} gives no answer: {status}{code}; {hint}"))
+                let text = format!("{name} gives no answer: {status}{code}; {hint}");
+                if is_of_the_network(&error) { unreachable(text) } else { io::Error::other(text) }
             }
         }
     }
+}
+
+/// Whether no answer came at all.
+fn is_of_the_network(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<object_store::client::HttpError>() || error.source().is_some_and(is_of_the_network)
 }
 
 impl Bucket {
@@ -283,7 +299,12 @@ impl Bucket {
             let version = object.e_tag.as_deref().map(entity_tag);
             Some((object.location.filename()?.to_string(), Stat::file(object.size, version)))
         });
-        Ok(folders.chain(files).collect())
+        // Some programs mark a folder by an empty file of its name.
+        let files: Vec<(String, Stat)> = files.collect();
+        let folders =
+            folders.filter(|(name, _)| !files.iter().any(|(file, stat)| file == name && stat.bytes > 0));
+        let folders: Vec<(String, Stat)> = folders.collect();
+        Ok(files.into_iter().chain(folders).collect())
     }
 }
 

@@ -19,11 +19,11 @@ use crate::profile::hub_token;
 use crate::store::{Remote, locked};
 use crate::web::{Failed, json, piece};
 
-pub(crate) const SCHEME: Scheme = Scheme { names: &["hf"], split, connect };
+pub(crate) const SCHEME: Scheme = Scheme { names: &["hf"], admit: |_| None, split, connect };
 
 const ENDPOINT: &str = "https://huggingface.co";
 /// Bytes of one page of a listing.
-const MOST: u64 = 32 << 20;
+const MOST: u64 = 8 << 20;
 /// Pages of one listing.
 const PAGES: usize = 1000;
 /// How long the address is used that the Hub gave for a file: its signature holds for an hour.
@@ -50,7 +50,9 @@ fn split(location: &str) -> (&str, &str) {
 
 fn connect(remote: &Remote, repository: &str) -> io::Result<Arc<dyn Backend>> {
     let settings = &remote.settings;
-    if settings.variable("HF_HUB_OFFLINE").is_some_and(|value| !matches!(value, "0" | "false" | "no" | "off"))
+    if settings
+        .variable("HF_HUB_OFFLINE")
+        .is_some_and(|value| matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"))
     {
         return Err(io::Error::other("HF_HUB_OFFLINE is set, so the Hub is not asked; unset it"));
     }
@@ -174,8 +176,9 @@ impl Hub {
                 folders.entry(folder.to_string()).or_default().push((name.to_string(), stat));
             }
             pages += 1;
-            if pages < PAGES {
-                next = more.and_then(|more| url.join(&more).ok());
+            if let Some(more) = more {
+                let joined = url.join(&more).ok().filter(|_| pages < PAGES);
+                next = Some(joined.ok_or(Failed::Other("the list of the repository's files has no end"))?);
             }
         }
         (self.commit, self.folders) = (sha, folders);

@@ -8,7 +8,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A new kind of store is a file with a [`Backend`](backend::Backend) and a line in [`SCHEMES`].
+//! A new kind of store is a file with a `Backend` and a line in `SCHEMES`.
 
 #![warn(clippy::disallowed_macros, clippy::disallowed_methods)]
 
@@ -23,12 +23,12 @@ mod web;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use ckpt_inspect::stored::{Stat, Store, StoredFile};
 
 use backend::Backend;
-use store::Remote;
+use store::{Proofs, Remote, locked};
 
 /// What the user's environment says: the library itself does not read it.
 #[derive(Clone, Default)]
@@ -64,6 +64,8 @@ impl Settings {
 struct Scheme {
     /// What comes before `://`.
     names: &'static [&'static str],
+    /// A location without what proves that it may be read, if it has such.
+    admit: fn(&str) -> Option<String>,
     /// The part of a location that names the place which a connection is for, and the key within it.
     split: fn(&str) -> (&str, &str),
     /// Connects to such a place.
@@ -75,13 +77,19 @@ static SCHEMES: [Scheme; 3] = [hub::SCHEME, cloud::SCHEME, web::SCHEME];
 
 /// The stores of all URLs that are read. `settings` are asked for when the first one is; until then nothing is set up.
 pub fn stores(settings: impl Fn() -> Settings + Send + Sync + 'static) -> Vec<Arc<dyn Store>> {
-    vec![Arc::new(Stores { settings: Box::new(settings), remote: OnceLock::new() })]
+    vec![Arc::new(Stores {
+        settings: Box::new(settings),
+        proofs: Proofs::default(),
+        remote: Mutex::default(),
+    })]
 }
 
 /// [`Remote`], once it is needed.
 struct Stores {
     settings: Box<dyn Fn() -> Settings + Send + Sync>,
-    remote: OnceLock<Result<Remote, String>>,
+    proofs: Proofs,
+    /// That of one process: a forked one has none of the threads that wait for answers.
+    remote: Mutex<Option<(u32, Arc<Remote>)>>,
 }
 
 impl std::fmt::Debug for Stores {
@@ -91,10 +99,18 @@ impl std::fmt::Debug for Stores {
 }
 
 impl Stores {
-    fn remote(&self) -> io::Result<&Remote> {
-        let made =
-            self.remote.get_or_init(|| Remote::new((self.settings)()).map_err(|error| error.to_string()));
-        made.as_ref().map_err(|error| io::Error::other(error.clone()))
+    fn remote(&self) -> io::Result<Arc<Remote>> {
+        let mut made = locked(&self.remote);
+        let process = std::process::id();
+        match &*made {
+            Some((of, remote)) if *of == process => Ok(remote.clone()),
+            _ => {
+                let remote = Arc::new(Remote::new((self.settings)(), self.proofs.clone())?);
+                // That of another process cannot be taken down here.
+                std::mem::forget(made.replace((process, remote.clone())));
+                Ok(remote)
+            }
+        }
     }
 }
 
@@ -104,21 +120,28 @@ impl Store for Stores {
     }
 
     fn admit(&self, location: &str) -> String {
-        self.remote().map_or_else(|_| location.to_string(), |remote| remote.admit(location))
+        let name = location.split("://").next().unwrap_or_default();
+        let scheme = SCHEMES.iter().find(|scheme| scheme.names.contains(&name));
+        let admitted = scheme.and_then(|scheme| (scheme.admit)(location));
+        // A folder is the same one without the last slash.
+        let known = admitted.as_deref().unwrap_or(location);
+        let start = known.find("://").map_or(0, |at| at + 3);
+        let known = format!("{}{}", &known[..start], known[start..].trim_end_matches('/'));
+        if admitted.is_some() {
+            locked(&self.proofs).insert(known.clone(), location.to_string());
+        }
+        known
     }
 
     fn stat(&self, location: &str) -> io::Result<Stat> {
-        let remote = self.remote()?;
-        remote.stat(&remote.admit(location))
+        self.remote()?.stat(&self.admit(location))
     }
 
     fn list(&self, location: &str) -> io::Result<Vec<(String, Stat)>> {
-        let remote = self.remote()?;
-        remote.list(&remote.admit(location))
+        self.remote()?.list(&self.admit(location))
     }
 
     fn open(&self, location: &str) -> io::Result<Arc<dyn StoredFile>> {
-        let remote = self.remote()?;
-        remote.open(&remote.admit(location))
+        self.remote()?.open(&self.admit(location))
     }
 }

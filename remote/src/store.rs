@@ -24,11 +24,16 @@ const AHEAD: u64 = 128 << 10;
 const KEPT: u64 = 4 << 20;
 /// Bytes of one request.
 const PART: u64 = 8 << 20;
-/// Requests of one file, and of all, that are on their way at one time.
+/// Requests of one read, and of all, that are on their way at one time.
 const BESIDE: usize = 8;
 const BESIDE_IN_ALL: usize = 32;
 /// Ranges that are expected together and closer to each other than this are fetched as one.
 const NEAR: u64 = 32 << 10;
+/// And no more than this becomes one.
+const JOINED: u64 = 1 << 20;
+/// How long an answer about files and folders holds, and how long a connection to a place.
+const FRESH: Duration = Duration::from_secs(10);
+const CONNECTED: Duration = Duration::from_secs(300);
 /// How long a place that did not answer, though it was asked several times, is not asked again.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -36,23 +41,29 @@ const PAUSE: Duration = Duration::from_secs(10);
 pub(crate) struct Remote {
     pub settings: Settings,
     pub client: reqwest::Client,
-    runtime: Runtime,
+    /// Its threads end with it.
+    _runtime: Runtime,
     inner: Arc<Inner>,
     /// By the schemes' places.
-    places: Mutex<HashMap<String, Arc<dyn Backend>>>,
+    places: Mutex<HashMap<String, (Instant, Arc<dyn Backend>)>>,
+    connecting: Mutex<()>,
     /// The places that did not answer: since when, and why.
-    silent: Mutex<HashMap<String, (Instant, String)>>,
-    folders: Mutex<HashMap<String, Option<Arc<Listing>>>>,
+    silent: Mutex<HashMap<String, (Instant, (io::ErrorKind, String))>>,
+    folders: Mutex<HashMap<String, (Instant, Option<Arc<Listing>>)>>,
     /// Folders of which a file was asked for.
     asked: Mutex<HashSet<String>>,
     /// `None` where nothing is.
-    files: Mutex<HashMap<String, Option<Arc<File>>>>,
-    /// What proves that a URL may be read, by the rest of it.
-    pub proofs: Arc<Mutex<HashMap<String, String>>>,
+    files: Mutex<HashMap<String, (Instant, Option<Arc<File>>)>>,
+    pub proofs: Proofs,
 }
+
+/// Whole URLs, with what proves that they may be read, by what is left without that.
+pub(crate) type Proofs = Arc<Mutex<HashMap<String, String>>>;
 
 /// What the files share.
 struct Inner {
+    /// The process whose threads wait for answers.
+    process: u32,
     handle: tokio::runtime::Handle,
     spans: Spans,
     requests: Semaphore,
@@ -73,6 +84,11 @@ pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What `kept` has of `name`, if it is not older than `age`.
+fn fresh<T: Clone>(kept: &Mutex<HashMap<String, (Instant, T)>>, name: &str, age: Duration) -> Option<T> {
+    locked(kept).get(name).filter(|(since, _)| since.elapsed() < age).map(|(_, value)| value.clone())
+}
+
 /// The folder of a location, and its name there.
 fn parent(location: &str) -> Option<(&str, &str)> {
     location.rsplit_once('/').filter(|(folder, _)| !folder.ends_with('/'))
@@ -91,7 +107,7 @@ fn split(location: &str) -> io::Result<(&str, &str)> {
 }
 
 impl Remote {
-    pub fn new(settings: Settings) -> io::Result<Self> {
+    pub fn new(settings: Settings, proofs: Proofs) -> io::Result<Self> {
         // Another part of the program may have chosen one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -102,10 +118,11 @@ impl Remote {
         let client = reqwest::Client::builder()
             .user_agent(concat!("ckpt/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10))
-            .read_timeout(Duration::from_secs(60))
+            .read_timeout(crate::web::SILENCE)
             .build()
             .map_err(io::Error::other)?;
         let inner = Inner {
+            process: std::process::id(),
             handle: runtime.handle().clone(),
             spans: Spans::default(),
             requests: Semaphore::new(BESIDE_IN_ALL),
@@ -114,20 +131,21 @@ impl Remote {
         Ok(Remote {
             settings,
             client,
-            runtime,
+            _runtime: runtime,
             inner: Arc::new(inner),
             places: Mutex::default(),
+            connecting: Mutex::default(),
             silent: Mutex::default(),
             folders: Mutex::default(),
             asked: Mutex::default(),
             files: Mutex::default(),
-            proofs: Arc::default(),
+            proofs,
         })
     }
 
     /// Waits for `answer`.
-    pub fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
-        self.runtime.block_on(answer)
+    pub fn wait<T: Send>(&self, answer: impl Future<Output = T> + Send) -> T {
+        self.inner.wait(answer)
     }
 
     /// What `ask` makes of the place that `location` is at and of its key there.
@@ -137,39 +155,46 @@ impl Remote {
         ask: impl FnOnce(&Arc<dyn Backend>, &str) -> io::Result<T>,
     ) -> io::Result<T> {
         let (place, key) = split(location)?;
-        let silent = |(since, why): &(Instant, String)| (since.elapsed() < PAUSE).then(|| why.clone());
-        if let Some(why) = locked(&self.silent).get(place).and_then(silent) {
-            return Err(io::Error::other(why));
+        if let Some((kind, why)) = fresh(&self.silent, place, PAUSE) {
+            return Err(io::Error::new(kind, why));
         }
-        let answer = self.place(location).and_then(|(backend, _)| ask(&backend, key));
-        if let Err(error) = &answer
-            && error.kind() == io::ErrorKind::Other
-        {
-            locked(&self.silent).insert(place.to_string(), (Instant::now(), error.to_string()));
-        }
-        answer
+        let note = |error: io::Error| {
+            let kept = (error.kind(), error.to_string());
+            locked(&self.silent).insert(place.to_string(), (Instant::now(), kept));
+            error
+        };
+        // One that cannot be connected to, or is not known, is so for all of its files.
+        let (backend, _) = self.place(location).map_err(note)?;
+        ask(&backend, key).map_err(|error| match error.kind() {
+            io::ErrorKind::HostUnreachable => note(error),
+            _ => error,
+        })
     }
 
     /// The place that `location` is at, and its key there.
     fn place<'l>(&self, location: &'l str) -> io::Result<(Arc<dyn Backend>, &'l str)> {
         let (place, key) = split(location)?;
-        if let Some(known) = locked(&self.places).get(place) {
-            return Ok((known.clone(), key));
+        if let Some(known) = fresh(&self.places, place, CONNECTED) {
+            return Ok((known, key));
+        }
+        // One thread connects, and the others wait for it.
+        let _connecting = locked(&self.connecting);
+        if let Some(known) = fresh(&self.places, place, CONNECTED) {
+            return Ok((known, key));
         }
         let connected = (scheme(location)?.connect)(self, place)?;
-        // One that another thread has made meanwhile is as good.
-        let backend = locked(&self.places).entry(place.to_string()).or_insert(connected).clone();
-        Ok((backend, key))
+        locked(&self.places).insert(place.to_string(), (Instant::now(), connected.clone()));
+        Ok((connected, key))
     }
 
     /// What lies in the folder at `location`, as a listing says that was made once; `None` where there is none.
     fn listing(&self, location: &str) -> io::Result<Option<Arc<Listing>>> {
-        if let Some(known) = locked(&self.folders).get(location) {
-            return Ok(known.clone());
+        if let Some(known) = fresh(&self.folders, location, FRESH) {
+            return Ok(known);
         }
         let listed = self.ask(location, |place, key| self.wait(place.list(key)))?;
         let listing = listed.map(|entries| Arc::new(entries.into_iter().collect::<Listing>()));
-        locked(&self.folders).insert(location.to_string(), listing.clone());
+        locked(&self.folders).insert(location.to_string(), (Instant::now(), listing.clone()));
         Ok(listing)
     }
 
@@ -194,16 +219,19 @@ impl Remote {
     /// What the listing of its folder says of `location`; `None` where none has been made or can be.
     fn listed(&self, location: &str) -> io::Result<Option<io::Result<Stat>>> {
         let Some((folder, name)) = parent(location) else { return Ok(None) };
-        let whole = self.ask(location, |place, _| Ok(place.lists_whole()))?;
+        let whole = self.ask(location, |place, _| Ok(place.lists_whole()));
         let again = !locked(&self.asked).insert(folder.to_string());
-        if !whole && !again {
-            return Ok(None);
+        // What is listed already needs no answer.
+        let known = fresh(&self.folders, folder, FRESH).is_some();
+        if !known && !whole.as_ref().is_ok_and(|whole| *whole) && !again {
+            return whole.map(|_| None);
         }
+        let whole = whole.unwrap_or_default();
         let listing = match self.listing(folder) {
             Ok(listing) => listing,
             // Who may read files may not always list them.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !whole => {
-                locked(&self.folders).insert(folder.to_string(), None);
+                locked(&self.folders).insert(folder.to_string(), (Instant::now(), None));
                 None
             }
             Err(error) => return Err(error),
@@ -218,8 +246,8 @@ impl Remote {
 
     /// The file at `location`, of which nothing is known yet but perhaps its `stat`.
     fn found(&self, location: &str, stat: Option<Stat>) -> io::Result<Arc<File>> {
-        if let Some(known) = locked(&self.files).get(location) {
-            return known.clone().ok_or_else(nothing_there);
+        if let Some(known) = fresh(&self.files, location, FRESH) {
+            return known.ok_or_else(nothing_there);
         }
         let (place, key) = self.place(location)?;
         let number = self.inner.numbers.fetch_add(1, Ordering::Relaxed);
@@ -232,36 +260,27 @@ impl Remote {
                 }
                 Err(error) => {
                     if error.kind() == io::ErrorKind::NotFound {
-                        locked(&self.files).insert(location.to_string(), None);
+                        locked(&self.files).insert(location.to_string(), (Instant::now(), None));
                     }
                     return Err(error);
                 }
             },
         };
-        let file = File { inner: self.inner.clone(), place, key: key.to_string(), number, len, version };
         let file =
-            locked(&self.files).entry(location.to_string()).or_default().insert(Arc::new(file)).clone();
+            Arc::new(File { inner: self.inner.clone(), place, key: key.to_string(), number, len, version });
+        locked(&self.files).insert(location.to_string(), (Instant::now(), Some(file.clone())));
         Ok(file)
     }
 }
 
 impl Remote {
-    /// `location` as files and folders are known here.
-    pub fn admit(&self, location: &str) -> String {
-        let location = crate::web::admit(self, location);
-        // A folder is the same one without it.
-        location.trim_end_matches('/').to_string()
-    }
-
     /// What lies at `location`, which is an admitted one here and below.
     pub fn stat(&self, location: &str) -> io::Result<Stat> {
-        if let Some(Some(file)) = locked(&self.files).get(location) {
+        if let Some(Some(file)) = fresh(&self.files, location, FRESH) {
             return Ok(Stat::file(file.len, file.version.clone()));
         }
-        // A file is no folder.
-        if parent(location)
-            .is_some_and(|(folder, _)| matches!(locked(&self.files).get(folder), Some(Some(_))))
-        {
+        // A file is no folder, as a listing may have told already.
+        if parent(location).is_some_and(|(folder, _)| self.is_file(folder)) {
             return Err(nothing_there());
         }
         if split(location)?.1.is_empty() {
@@ -278,21 +297,32 @@ impl Remote {
         match self.found(location, None) {
             Ok(file) => Ok(Stat::file(file.len, file.version.clone())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.folder(location),
-            Err(error) => {
-                // Servers that keep files in folders may fail to read one as a file.
-                locked(&self.silent).remove(split(location)?.0);
-                self.folder(location).map_err(|_| error)
-            }
+            Err(error) if error.kind() == io::ErrorKind::HostUnreachable => Err(error),
+            // Servers that keep files in folders may fail to read one as a file.
+            Err(error) => self.folder(location).map_err(|_| error),
         }
     }
 
+    /// Whether a file is known to be at `location`, without asking.
+    fn is_file(&self, location: &str) -> bool {
+        if let Some(Some(_)) = fresh(&self.files, location, FRESH) {
+            return true;
+        }
+        let Some((folder, name)) = parent(location) else { return false };
+        let listing = fresh(&self.folders, folder, FRESH).flatten();
+        listing.is_some_and(|listing| listing.get(name).is_some_and(|stat| stat.kind == Kind::File))
+    }
+
     pub fn list(&self, location: &str) -> io::Result<Vec<(String, Stat)>> {
+        if self.is_file(location) {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
         let listing = self.listing(location)?;
         Ok(listing.iter().flat_map(|l| l.iter()).map(|(name, stat)| (name.clone(), stat.clone())).collect())
     }
 
     pub fn open(&self, location: &str) -> io::Result<Arc<dyn StoredFile>> {
-        let listed = match locked(&self.files).contains_key(location) {
+        let listed = match fresh(&self.files, location, FRESH).is_some() {
             true => None,
             false => self.listed(location)?.transpose()?,
         };
@@ -304,8 +334,19 @@ impl Remote {
 }
 
 impl Inner {
+    /// Waits for `answer`, also on a thread on which other futures are run, where waiting is not allowed.
+    fn wait<T: Send>(&self, answer: impl Future<Output = T> + Send) -> T {
+        match tokio::runtime::Handle::try_current() {
+            Err(_) => self.handle.block_on(answer),
+            Ok(_) => std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| self.handle.block_on(answer));
+                waiting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            }),
+        }
+    }
+
     fn get(&self, place: &dyn Backend, key: &str, range: Range<u64>) -> io::Result<Piece> {
-        self.handle.block_on(self.fetch(place, key, range))
+        self.wait(self.fetch(place, key, range))
     }
 
     async fn fetch(&self, place: &dyn Backend, key: &str, range: Range<u64>) -> io::Result<Piece> {
@@ -350,15 +391,18 @@ impl File {
         Ok((part.start, piece.bytes))
     }
 
-    /// Fetches `ranges`, several at a time, and calls `take` with each part of them.
-    fn fetch(&self, ranges: &[Range<u64>], mut take: impl FnMut(u64, bytes::Bytes)) -> io::Result<()> {
+    /// The bytes of `ranges` in order, several requests at a time, each part passed to `take` with where it begins.
+    fn fetch(&self, ranges: &[Range<u64>], mut take: impl FnMut(u64, bytes::Bytes) + Send) -> io::Result<()> {
+        if self.inner.process != std::process::id() {
+            return Err(io::Error::other("it was opened before this process was forked; open it again here"));
+        }
         let parts = ranges.iter().flat_map(|range| {
             (range.start..range.end)
                 .step_by(PART as usize)
                 .map(|start| start..start.saturating_add(PART).min(range.end))
         });
-        let answers = stream::iter(parts.map(|part| self.part(part))).buffer_unordered(BESIDE);
-        self.inner.handle.block_on(answers.try_for_each(|(start, bytes)| {
+        let answers = stream::iter(parts.map(|part| self.part(part))).buffered(BESIDE);
+        self.inner.wait(answers.try_for_each(|(start, bytes)| {
             take(start, bytes);
             std::future::ready(Ok(()))
         }))
@@ -375,51 +419,65 @@ impl StoredFile for File {
     }
 
     fn read(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
-        let mut out = vec![0; (range.end - range.start) as usize];
-        let put = |out: &mut [u8], start: u64, bytes: &[u8]| {
-            let at = (start - range.start) as usize;
-            let end = (at + bytes.len()).min(out.len());
-            out[at..end].copy_from_slice(&bytes[..end - at]);
-        };
+        let len = range.end - range.start;
+        let mut out = Vec::new();
+        // It fills up as bytes arrive, whatever the server has announced.
+        usize::try_from(len)
+            .ok()
+            .and_then(|len| out.try_reserve_exact(len).ok())
+            .ok_or_else(|| io::Error::other(format!("{len} bytes are more than there is memory for")))?;
         let found = self.inner.spans.within(self.number, &range);
         let mut open = holes(&range, &found);
-        for (start, bytes) in found {
-            put(&mut out, start, &bytes);
-        }
-        let keep = range.end - range.start <= KEPT;
+        let keep = len <= KEPT;
         if keep
             && let Some(last) = open.last_mut()
             && last.end == range.end
         {
             last.end = last.end.max(last.start.saturating_add(AHEAD)).min(self.len);
         }
+        let mut found = found.into_iter().peekable();
         self.fetch(&open, |start, bytes| {
-            if start < range.end {
-                put(&mut out, start, &bytes);
+            while let Some((_, kept)) = found.next_if(|(at, _)| *at < start) {
+                out.extend_from_slice(&kept);
             }
+            let wanted = range.end.saturating_sub(start).min(bytes.len() as u64) as usize;
+            out.extend_from_slice(&bytes[..wanted]);
             if keep {
                 self.inner.spans.keep(self.number, start, bytes);
             }
         })?;
+        found.for_each(|(_, kept)| out.extend_from_slice(&kept));
         Ok(out)
     }
 
     fn expect(&self, ranges: &[Range<u64>]) -> io::Result<()> {
-        let mut sorted: Vec<Range<u64>> = ranges.iter().filter(|range| !range.is_empty()).cloned().collect();
-        sorted.sort_by_key(|range| range.start);
+        let spans = &self.inner.spans;
+        let mut wanted: Vec<Range<u64>> = ranges
+            .iter()
+            .filter(|range| !range.is_empty() && !holes(range, &spans.within(self.number, range)).is_empty())
+            .cloned()
+            .collect();
+        wanted.sort_by_key(|range| range.start);
         let mut near: Vec<Range<u64>> = Vec::new();
-        for range in sorted {
+        for range in &wanted {
             match near.last_mut() {
-                Some(last) if range.start <= last.end.saturating_add(NEAR) => {
-                    last.end = last.end.max(range.end)
+                Some(last)
+                    if range.start <= last.end.saturating_add(NEAR)
+                        && range.end.saturating_sub(last.start) <= JOINED =>
+                {
+                    last.end = last.end.max(range.end);
                 }
-                _ => near.push(range),
+                _ => near.push(range.clone()),
             }
         }
-        let open: Vec<Range<u64>> = near
-            .iter()
-            .flat_map(|range| holes(range, &self.inner.spans.within(self.number, range)))
-            .collect();
-        self.fetch(&open, |start, bytes| self.inner.spans.keep(self.number, start, bytes))
+        self.fetch(&near, |start, bytes| {
+            // What lies between is not kept: it may be most of the file.
+            let end = start + bytes.len() as u64;
+            let from = wanted.partition_point(|range| range.start < start);
+            for range in wanted[from..].iter().take_while(|range| range.end <= end) {
+                let part = &bytes[(range.start - start) as usize..(range.end - start) as usize];
+                spans.keep(self.number, range.start, bytes::Bytes::copy_from_slice(part));
+            }
+        })
     }
 }

@@ -1,44 +1,83 @@
 //! Files of web servers, by range requests (RFC 9110, section 14). What lies beside a file such a server does not tell.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use ckpt_inspect::stored::Stat;
-use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, LAST_MODIFIED, RANGE, RETRY_AFTER};
+use reqwest::header::{CONTENT_RANGE, ETAG, LAST_MODIFIED, RANGE, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 
 use crate::Scheme;
-use crate::backend::{Answer, Backend, Piece, entity_tag, nothing_there, root_cause};
-use crate::store::{Remote, locked};
+use crate::backend::{Answer, Backend, Piece, entity_tag, nothing_there, root_cause, unreachable};
+use crate::store::{Proofs, Remote, locked};
 
-pub(crate) const SCHEME: Scheme = Scheme { names: &["https", "http"], split, connect };
+pub(crate) const SCHEME: Scheme = Scheme { names: &["https", "http"], admit, split, connect };
 
 /// How often a request is made before it counts as failed.
 const TRIES: u32 = 5;
+/// How long nothing may come.
+pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 /// The longest wait that a server can ask for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The server of a location, and the whole of it: where the path begins does not matter here.
 fn split(location: &str) -> (&str, &str) {
-    (crate::cloud::split(location).0, location)
+    (crate::backend::site(location).0, location)
 }
 
-/// A location without the query, in which presigned URLs have their signatures; it is remembered.
-pub(crate) fn admit(remote: &Remote, location: &str) -> String {
-    let is_web = location.starts_with("https://") || location.starts_with("http://");
-    match location.split_once('?').filter(|_| is_web) {
-        Some((plain, query)) => {
-            let query = query.split('#').next().unwrap_or_default();
-            locked(&remote.proofs).insert(plain.to_string(), query.to_string());
-            plain.to_string()
-        }
-        None => location.to_string(),
-    }
+/// Parameters of a query that prove that the rest may be read, or say until when: those of S3, Google Cloud Storage, Azure,
+/// CloudFront, and of others that give tokens. Others may say which file is meant.
+const PROOFS: [&str; 29] = [
+    "access_token",
+    "auth",
+    "authorization",
+    "awsaccesskeyid",
+    "expires",
+    "googleaccessid",
+    "hmac",
+    "key-pair-id",
+    "policy",
+    "se",
+    "sig",
+    "signature",
+    "signed",
+    "skd",
+    "ske",
+    "skoid",
+    "sks",
+    "skt",
+    "sktid",
+    "skv",
+    "sp",
+    "spr",
+    "sr",
+    "st",
+    "sv",
+    "token",
+    "verify",
+    "x-cos-security-token",
+    "x-oss-signature",
+];
+
+/// `location` without who asks and what proves that it may be read; none if that is nothing.
+fn admit(location: &str) -> Option<String> {
+    let (scheme, rest) = location.split_once("://")?;
+    let (plain, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (host, path) = plain.split_at(plain.find('/').unwrap_or(plain.len()));
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let query = query.split('#').next().unwrap_or_default();
+    let is_proof = |part: &&str| {
+        let name = part.split('=').next().unwrap_or_default().to_ascii_lowercase();
+        PROOFS.contains(&name.as_str()) || name.starts_with("x-amz-") || name.starts_with("x-goog-")
+    };
+    let kept: Vec<&str> = query.split('&').filter(|part| !part.is_empty() && !is_proof(part)).collect();
+    let mark = if kept.is_empty() { "" } else { "?" };
+    let admitted = format!("{scheme}://{host}{path}{mark}{}", kept.join("&"));
+    (admitted != location).then_some(admitted)
 }
 
 fn connect(remote: &Remote, _: &str) -> io::Result<Arc<dyn Backend>> {
@@ -48,7 +87,7 @@ fn connect(remote: &Remote, _: &str) -> io::Result<Arc<dyn Backend>> {
 /// A web server.
 struct Server {
     client: Client,
-    proofs: Arc<Mutex<HashMap<String, String>>>,
+    proofs: Proofs,
 }
 
 impl fmt::Debug for Server {
@@ -60,11 +99,7 @@ impl fmt::Debug for Server {
 impl Backend for Server {
     fn get<'a>(&'a self, key: &'a str, range: Range<u64>) -> Answer<'a, Piece> {
         Box::pin(async move {
-            let proof = locked(&self.proofs).get(key).cloned();
-            let url = match proof {
-                Some(query) => format!("{key}?{query}"),
-                None => key.to_string(),
-            };
+            let url = locked(&self.proofs).get(key).cloned().unwrap_or_else(|| key.to_string());
             let ask = || self.client.get(&url);
             let (piece, _) = piece(&ask, range).await.map_err(|failed| failed.explained(""))?;
             Ok(piece)
@@ -82,6 +117,10 @@ pub(crate) enum Failed {
     Status(StatusCode),
     /// The server could not be reached, or the connection broke.
     Broken(reqwest::Error),
+    /// It sent nothing for as long as it was waited for.
+    Slow,
+    /// It asks to come back after so many seconds.
+    Overloaded(u64),
     /// The answer is not what was asked for.
     Other(&'static str),
 }
@@ -101,10 +140,16 @@ impl Failed {
                 "its certificate is not trusted: {}; SSL_CERT_FILE names a file of authorities that are",
                 root_cause(&error)
             )),
-            Failed::Broken(error) => io::Error::other(format!(
+            Failed::Broken(error) => unreachable(format!(
                 "the server does not answer: {}; is the network up, and does it need a proxy (HTTPS_PROXY)?",
                 root_cause(&error)
             )),
+            Failed::Slow => {
+                unreachable(format!("the server sends nothing for {} seconds", SILENCE.as_secs()))
+            }
+            Failed::Overloaded(seconds) => {
+                unreachable(format!("the server is overloaded, and asks to wait for {seconds} seconds"))
+            }
             Failed::Other(what) => io::Error::other(what),
         }
     }
@@ -118,6 +163,7 @@ impl Failed {
             }
             // A certificate that is not trusted stays so.
             Failed::Broken(error) => !error.is_builder() && !error.is_redirect() && !distrusts(error),
+            Failed::Slow | Failed::Overloaded(_) => false,
             Failed::Other(_) => false,
         }
     }
@@ -171,11 +217,18 @@ impl Known {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let total = match answer.status() {
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
-                let total =
-                    text(CONTENT_RANGE).and_then(|range| range.rsplit_once('/')?.1.trim().parse().ok());
-                total.ok_or(Failed::Other(
-                    "the server does not say how large the file is; download it first",
-                ))?
+                // `bytes 0-99/1234`, or `bytes */1234`.
+                let (part, total) =
+                    text(CONTENT_RANGE).and_then(|range| range.rsplit_once('/')).unwrap_or_default();
+                let total: Option<u64> = total.trim().parse().ok();
+                let what = "the server does not say how large the file is; download it first";
+                let total = total.ok_or(Failed::Other(what))?;
+                let wanted = format!("bytes {}-{}", range.start, range.end.min(total).saturating_sub(1));
+                if answer.status() == StatusCode::PARTIAL_CONTENT && part.trim() != wanted {
+                    let what = "the server sends another range than was asked for; download it first";
+                    return Err(Failed::Other(what));
+                }
+                total
             }
             // All of it, which is right for a file of no more than what was asked for.
             _ => match answer.content_length() {
@@ -196,29 +249,35 @@ impl Known {
 
 /// The answer to `request`, if it is one of success.
 async fn sent(request: RequestBuilder) -> Result<Response, Failed> {
-    let answer = request.send().await.map_err(Failed::Broken)?;
+    let answer = request.send().await.map_err(broken)?;
     match answer.status() {
         status if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE => Ok(answer),
         status => {
-            wait_as_told(status, answer.headers()).await;
+            let wait = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+            match wait.map(Duration::from_secs).filter(|_| is_overloaded(status)) {
+                Some(wait) if wait > PATIENCE => return Err(Failed::Overloaded(wait.as_secs())),
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => {}
+            }
             Err(Failed::Status(status))
         }
     }
 }
 
-/// Waits as long as an overloaded server asks for.
-async fn wait_as_told(status: StatusCode, headers: &HeaderMap) {
-    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
-        && let Some(seconds) = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok())
-    {
-        tokio::time::sleep(Duration::from_secs(seconds).min(PATIENCE)).await;
-    }
+/// Whether the server may ask to come back.
+fn is_overloaded(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// What `error` says of the server.
+fn broken(error: reqwest::Error) -> Failed {
+    if error.is_timeout() && !error.is_connect() { Failed::Slow } else { Failed::Broken(error) }
 }
 
 /// The body of `answer`, of which at most `most` bytes are taken.
 async fn body(mut answer: Response, most: u64) -> Result<Bytes, Failed> {
     let mut bytes = BytesMut::new();
-    while let Some(chunk) = answer.chunk().await.map_err(Failed::Broken)? {
+    while let Some(chunk) = answer.chunk().await.map_err(broken)? {
         bytes.extend_from_slice(&chunk);
         if bytes.len() as u64 > most {
             return Err(Failed::Other("the server sends more than was asked for; download it first"));

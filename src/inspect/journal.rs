@@ -144,7 +144,14 @@ impl Journal {
         }
         self.has_changed.store(true, Ordering::Relaxed);
         let mut file = self.file.lock().expect("nothing panics while it is held");
+        let end = file.metadata().map(|metadata| metadata.len());
         file.write_all(line.as_bytes())
+            .inspect_err(|_| {
+                // A part of a line in the middle could not be read later.
+                if let Ok(end) = end {
+                    let _ = file.set_len(end);
+                }
+            })
             .map_err(|e| Failure::unwritable(format!("{}: {e}", terminal::path(&self.path))))
     }
 

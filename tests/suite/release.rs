@@ -2,6 +2,7 @@
 //! the hook come to the program.
 
 use std::collections::BTreeSet;
+#[cfg(unix)]
 use std::path::Path;
 
 use ckpt_kit::fixtures::root;

@@ -2,11 +2,12 @@
 //! one. What reads checkpoints asks here and not the file system, so that the two do not differ.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::ByteSource;
 use crate::{DamageKind, Error, Result};
@@ -125,6 +126,47 @@ pub struct Entry {
     pub kind: Kind,
 }
 
+/// Locations that could not be found out about, by the folder that they are in, and why. What is asked of them is whether
+/// something is there, and "no" would be taken for an answer.
+static UNANSWERED: Mutex<BTreeMap<PathBuf, BTreeMap<PathBuf, String>>> = Mutex::new(BTreeMap::new());
+
+/// Keeps whether `answer` about `path`, a remote one, was none.
+fn told(path: &Path, answer: io::Result<Stat>) -> io::Result<Stat> {
+    let mut unanswered = UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = path.parent().unwrap_or(path);
+    match &answer {
+        // A server may deny access to all that is not there.
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            unanswered.entry(folder.into()).or_default().insert(path.into(), error.to_string());
+        }
+        _ => {
+            if let Some(within) = unanswered.get_mut(folder) {
+                within.remove(path);
+                if within.is_empty() {
+                    unanswered.remove(folder);
+                }
+            }
+        }
+    }
+    answer
+}
+
+/// The error for a checkpoint at `path` of which it could not be found out what belongs to it.
+///
+/// # Errors
+/// `Io`.
+pub(crate) fn all_answered(path: &Path) -> Result<()> {
+    if !is_remote(path) {
+        return Ok(());
+    }
+    let unanswered = UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
+    let near = [Some(path), path.parent()].into_iter().flatten();
+    match near.filter_map(|folder| unanswered.get(folder)?.iter().next()).next() {
+        Some((asked, why)) => Err(Error::new(crate::ErrorKind::Io, why.clone()).in_file(asked)),
+        None => Ok(()),
+    }
+}
+
 static STORES: OnceLock<Vec<Arc<dyn Store>>> = OnceLock::new();
 
 /// Makes `stores` known to the whole process, once: the first call counts, as with a logger. Until then paths that are URLs
@@ -230,7 +272,7 @@ pub trait Stored {
 impl Stored for Path {
     fn stored(&self) -> io::Result<Stat> {
         match store(self) {
-            Some(store) => store.and_then(|(store, location)| store.stat(&location)),
+            Some(store) => told(self, store.and_then(|(store, location)| store.stat(&location))),
             None => std::fs::metadata(self).map(|metadata| Stat::of(&metadata)),
         }
     }

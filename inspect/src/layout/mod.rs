@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use crate::bytes::stored::{Entry, Kind, Stored};
+use crate::bytes::stored::{Entry, Kind, Stored, all_answered};
 use crate::bytes::{Source, Stamp};
 use crate::format::{self, Format, is_array, may_hold_anything, recognises};
 use crate::metadata::Value;
@@ -325,6 +325,7 @@ pub fn list(path: &Path) -> Result<Listing> {
     if listing.checkpoints.is_empty() {
         listing.checkpoints = arrays;
     }
+    all_answered(path)?;
     Ok(listing)
 }
 

@@ -131,6 +131,7 @@ pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Checkp
             attach(&mut checkpoint, &file);
         }
     }
+    stored::all_answered(path)?;
     Ok(checkpoint)
 }
 

@@ -351,6 +351,7 @@ impl Files {
                 Entry::File | Entry::LostLink => found.others.push(path),
             }
         }
+        stored::all_answered(path)?;
         Ok(found)
     }
 }
