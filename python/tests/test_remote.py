@@ -40,6 +40,7 @@ def url():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
+    server.server_close()
 
 
 def test_tensors_at_a_url_are_those_of_the_file(url):
