@@ -8,6 +8,7 @@ import pytest
 import torch
 from ckpt_tools import UsageError
 from ckpt_tools.torch import NAMES, BitNetSpinSolver, Muon, Polarized, optimizer, polarize
+from ckpt_tools.torch.states import fitted
 from torch import nn
 
 from conftest import FIXTURES, HEALTHY
@@ -188,3 +189,15 @@ def test_the_program_resumes_what_pytorch_saved(tmp_path, program):
         other = "spin" if "spin" not in name else "adamw"
         ran = program("train", "--resume", tmp_path / f"{name}.pt", "--optimizer", other, *options, "-o", tmp_path / "no")
         assert ran.returncode != 0 and "optimizer" in ran.stderr, name
+
+
+def test_names_that_differ_only_in_what_may_wrap_a_model_are_told_apart():
+    saved = {
+        "state": {0: {"moment": 0}, 1: {"moment": 1}},
+        "param_groups": [{"params": [0, 1], "param_names": ["model.weight", "module.weight"], "lr": 1.0}],
+    }
+    groups = [{"params": [0, 1], "lr": 1.0}]
+    same = fitted(saved, groups, [["module.weight", "model.weight"]])
+    assert same["state"] == {0: {"moment": 1}, 1: {"moment": 0}}
+    with pytest.raises(ckpt_tools.UsageError, match="weight"):
+        fitted(saved, groups, [["weight", "net.weight"]])

@@ -143,6 +143,10 @@ class Muon(Own):
         else:
             matrices = set(model.hidden(hidden))
             muon = model.groups(matrices, of_bitlinear, weight_decay, ternary_weight_decay)
+        if not matrices:
+            raise UsageError(
+                "the model has no matrix that Muon could step: FSDP makes vectors of them unless it shards with FSDP2"
+            )
         rest = [name for name in model.parameters if name not in matrices]
         adamw = model.groups(rest, of_bitlinear, weight_decay, ternary_weight_decay)
         return [{**g, "use_muon": True} for g in muon] + [{**g, "use_muon": False} for g in adamw]

@@ -42,20 +42,25 @@ def fitted(saved: Any, groups: Sequence[Mapping[str, Any]], names: Sequence[list
                 "sides (an optimizer that was given the model, or named parameters) each would find its own"
             )
         return {**saved, "param_groups": [dict(group) for group in saved_groups]}
-    numbers = {
-        canonical(name): (number, at)
+    exact = {
+        name: (number, at)
         for at, (group, called) in enumerate(zip(saved_groups, of_saved, strict=True))
         for number, name in zip(group["params"], called or [], strict=True)
     }
+    # What wraps a model is before its names; where that leaves one name for several, only their own tell them apart.
+    numbers: dict[str, tuple[Any, int] | None] = {}
+    for name, place in exact.items():
+        numbers[canonical(name)] = None if canonical(name) in numbers else place
     state: dict[Any, Any] = {}
     fitted_groups = []
     following = 0
     for group, called in zip(groups, names, strict=True):
         origins = []
         for name in called or []:
-            if canonical(name) not in numbers:
+            found = exact.get(name) or numbers.get(canonical(name))
+            if found is None:
                 raise UsageError(f"the saved state belongs to other parameters: it has no `{name}`", tensor=name)
-            number, at = numbers[canonical(name)]
+            number, at = found
             origins.append(at)
             if number in saved["state"]:
                 state[following + len(origins) - 1] = saved["state"][number]

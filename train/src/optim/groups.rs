@@ -1,5 +1,7 @@
 //! Parameter groups: which parameters an optimizer updates and how, and their part of torch's state dicts.
 
+use std::collections::HashMap;
+
 use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
 use ckpt_inspect::meaning::names::canonical;
@@ -132,9 +134,19 @@ impl Groups {
         let members: Vec<usize> = self.members().collect();
         if names.len() == numbers.len() && !names.is_empty() {
             // PyTorch's have what the model is wrapped in before them.
-            let by_name: std::collections::HashMap<_, i64> =
-                names.iter().map(|name| canonical(name)).zip(numbers.iter().copied()).collect();
-            let number = |&at: &usize| Some((at, *by_name.get(&canonical(&parameters.0[at].name))?));
+            let exact: HashMap<&str, i64> =
+                names.iter().map(String::as_str).zip(numbers.iter().copied()).collect();
+            // Where that leaves one name for several, only their own tell them apart.
+            let mut by_name = HashMap::new();
+            for (name, number) in names.iter().zip(numbers.iter().copied()) {
+                let only = by_name.entry(canonical(name)).or_insert(Some(number));
+                *only = only.filter(|only| *only == number);
+            }
+            let number = |&at: &usize| {
+                let name = parameters.0[at].name.as_str();
+                let found = exact.get(name).copied();
+                Some((at, found.or_else(|| by_name.get(&canonical(name)).copied().flatten())?))
+            };
             let all: Option<Vec<_>> = members.iter().map(number).collect();
             return all.ok_or_else(|| foreign("its optimizer state belongs to other parameters".into()));
         }
