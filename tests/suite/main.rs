@@ -34,6 +34,8 @@ mod release;
 #[cfg(all(unix, feature = "remote"))]
 mod remote;
 mod report;
+#[cfg(feature = "train")]
+mod runs;
 mod scan;
 mod tables;
 #[cfg(all(unix, any(feature = "browse", feature = "infer")))]

@@ -171,7 +171,7 @@ fn refusals_say_what_to_do() {
         refused(2, &asked, "`accumulate`");
     }
     refused(2, &["--data", DATA], "--resume");
-    refused(2, &["--init", "9b", "--data", DATA], "125m");
+    refused(2, &["--init", "9b", "--data", DATA], "100m");
     refused(2, &["--resume", HEALTHY, "--data", DATA, "--optimizer", "adam"], "adamw");
     refused(3, &["--resume", "README.md", "--data", DATA], "README.md");
     let config = |file| ["--resume", HEALTHY, "--data", DATA, "--config", file];

@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [tokenizer, text, folder] = args.as_slice() else {
         return Err("name a tokenizer.json, a text and a folder".into());
     };
-    let mut config = preset("50m").ok_or("the preset is gone")?;
+    let mut config = preset("39m").ok_or("the preset is gone")?;
     (config.num_layers, config.hidden_dim, config.mlp_hidden_dim) = (2, 64, 128);
     (config.num_heads, config.num_kv_heads, config.head_dim) = (4, 2, 16);
     (config.vocab_size, config.max_seq_len) = (1024, 128);

@@ -10,6 +10,7 @@ pub mod data;
 pub mod distill;
 mod error;
 mod health;
+pub mod keys;
 mod layout;
 mod loss;
 mod network;
@@ -19,6 +20,7 @@ mod presets;
 mod random;
 mod run;
 mod schedule;
+mod settings;
 mod start;
 mod tensorboard;
 mod trainer;
@@ -32,14 +34,16 @@ pub use batch::{Batch, IGNORE};
 pub use composite::Composite;
 pub use error::{Error, Result};
 pub use health::{Health, Measured};
-pub use loss::Loss;
+pub use loss::{Loss, Losses};
 pub use network::{Estimator, Network};
 pub use parameters::{Gradients, Parameter, Parameters, Role};
-pub use presets::{PRESETS, preset};
+pub use presets::{FORMER, PRESETS, preset};
 pub use random::Random;
 pub use run::RunFolder;
 pub use schedule::{Schedule, clip, global_norm};
-pub use trainer::{Event, Outcome, ResumeOptions, Settings, Trainer};
+pub use settings::{ResumeOptions, Settings};
+pub use start::{configuration_of, trainable};
+pub use trainer::{Event, Outcome, Trainer};
 
 macro_rules! changed_where_made {
     ($($settings:ty),*) => {

@@ -31,6 +31,27 @@ impl Default for Loss {
     }
 }
 
+/// A loss with its two parts, per position that counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Losses {
+    /// What is minimised: `(1 - alpha) * cross_entropy + alpha * distillation`.
+    pub total: f64,
+    /// The cross entropy, with focal weight and label smoothing as set.
+    pub cross_entropy: f64,
+    /// `T^2 * KL(q || softmax(z / T))`; 0 without teachers.
+    pub distillation: f64,
+}
+
+impl Losses {
+    /// Adds `weight` times `other`.
+    pub(crate) fn add(&mut self, other: Losses, weight: f64) {
+        self.total += weight * other.total;
+        self.cross_entropy += weight * other.cross_entropy;
+        self.distillation += weight * other.distillation;
+    }
+}
+
 impl Loss {
     /// Whether the numbers are valid.
     pub(crate) fn is_sound(&self) -> bool {
@@ -49,7 +70,7 @@ impl Loss {
         mut teacher: Option<&mut [f32]>,
         logits: &mut [f32],
         weight: f32,
-    ) -> f64 {
+    ) -> Losses {
         math::simd(|| {
             let highest = math::max(logits);
             let divergence = teacher.as_mut().map(|q| self.divergence(logits, highest, q, weight));
@@ -72,7 +93,9 @@ impl Loss {
             if let Some(teacher) = teacher {
                 logits.iter_mut().zip(teacher.iter()).for_each(|(z, q)| *z += q);
             }
-            share * focus * entropy + divergence.unwrap_or(0.0)
+            let (cross_entropy, distillation) = (focus * entropy, divergence.unwrap_or(0.0));
+            let total = share * cross_entropy + (1.0 - share) * distillation;
+            Losses { total, cross_entropy, distillation }
         })
     }
 
@@ -86,8 +109,8 @@ impl Loss {
         }
     }
 
-    /// `alpha * T^2 * KL(q || softmax(z / T))`; `q` becomes `weight` times its gradient by z, which is
-    /// `alpha * T * (softmax(z / T) - q)`.
+    /// `T^2 * KL(q || softmax(z / T))`; `q` becomes `weight * alpha` times its gradient by z, which is
+    /// `T * (softmax(z / T) - q)`.
     #[inline(always)]
     fn divergence(&self, logits: &[f32], highest: f32, q: &mut [f32], weight: f32) -> f64 {
         let inverse = (1.0 / self.temperature) as f32;
@@ -105,7 +128,7 @@ impl Loss {
         for (q, &z) in q.iter_mut().zip(logits) {
             *q = factor * (math::exp(scaled(z)) * inverse_total - *q);
         }
-        self.alpha * self.temperature * self.temperature * divergence
+        self.temperature * self.temperature * divergence
     }
 }
 
@@ -136,7 +159,7 @@ mod tests {
             let mut logits = floats(&case["logits"]);
             let mut teacher = case["teacher"].is_array().then(|| floats(&case["teacher"]));
             let target = case["target"].as_u64().unwrap() as usize;
-            let got = loss.row(target, teacher.as_deref_mut(), &mut logits, 0.5);
+            let got = loss.row(target, teacher.as_deref_mut(), &mut logits, 0.5).total;
             let wanted = number("loss");
             assert!((got - wanted).abs() < 1e-5 * wanted.abs().max(1.0), "{got} {wanted} {loss:?}");
             for (got, wanted) in logits.iter().zip(floats(&case["gradient"])) {

@@ -62,6 +62,11 @@ impl RunFolder {
         self.events.scalars(step, &values).map_err(|e| Error::write(&self.path, e))
     }
 
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The path of the checkpoint of `step`.
     pub fn checkpoint(&self, step: u64) -> PathBuf {
         self.path.join(format!("step-{step:06}.pt"))

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_infer::{Names, RopePairing, RopeScaling};
-use ckpt_inspect::meaning::architecture::STUDENT;
-use ckpt_inspect::meaning::{Assumption, AttentionBias};
+use ckpt_inspect::meaning::architecture::{Part, STUDENT};
+use ckpt_inspect::meaning::{Activation, Assumption, AttentionBias};
 use ckpt_inspect::measure::Floor;
 use ckpt_inspect::{Checkpoint, ModelConfig, Thresholds, Verdict};
 
@@ -25,32 +25,68 @@ pub(crate) fn configuration(
         s.use_bitlinear_ffn = bitlinear;
     });
     let run = ckpt_infer::configuration(checkpoint, &Names::of(checkpoint), &flags);
-    if let Ok((config, _)) = &run
-        && (config.rope_scaling != RopeScaling::None || config.rope_pairing != RopePairing::Halves)
-    {
-        return Err(Error::settings(format!(
-            "{path}: its rotary positions are scaled or pair neighbouring elements; only the plain form can be trained"
-        )));
-    }
+    let cannot =
+        |what: String| Error::settings(format!("{path}: contains no model that can be trained: {what}"));
     if let Some(student) = &checkpoint.model.student {
+        if let Ok((config, _)) = run {
+            plain_positions(&config).map_err(cannot)?;
+        }
         let mut student = student.clone();
         student.use_bitlinear_attn = bitlinear.unwrap_or(student.use_bitlinear_attn);
         student.use_bitlinear_ffn = bitlinear.unwrap_or(student.use_bitlinear_ffn);
         return Ok((student, checkpoint.model.assumed.clone()));
     }
-    let (mut config, assumed) =
-        run.map_err(|e| Error::settings(format!("{path}: contains no model that can be trained: {e}")))?;
+    let (config, assumed) = run.map_err(|e| cannot(e.to_string()))?;
+    Ok((trainable(config).map_err(cannot)?, assumed))
+}
+
+/// The model of `checkpoint` as a configuration for a new one. `bitlinear` says whether its projections are BitLinear.
+///
+/// # Errors
+/// `Settings` for a network that cannot be trained here.
+pub fn configuration_of(checkpoint: &Checkpoint, bitlinear: Option<bool>) -> Result<ModelConfig> {
+    configuration(checkpoint, bitlinear).map(|(config, _)| config)
+}
+
+/// `config`, of any architecture that computes what the student does, as a student's; or why it cannot be trained here.
+///
+/// # Errors
+/// What it has that cannot be trained.
+pub fn trainable(mut config: ModelConfig) -> Result<ModelConfig, String> {
+    const OTHER: [Part; 9] = [
+        Part::AttentionSubNorm,
+        Part::FfnSubNorm,
+        Part::QInputNorm,
+        Part::KInputNorm,
+        Part::VInputNorm,
+        Part::OInputNorm,
+        Part::GateInputNorm,
+        Part::UpInputNorm,
+        Part::DownInputNorm,
+    ];
+    plain_positions(&config)?;
     if config.attention_bias != AttentionBias::None || config.mlp_bias {
-        return Err(Error::settings(format!(
-            "{path}: contains no model that can be trained: biases are not supported"
-        )));
+        return Err("biases are not supported".into());
+    }
+    if config.activation != Activation::Silu {
+        return Err(format!("its activation is {}, and only silu is supported", config.activation.name()));
+    }
+    if OTHER.iter().any(|part| config.architecture.has(*part)) {
+        return Err("it has norms within its attention or MLP, which are not supported".into());
     }
     // Its window is already as long as the longest sequence.
     config.sliding_window = None;
     config.architecture = &STUDENT;
     // Its BitLinears add to their scales.
     config.quantization_floor = Floor::Added(config.quantization_floor.number());
-    Ok((config, assumed))
+    Ok(config)
+}
+
+fn plain_positions(config: &ModelConfig) -> Result<(), String> {
+    match config.rope_scaling == RopeScaling::None && config.rope_pairing == RopePairing::Halves {
+        true => Ok(()),
+        false => Err("its rotary positions are scaled or pair neighbouring elements; only the plain form can be trained".into()),
+    }
 }
 
 /// Checkpoints of a folder that are looked at for a healthy one, newest first.
@@ -92,10 +128,22 @@ fn last_healthy(checkpoint: &Checkpoint, config: &ModelConfig, thresholds: &Thre
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
+    last_healthy_in(folder, until, Some(&checkpoint.path), config, thresholds)
+}
+
+/// The healthy checkpoint of a model of this `config` and the latest step up to `until` in `folder`, not in subfolders
+/// and not `except`.
+pub(crate) fn last_healthy_in(
+    folder: &Path,
+    until: u64,
+    except: Option<&Path>,
+    config: &ModelConfig,
+    thresholds: &Thresholds,
+) -> Option<PathBuf> {
     let mut others: Vec<(u64, PathBuf)> = ckpt_inspect::find(folder)
         .ok()?
         .into_iter()
-        .filter(|path| *path != checkpoint.path && path.parent() == Some(folder))
+        .filter(|path| Some(path.as_path()) != except && path.parent() == Some(folder))
         .filter_map(|path| Some((ckpt_inspect::step_from_path(&path)?, path)))
         .filter(|(step, _)| *step <= until)
         .collect();
@@ -105,7 +153,8 @@ fn last_healthy(checkpoint: &Checkpoint, config: &ModelConfig, thresholds: &Thre
         let theirs = checkpoint.model.student.as_ref().filter(|theirs| *theirs == config)?;
         let parameters = Parameters::load(theirs, &checkpoint).ok()?;
         let health = Health::of(&parameters, theirs, thresholds);
-        Some(health.layers.iter().all(|l| l.verdict == Verdict::Healthy))
+        let alive = health.layers.iter().all(|l| l.verdict == Verdict::Healthy);
+        Some(alive && crate::trainer::is_in_proportion(&parameters))
     };
     others.into_iter().take(LOOKED_AT).map(|(_, path)| path).find(|path| healthy(path) == Some(true))
 }

@@ -29,7 +29,7 @@ fn main() -> Result<()> {
         arguments.iter().any(|a| a == name) || !arguments.iter().any(|a| a == "pico" || a == "125m")
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-    let large = preset("125m").ok_or("the preset is gone")?;
+    let large = preset("100m").ok_or("the preset is gone")?;
     let mut small = large.clone();
     (small.vocab_size, small.hidden_dim, small.mlp_hidden_dim) = (1024, 256, 512);
     (small.num_layers, small.num_heads, small.num_kv_heads) = (4, 4, 2);

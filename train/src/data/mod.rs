@@ -7,6 +7,7 @@ mod fill_in;
 mod npy;
 mod parquet;
 mod shard;
+mod validation;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use documents::{Document, Documents};
 use encoder::Encoder;
 use fill_in::FillIn;
 use shard::Place;
+pub use validation::Validation;
 
 /// The most tokens in a batch: more than a step could hold in any machine's memory.
 const LARGEST_BATCH: usize = 1 << 22;
@@ -34,7 +36,7 @@ pub struct Settings {
     /// Files: text; JSONL or Parquet (`text` or `content`, `prompt` and `response` or `responses`, or `messages`); or
     /// ready-made token ids (`.npy`, `.safetensors`; sequences x length, or one stream).
     pub files: Vec<PathBuf>,
-    /// Files to validate on; if empty, a part of `files` is held out.
+    /// Files to validate on; if there are any, nothing of `files` is held out.
     pub validation: Vec<PathBuf>,
     /// A `tokenizer.json`.
     pub tokenizer: Option<PathBuf>,
@@ -48,8 +50,8 @@ pub struct Settings {
     pub buffer: usize,
     /// Share of documents that is held out for validation.
     pub holdout: f64,
-    /// The most batches to validate on.
-    pub validation_batches: usize,
+    /// Learnt tokens to validate on: whole sequences, the first of the validation data, until they have this many.
+    pub validation_tokens: usize,
     /// Whether prompts are context only, and do not count in the loss.
     pub mask_prompts: bool,
     /// Share of documents that are rearranged for filling in the middle.
@@ -70,7 +72,7 @@ impl Default for Settings {
             shuffle: true,
             buffer: 1024,
             holdout: 0.01,
-            validation_batches: 16,
+            validation_tokens: 32_768,
             mask_prompts: true,
             fill_in_rate: 0.0,
             token_cache: None,
@@ -168,11 +170,15 @@ impl Stream {
                 Some(FillIn { rate, marks, end: encoder.end_token() })
             }
         };
+        let mut settings = settings.clone();
+        if !settings.validation.is_empty() {
+            settings.holdout = 0.0;
+        }
         let mut stream = Stream {
             encoder,
             fill_in,
             order: Vec::new(),
-            settings: settings.clone(),
+            settings,
             seed,
             open: None,
             file: 0,
@@ -223,33 +229,6 @@ impl Stream {
             windows.push(self.draw()?);
         }
         batch_of(&windows)
-    }
-
-    /// The batches to validate on: of `settings.validation`, else of the held-out documents of one pass. They are the
-    /// same each time.
-    ///
-    /// # Errors
-    /// Those of [`Stream::new`] and [`Stream::batch`].
-    pub fn validation(settings: &Settings, seed: u64) -> Result<Vec<Batch>> {
-        let mut own = Settings { shuffle: false, fill_in_rate: 0.0, ..settings.clone() };
-        if settings.validation.is_empty() {
-            if settings.holdout == 0.0 {
-                return Ok(Vec::new());
-            }
-        } else {
-            own.files.clone_from(&settings.validation);
-            own.holdout = 0.0;
-        }
-        let mut stream = Stream::new(&own, seed)?;
-        stream.held_out = settings.validation.is_empty();
-        let mut windows = Vec::new();
-        let wanted = settings.validation_batches.saturating_mul(settings.batch);
-        while windows.len() < wanted && stream.epoch == 0 && stream.read()? {
-            windows.append(&mut stream.buffer);
-        }
-        windows.truncate(wanted);
-        // A last batch may be smaller.
-        windows.chunks(settings.batch).map(batch_of).collect()
     }
 
     fn draw(&mut self) -> Result<Window> {
@@ -354,6 +333,7 @@ impl Stream {
             ("emptying", Value::Bool(self.emptying)),
             ("offset", number(offset)),
             ("drawn", number(self.drawn)),
+            ("length", number(self.settings.length as u64)),
             ("bad", number(self.bad)),
             ("files", number(self.order.len() as u64)),
             ("name", Value::String(self.file_name(self.order[self.file]))),
@@ -373,13 +353,13 @@ impl Stream {
         name.to_string_lossy().into_owned()
     }
 
-    /// Moves to the position that `checkpoint` has under `key`; false if it has none.
+    /// Moves to the position that `checkpoint` has under `key`, unless it has none, or of sequences of another length.
     ///
     /// # Errors
     /// `Settings` when the position does not exist in these files; the checkpoint's and the files' own.
-    pub fn restore(&mut self, checkpoint: &Checkpoint, key: &str) -> Result<bool> {
+    pub fn restore(&mut self, checkpoint: &Checkpoint, key: &str) -> Result<Restored> {
         if checkpoint.meta(&format!("{key}.place")).is_none() {
-            return Ok(false);
+            return Ok(Restored::Nothing);
         }
         let foreign = || {
             Error::settings(format!(
@@ -393,6 +373,18 @@ impl Stream {
             let tensor = checkpoint.tensor(&format!("{key}.{name}"))?;
             Ok(checkpoint.view::<i32>(tensor)?.iter().copied().collect())
         };
+        let (lengths, sources) = (tokens("buffer_lengths")?, tokens("buffer_sources")?);
+        if sources.len() != 2 * lengths.len() {
+            return Err(foreign());
+        }
+        // Ready-made sequences have a source, and their own length.
+        let packed = lengths.iter().zip(sources.chunks(2)).find(|(_, source)| source[0] < 0);
+        let packed = packed.map(|(&tokens, _)| usize::try_from(tokens).unwrap_or(0).saturating_sub(1));
+        let pending = decode(&tokens("pending")?);
+        let recorded = || number("length").ok().filter(|_| !pending.is_empty()).map(|n| n as usize);
+        if let Some(length) = packed.or_else(recorded).filter(|length| *length != self.settings.length) {
+            return Ok(Restored::OtherLength(length));
+        }
         self.epoch = number("epoch")?;
         self.file = number("file")? as usize;
         self.drawn = number("drawn")?;
@@ -411,14 +403,10 @@ impl Stream {
         if self.open.as_ref().is_some_and(|d| d.end.is_some_and(|end| offset > end)) {
             return Err(foreign());
         }
-        self.pending = decode(&tokens("pending")?);
+        self.pending = pending;
         let all = decode(&tokens("buffer")?);
         let mut rest = all.as_slice();
         self.buffer.clear();
-        let (lengths, sources) = (tokens("buffer_lengths")?, tokens("buffer_sources")?);
-        if sources.len() != 2 * lengths.len() {
-            return Err(foreign());
-        }
         for (&length, source) in lengths.iter().zip(sources.chunks(2)) {
             let (tokens, next) = rest.split_at_checked(length.max(0) as usize).ok_or_else(foreign)?;
             let source = usize::try_from(source[0]).ok().zip(usize::try_from(source[1]).ok());
@@ -428,8 +416,21 @@ impl Stream {
             self.buffer.push(Window { tokens: tokens.to_vec(), source });
             rest = next;
         }
-        Ok(true)
+        Ok(Restored::Position)
     }
+}
+
+/// What [`Stream::restore`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Restored {
+    /// A position, where the stream is now.
+    Position,
+    /// No position; the stream has not moved.
+    Nothing,
+    /// The position among sequences of this many positions, which are not those of the settings; the stream has not
+    /// moved.
+    OtherLength(usize),
 }
 
 /// Tokens as integers: those that do not count in the loss are negative.

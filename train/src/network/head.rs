@@ -5,9 +5,9 @@ use rayon::prelude::*;
 
 use super::matmul::{Matrix, MatrixMut, matmul};
 use super::{block, math, norm, ranges};
-use crate::Loss;
 use crate::batch::IGNORE;
 use crate::distill::Targets;
+use crate::{Loss, Losses};
 
 /// The most logits computed at a time: 64 MiB of f32.
 const CHUNK_LOGITS: usize = 1 << 24;
@@ -50,8 +50,8 @@ impl Scratch {
 type Backward<'a> = (&'a mut [f32], &'a mut Vec<f32>, &'a mut Vec<f32>);
 
 impl Head<'_> {
-    /// The mean loss, from the residual stream `x` (`[tokens, hidden]`).
-    pub fn run(&self, x: &[f32], scratch: &mut Scratch, mut backward: Option<Backward<'_>>) -> f64 {
+    /// The mean losses, from the residual stream `x` (`[tokens, hidden]`).
+    pub fn run(&self, x: &[f32], scratch: &mut Scratch, mut backward: Option<Backward<'_>>) -> Losses {
         let (hidden, vocab) = (self.hidden, self.weight.len() / self.hidden);
         let counted: Vec<(usize, usize)> = self
             .targets
@@ -70,7 +70,7 @@ impl Head<'_> {
             scratch.logits.resize(n * vocab, 0.0);
             let size = block(n);
             let wants_gradient = backward.is_some();
-            let parts: Vec<Vec<f64>> = (
+            let parts: Vec<Vec<Losses>> = (
                 positions.par_chunks(size),
                 scratch.normed.par_chunks_mut(size * hidden),
                 scratch.d_normed.par_chunks_mut(size * hidden),
@@ -106,7 +106,9 @@ impl Head<'_> {
                 });
             }
         }
-        losses.iter().sum::<f64>() / counted.len().max(1) as f64
+        let (mut mean, each) = (Losses::default(), 1.0 / counted.len().max(1) as f64);
+        losses.iter().for_each(|losses| mean.add(*losses, each));
+        mean
     }
 
     /// Losses of some positions; `logits` become the gradient before the cap, times `each`.
@@ -117,7 +119,7 @@ impl Head<'_> {
         normed: &mut [f32],
         logits: &mut [f32],
         each: f32,
-    ) -> Vec<f64> {
+    ) -> Vec<Losses> {
         let (hidden, n) = (self.hidden, positions.len());
         let vocab = logits.len() / n;
         math::simd(|| {

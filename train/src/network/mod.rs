@@ -25,7 +25,7 @@ use rayon::prelude::*;
 
 use crate::batch::Batch;
 use crate::distill::Targets;
-use crate::{Gradients, Loss, Parameters, Result};
+use crate::{Gradients, Loss, Losses, Parameters, Result};
 use layer::{Activations, Layer, Scratch};
 pub(crate) use norm::rotary_table;
 
@@ -104,11 +104,11 @@ impl Network {
         self.refresh(parameters);
         self.forward(parameters, batch, false);
         let head = self.head(parameters, batch, loss, None, 0.0);
-        Ok(head.run(&self.output, &mut self.head_scratch, None))
+        Ok(head.run(&self.output, &mut self.head_scratch, None).total)
     }
 
     /// The mean loss over the positions of `batch` that count. `weight` times its gradient is added to `gradients`
-    /// (weight 1/n for n batches per step); [`Network::finish`] completes them. [`Network::refresh`] must have seen
+    /// (for several batches per step, the share of each in the positions that count); [`Network::finish`] completes them. [`Network::refresh`] must have seen
     /// these parameters.
     ///
     /// # Errors
@@ -121,10 +121,10 @@ impl Network {
         weight: f32,
         gradients: &mut Gradients,
     ) -> Result<f64> {
-        self.accumulate_distilled(parameters, batch, loss, None, weight, gradients)
+        Ok(self.accumulate_distilled(parameters, batch, loss, None, weight, gradients)?.total)
     }
 
-    /// [`Network::accumulate`], with the targets of `teachers` as part of the loss.
+    /// [`Network::accumulate`], with the targets of `teachers` as part of the loss; the loss with its parts.
     ///
     /// # Errors
     /// `Settings` for ids beyond the vocabulary.
@@ -136,7 +136,7 @@ impl Network {
         teachers: Option<&Targets>,
         weight: f32,
         gradients: &mut Gradients,
-    ) -> Result<f64> {
+    ) -> Result<Losses> {
         batch.check(self.config.vocab_size)?;
         self.forward(parameters, batch, true);
         let hidden = self.config.hidden_dim;

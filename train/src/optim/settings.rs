@@ -1,6 +1,6 @@
 //! The table of optimizers, and their settings as given by a file or by flags.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Error as _};
@@ -96,11 +96,13 @@ macro_rules! methods {
                 }
             }
 
-            /// The keys of all optimizers' settings.
-            fn keys() -> BTreeSet<String> {
-                let mut keys = BTreeSet::new();
+            /// The keys of all optimizers' settings, with the default of the first that has it.
+            pub(crate) fn defaults() -> BTreeMap<String, serde_json::Value> {
+                let mut keys = BTreeMap::new();
                 $(if let Ok(serde_json::Value::Object(settings)) = serde_json::to_value(<$settings>::default()) {
-                    keys.extend(settings.into_iter().map(|(key, _)| key));
+                    for (key, value) in settings {
+                        keys.entry(key).or_insert(value);
+                    }
                 })*
                 keys
             }
@@ -224,9 +226,9 @@ impl Settings {
             let polarizer: Polarizer = given.try_into().map_err(wrong)?;
             settings.polarizer = settings.polarizer.map(|_| polarizer);
         }
-        let known = Method::keys();
-        if let Some(key) = table.keys().find(|key| !known.contains(*key)) {
-            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let known = Method::defaults();
+        if let Some(key) = table.keys().find(|key| !known.contains_key(*key)) {
+            let known: Vec<&str> = known.keys().map(String::as_str).collect();
             return Err(Error::settings(format!(
                 "unknown optimizer setting `{}`; the settings are name, polarizer, {}",
                 key.escape_debug(),

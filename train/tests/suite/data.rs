@@ -10,7 +10,7 @@ use ckpt_kit::fixtures;
 use ckpt_kit::npy::raw;
 use ckpt_kit::numbers::le;
 use ckpt_kit::safetensors::SafeTensors;
-use ckpt_train::data::{Settings, Stream};
+use ckpt_train::data::{Restored, Settings, Stream, Validation};
 use truth::tokenizer;
 
 fn in_order(folder: &Path, file: &str, contents: &[u8], length: usize) -> Settings {
@@ -132,13 +132,13 @@ fn held_out_documents_are_not_trained_on() {
             .filter(|&id| id != 256)
             .collect::<std::collections::BTreeSet<u32>>()
     };
-    let held_out = ids(Stream::validation(&settings, 3).unwrap());
+    let held_out = ids(Validation::read(&settings, 3).unwrap().batches);
     let mut stream = Stream::new(&settings, 3).unwrap();
     let trained = ids((0..120).map(|_| stream.batch().unwrap()).collect());
     assert!(held_out.len() >= 8 && trained.len() >= 30, "{held_out:?} {trained:?}");
     assert!(held_out.is_disjoint(&trained));
     let own = settings.clone().with(|s| s.validation.clone_from(&settings.files));
-    assert!(ids(Stream::validation(&own, 3).unwrap()).len() > 12);
+    assert!(ids(Validation::read(&own, 3).unwrap().batches).len() > 12);
 }
 
 #[test]
@@ -266,8 +266,8 @@ fn tokens_are_kept_and_are_the_same() {
         let mut stream = Stream::new(settings, 1).unwrap();
         ((0..60).map(|_| stream.batch().unwrap()).collect::<Vec<_>>(), stream.bad, stream.shown)
     };
-    let (truth, held_out) = (batches(&plain), Stream::validation(&plain, 1).unwrap());
-    assert!(held_out.len() > 2);
+    let (truth, held_out) = (batches(&plain), Validation::read(&plain, 1).unwrap());
+    assert!(held_out.tokens > 20);
     assert!(truth.1 > 4);
     assert_eq!(batches(&cached), truth);
     let [shard] = &kept()[..] else { panic!("{:?}", kept()) };
@@ -277,7 +277,7 @@ fn tokens_are_kept_and_are_the_same() {
     std::fs::write(data, "x".repeat(lines.len())).unwrap();
     std::fs::File::options().write(true).open(data).unwrap().set_modified(time).unwrap();
     assert_eq!(batches(&cached), truth);
-    assert_eq!(Stream::validation(&cached, 1).unwrap(), held_out);
+    assert_eq!(Validation::read(&cached, 1).unwrap(), held_out);
     // A damaged shard is ignored, and so is one of an earlier version of the file.
     std::fs::write(data, &lines).unwrap();
     std::fs::File::options().write(true).open(data).unwrap().set_modified(time).unwrap();
@@ -338,7 +338,9 @@ fn middles_are_to_be_filled_in() {
         "{rearranged} {suffix_first}"
     );
     let validation = settings.clone().with(|s| s.validation = settings.files.clone());
-    assert!(Stream::validation(&validation, 5).unwrap().iter().all(|b| b.ids.iter().all(|&id| id < 256)));
+    assert!(
+        Validation::read(&validation, 5).unwrap().batches.iter().all(|b| b.ids.iter().all(|&id| id < 256))
+    );
     let tokenizer = settings.tokenizer.clone().unwrap();
     let known = std::fs::read_to_string(&tokenizer).unwrap();
     for [prefix, suffix, middle] in ckpt_infer::FIM_TEXTS {
@@ -421,7 +423,7 @@ fn places_beyond_the_end_are_refused() {
         };
         keep(&stream, None);
         let (taken, mut other) = restored().unwrap();
-        assert!(taken);
+        assert_eq!(taken, Restored::Position);
         assert_eq!(other.batch().unwrap(), stream.batch().unwrap(), "{name}");
         for offset in [1 << 62, i64::MAX, 1 << 40] {
             keep(&stream, Some(offset));
@@ -435,4 +437,48 @@ fn places_beyond_the_end_are_refused() {
             assert!(error.contains("does not exist in these files"), "{name}: {error}");
         }
     }
+}
+
+/// Whole sequences from the first on until they hold enough learnt tokens, however they are batched in training.
+#[test]
+fn the_validation_set_is_counted_in_learnt_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = |i: usize| format!("{{\"prompt\": \"{}\", \"response\": \"ok\"}}\n", "p".repeat(1 + i % 40));
+    let lines: String = (0..200).map(line).collect();
+    let all = in_order(folder.path(), "a.jsonl", lines.as_bytes(), 9).with(|s| s.holdout = 0.5);
+    let read = |tokens: usize, batch: usize| {
+        let settings = all.clone().with(|s| (s.validation_tokens, s.batch) = (tokens, batch));
+        Validation::read(&settings, 3).unwrap()
+    };
+    for tokens in [1, 40, 150] {
+        let set = read(tokens, 1);
+        let learnt: usize = set.batches.iter().map(ckpt_train::Batch::counted).sum();
+        // Of ten tokens of a sequence at most nine are learnt.
+        assert_eq!(set.tokens, learnt);
+        assert!((tokens..tokens + 9).contains(&learnt), "{tokens}: {learnt}");
+        assert!(set.batches.iter().all(|b| b.targets.chunks(b.len).all(|t| t.iter().any(|&t| t >= 0))));
+        assert_eq!(set, read(tokens, 64));
+        assert_eq!(set.fingerprint(), read(tokens, 7).fingerprint());
+    }
+    assert_ne!(read(40, 1).fingerprint(), read(150, 1).fingerprint());
+    let whole = read(usize::MAX, 1);
+    assert!(whole.tokens > 200 && whole.batches.iter().all(|b| b.rows * b.len <= 2048), "{}", whole.tokens);
+    let none = all.with(|s| s.validation_tokens = 0);
+    assert!(Validation::read(&none, 3).unwrap_err().to_string().contains("validation_tokens"));
+}
+
+/// With validation data of its own, all of the data is trained on.
+#[test]
+fn nothing_is_held_out_beside_validation_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids: Vec<u8> = (0..40).flat_map(|i| [65 + i, 1, 2]).collect();
+    let file = npy("|u1", "(40, 3)", &ids);
+    let own = in_order(folder.path(), "a.npy", &file, 2).with(|s| s.holdout = 0.4);
+    let first = |settings: &Settings| {
+        let mut stream = Stream::new(settings, 9).unwrap();
+        let ids: Vec<u32> = (0..40).map(|_| stream.batch().unwrap().ids[0]).collect();
+        ids.into_iter().collect::<std::collections::BTreeSet<_>>().len()
+    };
+    assert!(first(&own) < 35);
+    assert_eq!(first(&own.clone().with(|s| s.validation.clone_from(&s.files))), 40);
 }

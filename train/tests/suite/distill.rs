@@ -50,8 +50,10 @@ fn taught(settings: &distill::Settings, loss: &Loss, parameters: &Parameters) ->
     let mut network = Network::new(&config, parameters, Estimator::default());
     network.refresh(parameters);
     let mut gradients = parameters.zeros();
-    let value =
-        network.accumulate_distilled(parameters, &batch, loss, Some(&targets), 1.0, &mut gradients).unwrap();
+    let value = network
+        .accumulate_distilled(parameters, &batch, loss, Some(&targets), 1.0, &mut gradients)
+        .unwrap()
+        .total;
     network.finish(parameters, &mut gradients);
     (value, ckpt_train::global_norm(&gradients))
 }

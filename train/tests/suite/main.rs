@@ -4,8 +4,11 @@ mod data;
 mod distill;
 #[cfg(feature = "candle")]
 mod gradients;
+mod keys;
+mod losses;
 mod optimizers;
 mod proof;
+mod signs;
 mod steps;
 mod trainer;
 mod trajectories;

@@ -1,0 +1,88 @@
+//! The settings of a run.
+
+use ckpt_inspect::Thresholds;
+use serde::{Deserialize, Serialize};
+
+use crate::{Loss, Schedule, data, distill, optim};
+
+/// All settings of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The step to stop at, counted from the start of the model's training.
+    pub steps: u64,
+    /// Batches per step. Each counts by its positions that are learnt, so that 8 batches of 1 sequence are 1 of 8.
+    pub accumulate: u64,
+    /// Largest global norm of the gradients; 0 for no limit.
+    pub clip: f64,
+    /// Whether scales are held constant in the backward pass of a BitLinear.
+    pub detached_scales: bool,
+    /// Random seed; by default that of the resumed checkpoint, or 0.
+    pub seed: Option<u64>,
+    /// Steps between checkpoints; 0 for one at the end.
+    pub save_every: u64,
+    /// Checkpoints to keep; 0 for all.
+    pub keep_last: usize,
+    /// Steps between validations; 0 for none.
+    pub validate_every: u64,
+    /// Steps between measurements of the weights; 0 for none.
+    pub health_every: u64,
+    /// Whether to stop when a layer falls below healthy, or the run explodes.
+    pub stop_on_collapse: bool,
+    /// Whether `best.pt` may be of unhealthy weights.
+    pub best_any: bool,
+    /// Steps in a row that may give NaN or infinity before the run stops.
+    pub max_skipped: u64,
+    /// The std below which a layer is unhealthy.
+    pub thresholds: Thresholds,
+    /// The learning rate over steps.
+    pub schedule: Schedule,
+    /// The loss.
+    pub loss: Loss,
+    /// The optimizer.
+    pub optimizer: optim::Settings,
+    /// The data.
+    pub data: data::Settings,
+    /// The teachers.
+    pub distill: distill::Settings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            steps: 1000,
+            accumulate: 1,
+            clip: 1.0,
+            detached_scales: false,
+            seed: None,
+            save_every: 500,
+            keep_last: 0,
+            validate_every: 250,
+            health_every: 50,
+            stop_on_collapse: false,
+            best_any: false,
+            max_skipped: 5,
+            thresholds: Thresholds::default(),
+            schedule: Schedule::default(),
+            loss: Loss::default(),
+            optimizer: optim::Settings::default(),
+            data: data::Settings::default(),
+            distill: distill::Settings::default(),
+        }
+    }
+}
+
+/// How much of a checkpoint's own state to keep when resuming.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct ResumeOptions {
+    /// Start even if layers have collapsed.
+    pub allow_collapsed: bool,
+    /// Ignore the optimizer's state.
+    pub reset_optimizer: bool,
+    /// Start the data from the beginning.
+    pub restart_data: bool,
+    /// Whether projections are BitLinear; by default what the checkpoint says, or what its format implies.
+    pub bitlinear: Option<bool>,
+}

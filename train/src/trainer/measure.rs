@@ -1,0 +1,147 @@
+//! What is measured between steps: validation and health, and what follows from them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ckpt_convert::save;
+use serde_json::json;
+
+use super::signs::{self, Sign, Signs};
+use super::{Event, Trainer, finite};
+use crate::{Error, Health, Loss, Result, RunFolder};
+
+impl Trainer {
+    /// The validation loss per learnt token; `None` if there is nothing to validate on, or `stop` was set meanwhile.
+    fn validation_loss(&mut self, stop: &AtomicBool) -> Result<Option<f64>> {
+        let Some(set) = self.validation.take().filter(|set| set.tokens > 0) else { return Ok(None) };
+        let mut total = 0.0;
+        for batch in &set.batches {
+            if stop.load(Ordering::Relaxed) {
+                self.validation = Some(set);
+                return Ok(None);
+            }
+            total += self.network.loss(&self.parameters, batch, &Loss::default())? * batch.counted() as f64;
+        }
+        let mean = total / set.tokens as f64;
+        self.validation = Some(set);
+        Ok(Some(mean))
+    }
+
+    /// Validates before the first step: what is best is better than that.
+    pub(super) fn validate_at_start(
+        &mut self,
+        folder: &mut RunFolder,
+        signs: &mut Signs,
+        stop: &AtomicBool,
+        watch: &mut dyn FnMut(Event<'_>),
+    ) -> Result<()> {
+        if let Some(best) = self.best_loss {
+            signs.note(best);
+        }
+        let Some(loss) = self.validation_loss(stop)? else { return Ok(()) };
+        signs.note(loss);
+        folder.metric(&json!({ "step": self.step, "validation_loss": finite(loss) }))?;
+        watch(Event::Validation { step: self.step, loss, best: false, first: true });
+        if self.best_loss.is_none() && loss.is_finite() {
+            self.best_loss = Some(loss);
+        }
+        Ok(())
+    }
+
+    /// Validates, measures and saves when it is time to; `sign` is one that the step gave. Returns whether it saved.
+    pub(super) fn after_step(
+        &mut self,
+        folder: &mut RunFolder,
+        signs: &mut Signs,
+        sign: Option<Sign>,
+        watch: &mut dyn FnMut(Event<'_>),
+    ) -> Result<bool> {
+        let (step, last) = (self.step, self.step == self.settings.steps);
+        let due = |every: u64| every > 0 && (step.is_multiple_of(every) || last);
+        if due(self.settings.validate_every)
+            && let Some(loss) = self.validation_loss(&AtomicBool::new(false))?
+        {
+            signs.note(loss);
+            self.judge_validation(folder, loss, watch)?;
+        }
+        let mut wrong = sign.map(|sign| format!("step {step}: the run explodes: {sign}"));
+        if let Some(what) = &wrong {
+            watch(Event::Warning(what.clone()));
+        }
+        if due(self.settings.health_every) {
+            let health = Health::of(&self.parameters, &self.config, &self.settings.thresholds);
+            folder.metric(&json!({ "step": step, "health": health.layers }))?;
+            watch(Event::Health(step, &health));
+            for what in self.faults(&health) {
+                let what = format!("step {step}: {what}");
+                watch(Event::Warning(what.clone()));
+                wrong = wrong.or(Some(what));
+            }
+        }
+        let save_now = due(self.settings.save_every) || last;
+        if save_now {
+            self.save(folder, watch)?;
+        }
+        match wrong.filter(|_| self.settings.stop_on_collapse) {
+            Some(what) => {
+                if !save_now {
+                    self.save(folder, watch)?;
+                }
+                let healthy = self.healthy_before(folder);
+                Err(Error::Stopped(match healthy {
+                    Some(path) => format!("{what}. The last healthy checkpoint is {}", path.display()),
+                    None => what,
+                }))
+            }
+            None => Ok(save_now),
+        }
+    }
+
+    /// Writes `best.pt` if `loss` is the lowest so far, and the weights are healthy or need not be.
+    fn judge_validation(
+        &mut self,
+        folder: &mut RunFolder,
+        loss: f64,
+        watch: &mut dyn FnMut(Event<'_>),
+    ) -> Result<()> {
+        let step = self.step;
+        folder.metric(&json!({ "step": step, "validation_loss": finite(loss) }))?;
+        let lowest = loss.is_finite() && self.best_loss.is_none_or(|best| loss < best);
+        let fault = match lowest && !self.settings.best_any {
+            true => {
+                let health = Health::of(&self.parameters, &self.config, &self.settings.thresholds);
+                self.faults(&health).into_iter().next()
+            }
+            false => None,
+        };
+        let best = lowest && fault.is_none();
+        watch(Event::Validation { step, loss, best, first: false });
+        if let Some(fault) = fault {
+            watch(Event::Warning(format!(
+                "step {step}: its validation loss is the lowest so far, but best.pt is of healthy weights only (unless `best_any` is set), and {fault}"
+            )));
+        }
+        if best {
+            self.best_loss = Some(loss);
+            save(&self.object(), &folder.best(), true)?;
+        }
+        Ok(())
+    }
+
+    /// What is wrong with the weights: matrices below healthy, and those out of proportion.
+    pub(super) fn faults(&self, health: &Health) -> Vec<String> {
+        let unhealthy = health.unhealthy();
+        let collapsed = unhealthy.first().map(|worst| {
+            let std = worst.std.map_or("none".into(), |s| format!("{s:.1e}"));
+            format!(
+                "{} of {} ternary matrices are unhealthy; {} is {} (std {std}, {:.1} % zeros)",
+                unhealthy.len(),
+                health.layers.len(),
+                worst.name,
+                worst.verdict,
+                100.0 * worst.zero
+            )
+        });
+        let exploded = signs::size(&self.parameters).map(|sign| format!("the run explodes: {sign}"));
+        collapsed.into_iter().chain(exploded).collect()
+    }
+}

@@ -1,0 +1,162 @@
+//! Signs that a run explodes. None of them need be seen in the loss as such: a model that says nothing of its input any
+//! more has the loss of a guess, and goes on for any number of steps.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use rayon::prelude::*;
+
+use crate::{Parameter, Parameters};
+
+/// Steps whose mean loss is compared with that of a guess.
+const STEPS: usize = 10;
+/// Steps without a sign after which one is told again.
+const QUIET: usize = 50;
+/// Share of ln V from which a loss is that of a guess.
+const GUESS: f64 = 0.98;
+/// Share of ln V below which a model had learnt something.
+const LEARNT: f64 = 0.85;
+/// The largest std of a matrix times the root of its inputs: new ones have 0.58, and trained ones up to 3 or so.
+const LARGEST: f64 = 20.0;
+
+/// One sign.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Sign {
+    /// The loss is that of a guess among all tokens, and was lower before.
+    Guess { loss: f64, guess: f64, lowest: f64 },
+    /// No gradient reaches any weight.
+    NoGradient,
+    /// A matrix holds numbers out of all proportion, or none.
+    Size { name: String, std: f64, others: usize },
+}
+
+/// What is remembered to see them.
+pub(super) struct Signs {
+    guess: f64,
+    recent: VecDeque<f64>,
+    lowest: f64,
+    /// Steps since the last sign: a new one is told if there was none for a while.
+    quiet: usize,
+}
+
+impl Signs {
+    /// For a vocabulary of `vocab` tokens.
+    pub fn new(vocab: usize) -> Self {
+        Signs { guess: (vocab as f64).ln(), recent: VecDeque::new(), lowest: f64::INFINITY, quiet: QUIET }
+    }
+
+    /// Takes note of a loss that the model had.
+    pub fn note(&mut self, loss: f64) {
+        self.lowest = self.lowest.min(loss);
+    }
+
+    /// The sign that the loss and gradient norm of a step are, if it is one and none was told lately.
+    pub fn of_step(&mut self, loss: f64, norm: f64) -> Option<Sign> {
+        self.recent.push_back(loss);
+        if self.recent.len() > STEPS {
+            self.recent.pop_front();
+        }
+        let mean = self.recent.iter().sum::<f64>() / self.recent.len() as f64;
+        let whole = self.recent.len() == STEPS;
+        let sign = if norm == 0.0 {
+            Some(Sign::NoGradient)
+        } else if whole && mean >= GUESS * self.guess && self.lowest < LEARNT * self.guess {
+            Some(Sign::Guess { loss: mean, guess: self.guess, lowest: self.lowest })
+        } else {
+            None
+        };
+        if whole {
+            self.note(mean);
+        }
+        let quiet = match sign {
+            Some(_) => std::mem::take(&mut self.quiet),
+            None => {
+                self.quiet += 1;
+                0
+            }
+        };
+        sign.filter(|_| quiet >= QUIET)
+    }
+}
+
+/// The matrix of `parameters` that is farthest out of proportion, or holds NaN or infinity.
+pub(super) fn size(parameters: &Parameters) -> Option<Sign> {
+    let measured = |parameter: &Parameter| {
+        let (_, cols) = parameter.matrix()?;
+        let std = std(&parameter.values);
+        // A table of tokens is a matrix for the head, whose inputs are as many as its columns.
+        let size = std * (cols.max(1) as f64).sqrt();
+        (!(size <= LARGEST)).then(|| (parameter.name.clone(), std, size))
+    };
+    let mut large: Vec<_> = parameters.0.par_iter().filter_map(measured).collect();
+    let others = large.len().saturating_sub(1);
+    large.sort_by(|a, b| b.2.total_cmp(&a.2));
+    large.into_iter().next().map(|(name, std, _)| Sign::Size { name, std, others })
+}
+
+fn std(values: &[f32]) -> f64 {
+    let n = values.len().max(1) as f64;
+    let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+    (values.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n).sqrt()
+}
+
+impl fmt::Display for Sign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Sign::Guess { loss, guess, lowest } => write!(
+                f,
+                "the loss of the last {STEPS} steps, {loss:.2}, is that of a guess (ln of the vocabulary, {guess:.2}), and was {lowest:.2}"
+            ),
+            Sign::NoGradient => write!(f, "the gradient is exactly 0, so no weight learns any more"),
+            Sign::Size { name, std, others } => {
+                match std.is_finite() {
+                    true => write!(f, "{name} is out of all proportion (std {std:.1e})")?,
+                    false => write!(f, "{name} holds NaN or infinity")?,
+                }
+                match others {
+                    0 => Ok(()),
+                    others => write!(f, ", and so are {others} more matrices"),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps(signs: &mut Signs, losses: impl IntoIterator<Item = f64>) -> Vec<Sign> {
+        losses.into_iter().filter_map(|loss| signs.of_step(loss, 1.0)).collect()
+    }
+
+    #[test]
+    fn the_loss_of_a_guess_is_a_sign_once_something_was_learnt() {
+        let (vocab, guess) = (1000, 1000f64.ln());
+        // A new model begins with it.
+        let mut signs = Signs::new(vocab);
+        assert!(steps(&mut signs, [guess; 50]).is_empty());
+        assert!(steps(&mut signs, [0.5 * guess; 50]).is_empty());
+        // One batch is not a trend; a run of them is told once, and again after it was over.
+        assert!(steps(&mut signs, [guess, 0.5 * guess]).is_empty());
+        let told = steps(&mut signs, [1.2 * guess; 50]);
+        assert!(matches!(&told[..], [Sign::Guess { lowest, .. }] if *lowest < 0.51 * guess), "{told:?}");
+        assert!(steps(&mut signs, [0.5 * guess; 60]).is_empty());
+        assert_eq!(steps(&mut signs, [guess; 50]).len(), 1);
+        // What validation measured counts as learnt.
+        let mut signs = Signs::new(vocab);
+        signs.note(0.5 * guess);
+        assert_eq!(steps(&mut signs, [guess; 50]).len(), 1);
+    }
+
+    #[test]
+    fn no_gradient_is_a_sign_and_is_told_once() {
+        let mut signs = Signs::new(1000);
+        assert_eq!(signs.of_step(1.0, 0.0), Some(Sign::NoGradient));
+        assert_eq!(signs.of_step(1.0, 0.0), None);
+        assert_eq!(signs.of_step(1.0, 1e-30), None);
+        assert_eq!(signs.of_step(1.0, 0.0), None);
+        assert!((0..QUIET).all(|_| signs.of_step(1.0, 1e-30).is_none()));
+        assert_eq!(signs.of_step(1.0, 0.0), Some(Sign::NoGradient));
+    }
+}
