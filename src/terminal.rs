@@ -406,6 +406,8 @@ pub fn steps(done: u64, all: u64) -> Progress {
     if let Ok(style) = ProgressStyle::with_template("{pos}/{len} {wide_bar} {msg} {eta}") {
         bar.set_style(style);
     }
+    // It is there while the first step is taken, which may last minutes.
+    bar.enable_steady_tick(std::time::Duration::from_secs(1));
     Progress(bar)
 }
 
@@ -415,6 +417,12 @@ impl Progress {
     pub fn at(&self, position: u64, message: String) {
         self.0.set_position(position);
         self.0.set_message(message);
+    }
+
+    /// Whether nothing is shown, as without a terminal.
+    #[cfg(feature = "train")]
+    pub fn is_hidden(&self) -> bool {
+        self.0.is_hidden()
     }
 
     /// Prints a note without disturbing the bar.

@@ -6,8 +6,10 @@ mod folder;
 mod model;
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use ckpt_inspect::OpenOptions;
+use ckpt_train::data::Chat;
 use ckpt_train::optim::{self, Well};
 use ckpt_train::{Error, Event, Outcome, ResumeOptions, Trainer, keys};
 
@@ -43,6 +45,10 @@ pub struct Args {
     validation: Vec<PathBuf>,
     #[arg(long, value_name = "FILE", help = of("data.tokenizer"))]
     tokenizer: Option<PathBuf>,
+    #[arg(long, value_name = "NAME", help = of("data.text_column"))]
+    text_column: Option<String>,
+    #[arg(long, value_name = "TEMPLATE", help = of("data.template"))]
+    template: Option<ChatArg>,
     /// Run folder [default: the run folder of the resumed checkpoint, else run].
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -119,6 +125,8 @@ pub struct Args {
     keep_last: Option<usize>,
     #[arg(long, value_name = "N", help = of("validate_every"))]
     validate_every: Option<u64>,
+    #[arg(long, value_name = "N", help = of("patience"))]
+    patience: Option<u64>,
     #[arg(long, value_name = "N", help = of("health_every"))]
     health_every: Option<u64>,
     #[arg(long, help = of("stop_on_collapse"))]
@@ -148,6 +156,25 @@ fn of(name: &str) -> String {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
+enum ChatArg {
+    Auto,
+    Model,
+    Tags,
+    Plain,
+}
+
+impl From<ChatArg> for Chat {
+    fn from(chat: ChatArg) -> Self {
+        match chat {
+            ChatArg::Auto => Chat::Auto,
+            ChatArg::Model => Chat::Model,
+            ChatArg::Tags => Chat::Tags,
+            ChatArg::Plain => Chat::Plain,
+        }
+    }
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
 enum WellArg {
     OneSided,
     TwoSided,
@@ -168,6 +195,8 @@ impl From<WellArg> for Well {
     }
 }
 
+/// Between lines on steps, where there is no terminal for a bar.
+const BETWEEN_LINES: Duration = Duration::from_secs(10);
 /// The most bytes of tokens in the cache folder; the oldest are removed first.
 const TOKEN_CACHE: u64 = 4 << 30;
 
@@ -240,14 +269,20 @@ fn train(args: &Args, given: &Given, signal: &Signal) -> Result<u8, Failure> {
         terminal::path(place.path())
     ));
     let bar = terminal::steps(trainer.step(), settings.steps);
-    let mut health = String::new();
+    let (mut health, mut told) = (String::new(), None);
     let outcome = trainer.run(&mut folder, &signal.flag, &mut |event| match event {
         Event::Step { step, loss, parts, lr, tokens, seconds, .. } => {
             let speed = terminal::count((tokens as f64 / seconds) as u64);
             let parts = parts.map_or(String::new(), |(entropy, teachers)| {
                 format!(" (cross entropy {entropy:.3}, distillation {teachers:.3})")
             });
-            bar.at(step, format!("loss {loss:.3}{parts}, {speed} tokens/s, lr {lr:.1e}{health}"));
+            let state = format!("loss {loss:.3}{parts}, {speed} tokens/s, lr {lr:.1e}{health}");
+            let due = told.is_none_or(|told: Instant| told.elapsed() >= BETWEEN_LINES);
+            if bar.is_hidden() && (due || step == settings.steps) {
+                terminal::note(&format!("step {step}: {state}"));
+                told = Some(Instant::now());
+            }
+            bar.at(step, state);
         }
         Event::Validation { step, loss, best, first } => {
             let more = match (first, best) {
@@ -263,6 +298,7 @@ fn train(args: &Args, given: &Given, signal: &Signal) -> Result<u8, Failure> {
                 health = format!(", std >= {std:.1e}, zeros <= {:.0} %", 100.0 * measured.most_zeros());
             }
         }
+        Event::Example(pieces) => bar.note(&example(&pieces)),
         Event::Saved(path) => bar.note(&format!("wrote {}", terminal::path(path))),
         Event::Warning(text) => bar.note(&format!("warning: {}", terminal::escape(&text))),
         _ => {}
@@ -271,11 +307,33 @@ fn train(args: &Args, given: &Given, signal: &Signal) -> Result<u8, Failure> {
     load::prune("tokens", TOKEN_CACHE);
     match outcome? {
         Outcome::Finished => Ok(exit::FINE),
+        Outcome::NoBetter => {
+            let patience = settings.patience;
+            terminal::note(&format!(
+                "stopped at step {}: no lower validation loss in {patience} validations in a row",
+                trainer.step()
+            ));
+            Ok(exit::FINE)
+        }
         _ => {
             terminal::note(&format!("stopped at step {}; --resume continues from there", trainer.step()));
             Ok(signal.code().unwrap_or(exit::FINE))
         }
     }
+}
+
+/// The beginning of the first sequence, with what is only context in brackets.
+fn example(pieces: &[(bool, String)]) -> String {
+    const SHOWN: usize = 300;
+    let piece = |(learnt, text): &(bool, String)| match learnt {
+        true => text.clone(),
+        false => format!("[[{text}]]"),
+    };
+    let text: String = pieces.iter().map(piece).collect();
+    let shown: String = text.chars().take(SHOWN).collect();
+    let more = if shown.len() < text.len() { "…" } else { "" };
+    let context = if pieces.iter().any(|(learnt, _)| !learnt) { ", [[context]] is not learnt" } else { "" };
+    format!("the first sequence{context}: {}{more}", shown.escape_debug())
 }
 
 /// What `--optimizer` may be.

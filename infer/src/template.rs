@@ -61,10 +61,30 @@ impl Template {
         clock: Option<Clock>,
     ) -> Result<String, String> {
         match self {
+            Template::Plain => Ok(plain(messages) + "Assistant:"),
+            Template::Tags => Ok(tags(messages, around.1) + "<|assistant|>\n"),
+            Template::Jinja(source) => {
+                jinja::render(source, messages, around, clock, true).map_err(|e| describe(&e))
+            }
+        }
+    }
+
+    /// The conversation of `messages` as it stands, which asks for nothing: as [`Template::render`], without the text
+    /// that begins the next turn.
+    ///
+    /// # Errors
+    /// Those of [`Template::render`].
+    pub fn finished(
+        &self,
+        messages: &[Message],
+        around: (&str, &str),
+        clock: Option<Clock>,
+    ) -> Result<String, String> {
+        match self {
             Template::Plain => Ok(plain(messages)),
             Template::Tags => Ok(tags(messages, around.1)),
             Template::Jinja(source) => {
-                jinja::render(source, messages, around, clock).map_err(|e| describe(&e))
+                jinja::render(source, messages, around, clock, false).map_err(|e| describe(&e))
             }
         }
     }
@@ -94,12 +114,12 @@ fn plain(messages: &[Message]) -> String {
         "assistant" => format!("Assistant: {}\n", message.content),
         _ => format!("{}\n\n", message.content),
     };
-    messages.iter().map(turn).collect::<String>() + "Assistant:"
+    messages.iter().map(turn).collect()
 }
 
 fn tags(messages: &[Message], eos: &str) -> String {
     let turn = |message: &Message| format!("<|{}|>\n{}{eos}\n", message.role, message.content);
-    messages.iter().map(turn).collect::<String>() + "<|assistant|>\n"
+    messages.iter().map(turn).collect()
 }
 
 fn describe(error: &JinjaError) -> String {
@@ -132,6 +152,17 @@ mod tests {
             write(Template::Tags).unwrap(),
             "<|system|>\nBe brief.</s>\n<|user|>\nHi</s>\n<|assistant|>\nHello</s>\n<|user|>\nBye</s>\n<|assistant|>\n"
         );
+    }
+
+    #[test]
+    fn a_finished_conversation_asks_for_nothing() {
+        let jinja = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
+        for template in [Template::Plain, Template::Tags, Template::Jinja(jinja.into())] {
+            let asks = template.render(&talk()[..2], ("<s>", "</s>"), None).unwrap();
+            let finished = template.finished(&talk()[..3], ("<s>", "</s>"), None).unwrap();
+            assert!(finished.starts_with(&asks) && finished[asks.len()..].contains("Hello"), "{finished}");
+            assert!(asks.len() > template.finished(&talk()[..2], ("<s>", "</s>"), None).unwrap().len());
+        }
     }
 
     /// The constructs that real templates use; the expected output is that of Jinja2 with transformers' settings.

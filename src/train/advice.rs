@@ -43,6 +43,7 @@ impl Args {
                 self.validation_tokens.is_some() && !validates,
                 "--validation-tokens has no effect with --validate-every 0",
             ),
+            (self.patience.is_some() && !validates, "--patience has no effect with --validate-every 0"),
             (self.best_any && !validates, "--best-any has no effect with --validate-every 0"),
             (
                 self.keep_last.is_some() && settings.save_every == 0,

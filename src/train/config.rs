@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_train::Settings;
+use ckpt_train::data::Chat;
 use ckpt_train::distill::Teacher;
 use ckpt_train::optim::{self, Target, Well};
 use serde_json::Value;
@@ -229,6 +230,10 @@ impl Args {
             s.data.validation = files(&self.validation)?;
         }
         s.data.token_cache = (!self.no_token_cache).then(|| load::cache_folder("tokens")).flatten();
+        set(&mut s.data.template, self.template.map(Chat::from));
+        if self.text_column.is_some() {
+            s.data.text_column.clone_from(&self.text_column);
+        }
         set(&mut s.data.fill_in_rate, self.fim_rate);
         let folders = self.resume.as_deref().map(around).into_iter().flatten();
         let beside = folders.map(|folder| folder.join(TOKENIZER)).find(|path| path.is_file());
@@ -263,6 +268,7 @@ impl Args {
         set(&mut s.save_every, self.save_every);
         set(&mut s.keep_last, self.keep_last);
         set(&mut s.validate_every, self.validate_every);
+        set(&mut s.patience, self.patience);
         set(&mut s.health_every, self.health_every);
         s.stop_on_collapse |= self.stop_on_collapse;
         s.best_any |= self.best_any;

@@ -50,6 +50,11 @@ pub const KEYS: &[Key] = &[
         "validate-every",
         "Steps between validations, besides one at the start and one at the end; 0 for none.",
     ),
+    key(
+        "patience",
+        "patience",
+        "Early stopping: validations in a row without a lower loss after which the run stops; 0 for no such end.",
+    ),
     key("health_every", "health-every", "Steps between health checks of the weights; 0 for none."),
     key(
         "stop_on_collapse",
@@ -131,6 +136,12 @@ pub const KEYS: &[Key] = &[
     ),
     key("data.validation", "validation", "Validation data."),
     key("data.tokenizer", "tokenizer", "The tokenizer.json for text data."),
+    key("data.text_column", "text-column", "Column of JSONL and Parquet files that holds the text."),
+    key(
+        "data.template",
+        "template",
+        "How `messages` are written: auto (as `ckpt chat` does), model (the tokenizer's own chat template), tags or plain.",
+    ),
     key("data.length", "length", "Positions per sequence."),
     key("data.batch", "batch", "Sequences per batch."),
     key("data.shuffle", "no-shuffle", "Whether sequences, and the files of each pass, are shuffled."),
@@ -191,6 +202,7 @@ impl Key {
                 "0.05 for one-sided and two-sided, 0.01 for constant, 0.1 for piecewise".into()
             }
             "data.validation" => "a part of the data is held out".into(),
+            "data.text_column" => "text or content".into(),
             "data.tokenizer" => "the one next to the checkpoint, if there is one".into(),
             "data.holdout" => format!("{}, or 0 with validation data or without shuffling", self.number()?),
             "distill.logits_weight" => "1".into(),

@@ -26,6 +26,8 @@ pub struct Settings {
     pub keep_last: usize,
     /// Steps between validations; 0 for none.
     pub validate_every: u64,
+    /// Validations in a row without a lower loss after which the run stops; 0 for no such end.
+    pub patience: u64,
     /// Steps between measurements of the weights; 0 for none.
     pub health_every: u64,
     /// Whether to stop when a layer falls below healthy, or the run explodes.
@@ -59,6 +61,7 @@ impl Default for Settings {
             save_every: 500,
             keep_last: 0,
             validate_every: 250,
+            patience: 0,
             health_every: 50,
             stop_on_collapse: false,
             best_any: false,

@@ -22,6 +22,7 @@ pub(super) fn render(
     messages: &[Message],
     (bos, eos): (&str, &str),
     clock: Option<Clock>,
+    asks: bool,
 ) -> Result<String, JinjaError> {
     if source.len() > LONGEST {
         return Err(wrong(format!("its {} bytes are too many", source.len())));
@@ -54,7 +55,7 @@ pub(super) fn render(
         messages => messages.iter().map(turn).collect::<Vec<Value>>(),
         bos_token => bos,
         eos_token => eos,
-        add_generation_prompt => true,
+        add_generation_prompt => asks,
         tools => Value::from(()),
         documents => Value::from(()),
     })

@@ -1,6 +1,7 @@
 //! Documents of data files, one after another, from any position on: JSONL lines, Parquet rows and pieces of text,
 //! tokenized; or ready-made ids.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,9 @@ const PIECE: u64 = 1 << 14;
 const MAX_LINE: u64 = 1 << 26;
 /// Ids of a one-dimensional array that are read at a time.
 const IDS: u64 = 1 << 12;
+
+/// Why a line is not read.
+pub(super) const NOT_TEXT: &str = "is not UTF-8";
 
 /// What a file contains.
 enum Kind {
@@ -43,6 +47,8 @@ pub(super) enum Document {
     Tokens(Vec<Token>),
     /// An unchanged sequence.
     Window(Vec<Token>),
+    /// The same, without the lines at these offsets from its beginning, which are not text.
+    Mended { tokens: Vec<Token>, bad: Vec<u32> },
     /// Not a document, and why.
     Bad(String),
     /// Skipped, and so not tokenized.
@@ -63,8 +69,14 @@ pub(super) struct Documents {
 impl Documents {
     /// Opens `path` at `offset`. `shard` says where its tokens are kept; they are read from there, and with `record`
     /// written there when they are not there yet.
-    pub fn open(path: &Path, offset: u64, shard: Option<Place>, record: bool) -> Result<Self> {
-        let mut documents = Self::source(path, offset)?;
+    pub fn open(
+        path: &Path,
+        offset: u64,
+        shard: Option<Place>,
+        record: bool,
+        encoder: &Encoder,
+    ) -> Result<Self> {
+        let mut documents = Self::source(path, offset, encoder)?;
         let text = matches!(documents.kind, Kind::Jsonl(_) | Kind::Text(_) | Kind::Parquet(_));
         let Some(place) = shard.filter(|_| text) else { return Ok(documents) };
         match Shard::open(&place, offset) {
@@ -75,7 +87,7 @@ impl Documents {
         Ok(documents)
     }
 
-    fn source(path: &Path, offset: u64) -> Result<Self> {
+    fn source(path: &Path, offset: u64, encoder: &Encoder) -> Result<Self> {
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
         let mut end = None;
         let mut reader = || -> Result<BufReader<File>> {
@@ -91,7 +103,7 @@ impl Documents {
             "safetensors" => ids_of(path)?,
             "jsonl" | "ndjson" | "json" => Kind::Jsonl(reader()?),
             // The reader itself refuses positions beyond its last row.
-            "parquet" => Kind::Parquet(Parquet::open(path, offset)?),
+            "parquet" => Kind::Parquet(Parquet::open(path, offset, &encoder.columns())?),
             "gz" | "zst" | "zip" | "xz" | "bz2" | "tar" => {
                 return Err(Error::data(path, "is compressed; decompress it first"));
             }
@@ -115,7 +127,7 @@ impl Documents {
                 }
                 Some(None) => return Ok(None),
                 // A damaged shard is harmless: the data itself is still there.
-                None => self.kind = Self::source(&self.path, self.offset)?.kind,
+                None => self.kind = Self::source(&self.path, self.offset, encoder)?.kind,
             }
         }
         let document = self.read(encoder, wanted || self.recorder.is_some())?;
@@ -151,7 +163,7 @@ impl Documents {
                     return Ok(Some(Document::Skipped));
                 }
                 let Ok(text) = std::str::from_utf8(&line) else {
-                    return Ok(Some(Document::Bad("is not UTF-8".into())));
+                    return Ok(Some(Document::Bad(NOT_TEXT.into())));
                 };
                 if text.trim().is_empty() {
                     return Ok(Some(Document::Tokens(Vec::new())));
@@ -176,17 +188,18 @@ impl Documents {
                     return Ok(Some(Document::Skipped));
                 }
                 let at_end = reader.fill_buf().map_err(io)?.is_empty();
-                let Ok(text) = std::str::from_utf8(&piece) else {
-                    return Ok(Some(Document::Bad("is not UTF-8".into())));
-                };
+                let (text, bad) = mended(&piece);
                 let mut tokens = Vec::new();
-                if let Err(why) = encoder.text(text, true, &mut tokens) {
+                if let Err(why) = encoder.text(&text, true, &mut tokens) {
                     return Err(Error::data(&self.path, why));
                 }
                 if at_end {
                     encoder.end(&mut tokens);
                 }
-                Ok(Some(Document::Tokens(tokens)))
+                Ok(Some(match bad.is_empty() {
+                    true => Document::Tokens(tokens),
+                    false => Document::Mended { tokens, bad },
+                }))
             }
             Kind::Npy(npy) => {
                 let left = npy.rows.saturating_sub(self.offset);
@@ -232,6 +245,43 @@ fn piece(reader: &mut BufReader<File>) -> std::io::Result<Vec<u8>> {
         }
     }
     Ok(piece)
+}
+
+/// The lines of `piece` that are text, and where the others begin.
+fn mended(piece: &[u8]) -> (Cow<'_, str>, Vec<u32>) {
+    if let Ok(text) = std::str::from_utf8(piece) {
+        return (text.into(), Vec::new());
+    }
+    let (mut text, mut bad, mut at) = (String::new(), Vec::new(), 0);
+    for line in piece.split_inclusive(|&byte| byte == b'\n') {
+        match std::str::from_utf8(line) {
+            Ok(line) => text.push_str(line),
+            Err(_) => bad.push(at),
+        }
+        at += line.len() as u32;
+    }
+    (text.into(), bad)
+}
+
+/// What is at `offset` of the file at `path`, for a message: the number of a row or, by counting, of a line, from 1 on.
+pub(super) fn place(path: &Path, offset: u64) -> String {
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")) {
+        return format!("row {}", offset.saturating_add(1));
+    }
+    let lines = || {
+        let mut reader = BufReader::with_capacity(1 << 16, File::open(path).ok()?).take(offset);
+        let mut lines = 1u64;
+        loop {
+            let bytes = reader.fill_buf().ok()?;
+            if bytes.is_empty() {
+                return Some(lines);
+            }
+            lines += bytes.iter().filter(|&&byte| byte == b'\n').count() as u64;
+            let read = bytes.len();
+            reader.consume(read);
+        }
+    };
+    lines().map_or(format!("the line at byte {offset}"), |lines| format!("line {lines}"))
 }
 
 fn ready_made(ids: &[u32], flat: bool) -> Document {

@@ -8,10 +8,11 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
-use super::Token;
+use super::chat::Writer;
+use super::{Settings, Token};
 use crate::{Error, Result};
 
-/// Fields of a record that are read.
+/// Fields of a record that are read, besides the text column of the settings.
 pub(super) const FIELDS: [&str; 6] = ["text", "content", "prompt", "response", "responses", "messages"];
 
 /// The error of text without a tokenizer.
@@ -22,16 +23,20 @@ pub(super) struct Encoder {
     tokenizer: Option<Tokenizer>,
     end: Option<u32>,
     mask_prompts: bool,
+    text_column: Option<String>,
+    chat: Option<Writer>,
     fingerprint: Option<[u8; 32]>,
 }
 
 /// Incremented whenever the same text gives different tokens.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Usual names of the token that ends a document.
 const ENDS: [&str; 6] = ["<|endoftext|>", "</s>", "<eos>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"];
 
 impl Encoder {
-    pub fn new(tokenizer: Option<&Path>, mask_prompts: bool) -> Result<Self> {
+    pub fn new(settings: &Settings) -> Result<Self> {
+        let (tokenizer, mask_prompts) = (settings.tokenizer.as_deref(), settings.mask_prompts);
+        let chat = tokenizer.map(|path| Writer::new(path, settings.template)).transpose()?;
         let load = |path: &Path| -> Result<(Tokenizer, [u8; 32])> {
             let bytes = read_file(path)?;
             if let Some(what) = ckpt_infer::tokenizer_fault(&bytes) {
@@ -42,16 +47,36 @@ impl Encoder {
             let mut hash = Sha256::new();
             hash.update([VERSION, mask_prompts.into()]);
             hash.update(&bytes);
+            let column = settings.text_column.as_deref().unwrap_or_default();
+            for part in chat.iter().flat_map(Writer::fingerprint).chain([column]) {
+                hash.update((part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
             Ok((loaded, hash.finalize().into()))
         };
         let (tokenizer, fingerprint) = tokenizer.map(load).transpose()?.unzip();
         let end = tokenizer.as_ref().and_then(|t| ENDS.iter().find_map(|end| t.token_to_id(end)));
-        Ok(Encoder { tokenizer, end, mask_prompts, fingerprint })
+        let text_column = settings.text_column.clone();
+        Ok(Encoder { tokenizer, end, mask_prompts, text_column, chat, fingerprint })
     }
 
     /// A fingerprint of how text becomes tokens; `None` without a tokenizer.
     pub fn fingerprint(&self) -> Option<[u8; 32]> {
         self.fingerprint
+    }
+
+    /// The columns of a table that are read.
+    pub fn columns(&self) -> Vec<&str> {
+        match &self.text_column {
+            Some(column) => vec![column],
+            None => FIELDS.to_vec(),
+        }
+    }
+
+    /// The text of `tokens`, special ones included.
+    pub fn decode(&self, tokens: &[Token]) -> Option<String> {
+        let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
+        self.tokenizer.as_ref()?.decode(&ids, false).ok()
     }
 
     /// The token that ends a document.
@@ -90,16 +115,19 @@ impl Encoder {
     pub fn record(&self, value: &Value) -> Result<Vec<Token>, String> {
         let mut out = Vec::new();
         let field = |name: &str| value.get(name).and_then(Value::as_str);
+        if let Some(column) = &self.text_column {
+            let text = field(column).ok_or_else(|| format!("has no text in `{column}`"))?;
+            self.text(text, true, &mut out)?;
+            self.end(&mut out);
+            return Ok(out);
+        }
         if let Some(messages) = value.get("messages").and_then(Value::as_array) {
-            for message in messages {
-                let part = |name: &str| message.get(name).and_then(Value::as_str);
-                let content = part("content").ok_or("has a message without content")?;
-                let answer = part("role") == Some("assistant");
-                self.text(content, answer || !self.mask_prompts, &mut out)?;
-                match answer {
-                    true => self.end(&mut out),
-                    false => self.text("\n", !self.mask_prompts, &mut out)?,
-                }
+            let chat = self.chat.as_ref().ok_or(NO_TOKENIZER)?;
+            for (answer, text) in chat.pieces(messages)? {
+                self.text(&text, answer || !self.mask_prompts, &mut out)?;
+            }
+            if out.last().map(|token| token.id) != self.end {
+                self.end(&mut out);
             }
             return Ok(out);
         }

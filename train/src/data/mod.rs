@@ -1,6 +1,7 @@
 //! Training data: files become documents, documents are packed into sequences of one length, sequences go through a
 //! shuffle buffer into batches. The position of a stream can be saved, and restored as if it had not stopped.
 
+mod chat;
 mod documents;
 mod encoder;
 mod fill_in;
@@ -19,7 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, IGNORE};
 use crate::{Error, Random, Result, plain};
-use documents::{Document, Documents};
+pub use chat::Chat;
+use documents::{Document, Documents, NOT_TEXT};
 use encoder::Encoder;
 use fill_in::FillIn;
 use shard::Place;
@@ -40,6 +42,10 @@ pub struct Settings {
     pub validation: Vec<PathBuf>,
     /// A `tokenizer.json`.
     pub tokenizer: Option<PathBuf>,
+    /// The column of JSONL and Parquet files that holds the text; `text` or `content` when not given.
+    pub text_column: Option<String>,
+    /// How `messages` are written.
+    pub template: Chat,
     /// Positions in a sequence. Ready-made sequences keep their own length.
     pub length: usize,
     /// Sequences in a batch.
@@ -67,6 +73,8 @@ impl Default for Settings {
             files: Vec::new(),
             validation: Vec::new(),
             tokenizer: None,
+            text_column: None,
+            template: Chat::default(),
             length: 128,
             batch: 16,
             shuffle: true,
@@ -97,7 +105,7 @@ struct Window {
 }
 
 /// Bad lines that are kept to be shown.
-const SHOWN: usize = 5;
+const SHOWN: u64 = 5;
 /// Documents in a row that yield no sequence before a stream is given up.
 const MAX_FRUITLESS: u64 = 1 << 22;
 
@@ -120,7 +128,9 @@ pub struct Stream {
     buffer: Vec<Window>,
     /// Whether a pass is over and its last sequences are still to be handed out.
     emptying: bool,
-    /// Lines that were not documents.
+    /// The pass that the stream began with.
+    first_epoch: u64,
+    /// Lines of that pass that were not documents.
     pub bad: u64,
     /// The first of them, and why.
     pub shown: Vec<String>,
@@ -158,7 +168,7 @@ impl Stream {
                 return Err(Error::settings(what));
             }
         }
-        let encoder = Encoder::new(settings.tokenizer.as_deref(), settings.mask_prompts)?;
+        let encoder = Encoder::new(settings)?;
         let fill_in = match settings.fill_in_rate {
             0.0 => None,
             rate => {
@@ -187,6 +197,7 @@ impl Stream {
             pending: Vec::new(),
             buffer: Vec::new(),
             emptying: false,
+            first_epoch: 0,
             bad: 0,
             shown: Vec::new(),
             held_out: false,
@@ -197,7 +208,7 @@ impl Stream {
 
     /// Begins with pass `epoch`.
     pub fn begin_at(&mut self, epoch: u64) {
-        self.epoch = epoch;
+        (self.epoch, self.first_epoch) = (epoch, epoch);
         self.begin_pass();
     }
 
@@ -216,7 +227,7 @@ impl Stream {
         let path = &self.settings.files[file];
         let shard = self.settings.token_cache.as_deref().zip(self.encoder.fingerprint());
         let place = shard.and_then(|(folder, fingerprint)| Place::of(folder, path, fingerprint));
-        Documents::open(path, offset, place, !self.held_out)
+        Documents::open(path, offset, place, !self.held_out, &self.encoder)
     }
 
     /// The next batch.
@@ -285,13 +296,10 @@ impl Stream {
         }
         let path = &self.settings.files[file];
         match document {
-            Document::Bad(why) => {
-                self.bad += 1;
-                if self.shown.len() < SHOWN {
-                    let rows = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"));
-                    let place = if rows { "row" } else { "line at byte" };
-                    self.shown.push(format!("{}: the {place} {offset} {why}", path.display()));
-                }
+            Document::Bad(why) => self.note_bad(file, offset, &why),
+            Document::Mended { tokens, bad } => {
+                bad.iter().for_each(|at| self.note_bad(file, offset + u64::from(*at), NOT_TEXT));
+                self.pack(&tokens);
             }
             Document::Window(tokens) if tokens.len() < 2 => {
                 return Err(Error::data(path, "contains sequences of fewer than 2 tokens"));
@@ -299,21 +307,45 @@ impl Stream {
             Document::Window(tokens) => {
                 self.buffer.push(Window { tokens, source: Some((file, offset as usize)) });
             }
-            Document::Tokens(tokens) => {
-                self.pending.extend(tokens);
-                // The last token of a sequence is the first of the next: each is predicted once.
-                let length = self.settings.length;
-                let mut start = 0;
-                while self.pending.len() - start > length {
-                    let tokens = self.pending[start..=start + length].to_vec();
-                    self.buffer.push(Window { tokens, source: None });
-                    start += length;
-                }
-                self.pending.drain(..start);
-            }
+            Document::Tokens(tokens) => self.pack(&tokens),
             Document::Skipped => {}
         }
         Ok(true)
+    }
+
+    /// Cuts the next sequences from what is pending and `tokens`.
+    fn pack(&mut self, tokens: &[Token]) {
+        self.pending.extend_from_slice(tokens);
+        // The last token of a sequence is the first of the next: each is predicted once.
+        let length = self.settings.length;
+        let mut start = 0;
+        while self.pending.len() - start > length {
+            let tokens = self.pending[start..=start + length].to_vec();
+            self.buffer.push(Window { tokens, source: None });
+            start += length;
+        }
+        self.pending.drain(..start);
+    }
+
+    /// Counts the line or row at `offset` of a file, which is no document: in the first pass, since others read the same.
+    fn note_bad(&mut self, file: usize, offset: u64, why: &str) {
+        if self.epoch != self.first_epoch {
+            return;
+        }
+        self.bad += 1;
+        if self.bad <= SHOWN {
+            let path = &self.settings.files[file];
+            let place = documents::place(path, offset);
+            self.shown.push(format!("{}: {place} {why}", path.display()));
+        }
+    }
+
+    /// The first sequence to come, as pieces of text of which each is learnt or only context; `None` without a
+    /// tokenizer, or where a sequence is ready-made.
+    pub fn example(&self) -> Option<Vec<(bool, String)>> {
+        let window = self.buffer.first().filter(|window| window.source.is_none())?;
+        let pieces = window.tokens.chunk_by(|a, b| a.learn == b.learn);
+        pieces.map(|piece| Some((piece[0].learn, self.encoder.decode(piece)?))).collect()
     }
 
     /// The position of the stream.
@@ -334,6 +366,7 @@ impl Stream {
             ("offset", number(offset)),
             ("drawn", number(self.drawn)),
             ("length", number(self.settings.length as u64)),
+            ("first_epoch", number(self.first_epoch)),
             ("bad", number(self.bad)),
             ("files", number(self.order.len() as u64)),
             ("name", Value::String(self.file_name(self.order[self.file]))),
@@ -389,6 +422,7 @@ impl Stream {
         self.file = number("file")? as usize;
         self.drawn = number("drawn")?;
         self.bad = number("bad")?;
+        self.first_epoch = number("first_epoch").unwrap_or(0);
         self.begin_pass();
         let file = *self.order.get(self.file).ok_or_else(foreign)?;
         let name = checkpoint.meta(&format!("{key}.place.name"));

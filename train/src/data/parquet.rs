@@ -1,4 +1,4 @@
-//! Parquet files as records, from any row on. Only the columns that [`super::encoder::FIELDS`] names are read.
+//! Parquet files as records, from any row on. Only the columns that are asked for are read.
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +13,6 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
 use serde_json::Value;
 
-use super::encoder::FIELDS;
 use crate::{Error, Result};
 
 /// Rows of one file.
@@ -23,16 +22,16 @@ pub(super) struct Parquet {
 }
 
 impl Parquet {
-    /// Opens `path` at row `first`.
-    pub fn open(path: &Path, first: u64) -> Result<Self> {
-        sound(path, || Self::open_unguarded(path, first))?
+    /// Opens `path` at row `first`, with those of the `wanted` columns that it has.
+    pub fn open(path: &Path, first: u64, wanted: &[&str]) -> Result<Self> {
+        sound(path, || Self::open_unguarded(path, first, wanted))?
     }
 
-    fn open_unguarded(path: &Path, first: u64) -> Result<Self> {
+    fn open_unguarded(path: &Path, first: u64, wanted: &[&str]) -> Result<Self> {
         let damaged = |e: ParquetError| Error::data(path, format!("is not a readable Parquet file: {e}"));
         let open = || File::open(path).map_err(|e| Error::read(path, e));
         let whole = SerializedFileReader::new(open()?).map_err(damaged)?;
-        let columns = columns(path, &whole)?;
+        let columns = columns(path, &whole, wanted)?;
         let (mut skipped, mut before) = (0, 0u64);
         for group in whole.metadata().row_groups() {
             let rows = u64::try_from(group.num_rows()).unwrap_or(0);
@@ -68,16 +67,16 @@ impl Parquet {
 }
 
 /// The schema of the columns that are read.
-fn columns(path: &Path, reader: &SerializedFileReader<File>) -> Result<Type> {
+fn columns(path: &Path, reader: &SerializedFileReader<File>, asked: &[&str]) -> Result<Type> {
     let root = reader.metadata().file_metadata().schema();
     let wanted: Vec<Arc<Type>> =
-        root.get_fields().iter().filter(|f| FIELDS.contains(&f.name())).cloned().collect();
+        root.get_fields().iter().filter(|f| asked.contains(&f.name())).cloned().collect();
     if wanted.is_empty() {
         let names: Vec<String> =
             root.get_fields().iter().take(20).map(|f| f.name().escape_debug().to_string()).collect();
         return Err(Error::data(
             path,
-            format!("has none of the columns {}; its columns are {}", FIELDS.join(", "), names.join(", ")),
+            format!("has none of the columns {}; its columns are {}", asked.join(", "), names.join(", ")),
         ));
     }
     let group = Type::group_type_builder(root.name()).with_fields(wanted).build();

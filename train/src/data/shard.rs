@@ -3,7 +3,9 @@
 //!
 //! Layout, little-endian: [`MAGIC`], the name (32 bytes), then a record per document: where the next document begins in
 //! the data file (u64), length (u32), tokens (i32, those that do not count in the loss as -id - 1). A bad line has a
-//! length of [`BAD`], then the bytes (u32) of why, and the text. The end is a record at [`END`].
+//! length of [`BAD`], then the bytes (u32) of why, and the text. A text without some of its lines has a length of
+//! [`MENDED`], then how many lines (u32) and where each begins (u32), and then length and tokens. The end is a record at
+//! [`END`].
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -16,8 +18,9 @@ use sha2::{Digest, Sha256};
 use super::documents::Document;
 use super::{decode, encode};
 
-const MAGIC: &[u8; 8] = b"ckpttok1";
+const MAGIC: &[u8; 8] = b"ckpttok2";
 const BAD: u32 = u32::MAX;
+const MENDED: u32 = u32::MAX - 1;
 const END: u64 = u64::MAX;
 
 /// The path of a data file's shard, and its name.
@@ -85,11 +88,13 @@ impl Shard {
                 let length = u32::from_le_bytes(self.array()?);
                 Document::Bad(String::from_utf8(self.bytes(length.into())?).ok()?)
             }
-            length => {
-                let bytes = self.bytes(u64::from(length) * 4)?;
-                let word = |b: &[u8]| i32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-                Document::Tokens(decode(&bytes.chunks_exact(4).map(word).collect::<Vec<_>>()))
+            MENDED => {
+                let lines = u32::from_le_bytes(self.array()?);
+                let bad = self.words(lines)?.into_iter().map(|word| word as u32).collect();
+                let length = u32::from_le_bytes(self.array()?);
+                Document::Mended { bad, tokens: decode(&self.words(length)?) }
             }
+            length => Document::Tokens(decode(&self.words(length)?)),
         };
         Some(Some((document, next)))
     }
@@ -100,6 +105,11 @@ impl Shard {
         let bytes = match u32::from_le_bytes(self.array()?) {
             _ if next == END => return None,
             BAD => u32::from_le_bytes(self.array()?).into(),
+            MENDED => {
+                let lines = u32::from_le_bytes(self.array()?);
+                self.words(lines)?;
+                u64::from(u32::from_le_bytes(self.array()?)) * 4
+            }
             length => u64::from(length) * 4,
         };
         self.left = self.left.checked_sub(bytes)?;
@@ -115,6 +125,12 @@ impl Shard {
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let mut out = [0; N];
         self.read(&mut out).map(|()| out)
+    }
+
+    fn words(&mut self, count: u32) -> Option<Vec<i32>> {
+        let bytes = self.bytes(u64::from(count) * 4)?;
+        let word = |b: &[u8]| i32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        Some(bytes.chunks_exact(4).map(word).collect())
     }
 
     fn bytes(&mut self, count: u64) -> Option<Vec<u8>> {
@@ -145,11 +161,17 @@ impl Recorder {
 
     /// Adds a document, after which the next one begins at `next`; `None` when that fails.
     pub fn add(&mut self, document: &Document, next: u64) -> Option<()> {
-        let length = |n: usize| u32::try_from(n).ok().filter(|n| *n != BAD).map(u32::to_le_bytes);
+        let length = |n: usize| u32::try_from(n).ok().filter(|n| *n < MENDED).map(u32::to_le_bytes);
         let bytes: Vec<u8> = match document {
             Document::Tokens(tokens) => {
                 let words = encode(tokens).into_iter().flat_map(i32::to_le_bytes);
                 length(tokens.len())?.into_iter().chain(words).collect()
+            }
+            Document::Mended { tokens, bad } => {
+                let head = [MENDED.to_le_bytes(), length(bad.len())?].into_iter().flatten();
+                let lines = bad.iter().flat_map(|at| at.to_le_bytes());
+                let words = encode(tokens).into_iter().flat_map(i32::to_le_bytes);
+                head.chain(lines).chain(length(tokens.len())?).chain(words).collect()
             }
             Document::Bad(why) => {
                 let why = (length(why.len())?, why.bytes());

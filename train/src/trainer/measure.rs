@@ -120,8 +120,10 @@ impl Trainer {
                 "step {step}: its validation loss is the lowest so far, but best.pt is of healthy weights only (unless `best_any` is set), and {fault}"
             )));
         }
+        self.since_best += 1;
         if best {
             self.best_loss = Some(loss);
+            self.since_best = 0;
             save(&self.object(), &folder.best(), true)?;
         }
         Ok(())

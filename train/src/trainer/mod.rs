@@ -56,6 +56,8 @@ pub enum Event<'a> {
         /// Whether it was measured before the run's first step.
         first: bool,
     },
+    /// The first sequence that is trained on, as pieces of text of which each is learnt or only context.
+    Example(Vec<(bool, String)>),
     /// The weights were measured.
     Health(u64, &'a Health),
     /// A checkpoint was written.
@@ -72,6 +74,8 @@ pub enum Outcome {
     Finished,
     /// The caller asked to stop; a checkpoint was written.
     Interrupted,
+    /// As many validations as the settings' patience gave no lower loss; a checkpoint was written.
+    NoBetter,
 }
 
 /// A run.
@@ -95,6 +99,10 @@ pub struct Trainer {
     tokens: u64,
     skipped: u64,
     best_loss: Option<f64>,
+    /// Validations since the lowest loss.
+    since_best: u64,
+    /// Invalid lines that an earlier part of the run has told.
+    told_bad: u64,
     last_loss: Option<f64>,
     warnings: Vec<String>,
 }
@@ -161,6 +169,8 @@ impl Trainer {
             tokens: 0,
             skipped: 0,
             best_loss: None,
+            since_best: 0,
+            told_bad: 0,
             last_loss: None,
             warnings,
         })
@@ -222,6 +232,7 @@ impl Trainer {
                     ));
                 }
                 self.measured_on = fingerprint;
+                self.since_best = 0;
             }
             self.validation = Some(set);
         }
@@ -253,10 +264,14 @@ impl Trainer {
         for warning in std::mem::take(&mut self.warnings) {
             watch(Event::Warning(warning));
         }
+        if let Some(example) = self.stream.example() {
+            watch(Event::Example(example));
+        }
         let mut signs = Signs::new(self.config.vocab_size);
         self.validate_at_start(folder, &mut signs, stop, watch)?;
         let mut gradients = self.parameters.zeros();
-        let (mut spoiled, mut reported_bad, mut saved_at) = (0, 0, None);
+        let (mut spoiled, mut saved_at) = (0, None);
+        let mut report_at = self.told_bad + 1;
         while self.step < self.settings.steps {
             if stop.load(Ordering::Relaxed) && self.ready.is_empty() {
                 if saved_at != Some(self.step) {
@@ -269,11 +284,14 @@ impl Trainer {
                 true => self.batches()?,
                 false => std::mem::take(&mut self.ready),
             };
-            if self.stream.bad > reported_bad {
-                reported_bad = self.stream.bad;
+            // Told when they have become twice as many.
+            if self.stream.bad >= report_at {
+                report_at = self.stream.bad.saturating_mul(2);
                 let shown = std::mem::take(&mut self.stream.shown);
                 watch(Event::Warning(format!(
-                    "{reported_bad} invalid lines were skipped so far; {}",
+                    "{} invalid lines were skipped so far{}{}",
+                    self.stream.bad,
+                    if shown.is_empty() { "" } else { "; " },
                     shown.join("; ")
                 )));
             }
@@ -313,6 +331,12 @@ impl Trainer {
             self.tokens = self.tokens.saturating_add(tokens);
             self.report_step(folder, taken, factor, (tokens, started.elapsed().as_secs_f64()), watch)?;
             saved_at = self.after_step(folder, &mut signs, sign, watch)?.then_some(self.step);
+            if self.settings.patience > 0 && self.since_best >= self.settings.patience {
+                if saved_at != Some(self.step) {
+                    self.save(folder, watch)?;
+                }
+                return Ok(Outcome::NoBetter);
+            }
         }
         if saved_at != Some(self.step) {
             self.save(folder, watch)?;

@@ -64,7 +64,9 @@ impl Trainer {
             false => trainer.stream.restore(checkpoint, "training_state.data")?,
         };
         if restored == Restored::Position {
+            trainer.told_bad = trainer.stream.bad;
             trainer.best_loss = number("best_loss").and_then(as_f64).filter(|l| l.is_finite());
+            trainer.since_best = number("since_best").and_then(as_u64).unwrap_or(0);
             trainer.measured_on = match number("validated_on") {
                 Some(Value::String(set)) => Some(set.clone()),
                 _ => None,

@@ -80,6 +80,7 @@ impl Trainer {
             ("step", number(self.step)),
             ("epoch", number(self.stream.epoch)),
             ("best_loss", Value::F64(self.best_loss.unwrap_or(f64::INFINITY))),
+            ("since_best", number(self.since_best)),
             ("total_tokens", number(self.tokens)),
             ("skipped", number(self.skipped)),
             ("seed", number(self.seed)),

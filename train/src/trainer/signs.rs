@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::{Parameter, Parameters};
 
 /// Steps whose mean loss is compared with that of a guess.
-const STEPS: usize = 10;
+const STEPS: usize = 20;
 /// Steps without a sign after which one is told again.
 const QUIET: usize = 50;
 /// Share of ln V from which a loss is that of a guess.
@@ -86,7 +86,7 @@ pub(super) fn size(parameters: &Parameters) -> Option<Sign> {
         let std = std(&parameter.values);
         // A table of tokens is a matrix for the head, whose inputs are as many as its columns.
         let size = std * (cols.max(1) as f64).sqrt();
-        (!(size <= LARGEST)).then(|| (parameter.name.clone(), std, size))
+        (size > LARGEST || size.is_nan()).then(|| (parameter.name.clone(), std, size))
     };
     let mut large: Vec<_> = parameters.0.par_iter().filter_map(measured).collect();
     let others = large.len().saturating_sub(1);
@@ -105,7 +105,7 @@ impl fmt::Display for Sign {
         match self {
             Sign::Guess { loss, guess, lowest } => write!(
                 f,
-                "the loss of the last {STEPS} steps, {loss:.2}, is that of a guess (ln of the vocabulary, {guess:.2}), and was {lowest:.2}"
+                "the loss of the last {STEPS} steps, {loss:.2}, is no better than a guess (ln of the vocabulary, {guess:.2}), and was {lowest:.2}"
             ),
             Sign::NoGradient => write!(f, "the gradient is exactly 0, so no weight learns any more"),
             Sign::Size { name, std, others } => {

@@ -159,3 +159,31 @@ fn another_length_restarts_the_data_and_says_so() {
     let (_, warnings, _) = watched(&mut resume(&from, &next), &folder.path().join("ready"));
     assert!(!warnings.iter().any(|w| w.contains("positions")), "{warnings:?}");
 }
+
+/// Patience counts on where a run was stopped, and the run ends with a checkpoint.
+#[test]
+fn a_run_that_gets_no_better_ends_when_patience_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut all = settings(&write_ids(folder.path(), 23, 24), 2100).with(|s| s.patience = 3);
+    // Nothing is learnt, so nothing gets better.
+    all.optimizer = sgd::Settings::default().with(|s| s.lr = Some(0.0)).into();
+    let end = |place: &str, parts: &[u64]| {
+        let place = folder.path().join(place);
+        let mut trainer = start(&all.clone().with(|s| s.steps = parts[0]));
+        let mut outcome = watched(&mut trainer, &place).0.unwrap();
+        for steps in &parts[1..] {
+            assert_eq!(outcome, Outcome::Finished);
+            let from = place.join(format!("step-{:06}.pt", trainer.step()));
+            trainer = resume(&from, &all.clone().with(|s| s.steps = *steps));
+            outcome = watched(&mut trainer, &place).0.unwrap();
+        }
+        assert!(place.join(format!("step-{:06}.pt", trainer.step())).exists());
+        (outcome, trainer.step())
+    };
+    assert_eq!(end("whole", &[2100]), (Outcome::NoBetter, 2006));
+    assert_eq!(end("parts", &[2004, 2100]), (Outcome::NoBetter, 2006));
+    // One that learns goes on.
+    all.optimizer = toml::from_str("name = \"adamw\"\nlr = 3e-3").unwrap();
+    let mut trainer = start(&all.with(|s| s.steps = 2012));
+    assert_eq!(watched(&mut trainer, &folder.path().join("learns")).0.unwrap(), Outcome::Finished);
+}
