@@ -45,15 +45,15 @@ pub(crate) struct Remote {
     _runtime: Runtime,
     inner: Arc<Inner>,
     /// By the schemes' places.
-    places: Mutex<HashMap<String, (Instant, Arc<dyn Backend>)>>,
+    places: Dated<Arc<dyn Backend>>,
     connecting: Mutex<()>,
     /// The places that did not answer: since when, and why.
-    silent: Mutex<HashMap<String, (Instant, (io::ErrorKind, String))>>,
-    folders: Mutex<HashMap<String, (Instant, Option<Arc<Listing>>)>>,
+    silent: Dated<(io::ErrorKind, String)>,
+    folders: Dated<Option<Arc<Listing>>>,
     /// Folders of which a file was asked for.
     asked: Mutex<HashSet<String>>,
     /// `None` where nothing is.
-    files: Mutex<HashMap<String, (Instant, Option<Arc<File>>)>>,
+    files: Dated<Option<Arc<File>>>,
     pub proofs: Proofs,
 }
 
@@ -70,6 +70,9 @@ struct Inner {
     numbers: AtomicU64,
 }
 
+/// What is known, by locations or places, each since when.
+type Dated<T> = Mutex<HashMap<String, (Instant, T)>>;
+
 /// What lies in a folder, by name.
 type Listing = HashMap<String, Stat>;
 
@@ -85,7 +88,7 @@ pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// What `kept` has of `name`, if it is not older than `age`.
-fn fresh<T: Clone>(kept: &Mutex<HashMap<String, (Instant, T)>>, name: &str, age: Duration) -> Option<T> {
+fn fresh<T: Clone>(kept: &Dated<T>, name: &str, age: Duration) -> Option<T> {
     locked(kept).get(name).filter(|(since, _)| since.elapsed() < age).map(|(_, value)| value.clone())
 }
 
