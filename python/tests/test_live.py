@@ -133,7 +133,7 @@ def test_a_run_that_collapses_is_seen_before_it_is_saved():
 
 
 def test_measuring_lets_other_threads_run():
-    big = {f"w{i}": np.random.default_rng(i).standard_normal((512, 4096)).astype(np.float32) for i in range(8)}
+    big = {f"w{i}": np.random.default_rng(i).standard_normal((512, 4096)).astype(np.float32) for i in range(32)}
     done = threading.Event()
     ticks = 0
 
