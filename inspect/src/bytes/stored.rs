@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use super::ByteSource;
 use crate::{DamageKind, Error, Result};
@@ -126,9 +127,12 @@ pub struct Entry {
     pub kind: Kind,
 }
 
+/// Locations in one folder, since when they gave no answer, and why.
+type Unanswered = BTreeMap<PathBuf, (Instant, String)>;
+
 /// Locations that could not be found out about, by the folder that they are in, and why. What is asked of them is whether
 /// something is there, and "no" would be taken for an answer.
-static UNANSWERED: Mutex<BTreeMap<PathBuf, BTreeMap<PathBuf, String>>> = Mutex::new(BTreeMap::new());
+static UNANSWERED: Mutex<BTreeMap<PathBuf, Unanswered>> = Mutex::new(BTreeMap::new());
 
 /// Keeps whether `answer` about `path`, a remote one, was none.
 fn told(path: &Path, answer: io::Result<Stat>) -> io::Result<Stat> {
@@ -137,7 +141,10 @@ fn told(path: &Path, answer: io::Result<Stat>) -> io::Result<Stat> {
     match &answer {
         // A server may deny access to all that is not there.
         Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
-            unanswered.entry(folder.into()).or_default().insert(path.into(), error.to_string());
+            unanswered
+                .entry(folder.into())
+                .or_default()
+                .insert(path.into(), (Instant::now(), error.to_string()));
         }
         _ => {
             if let Some(within) = unanswered.get_mut(folder) {
@@ -151,18 +158,18 @@ fn told(path: &Path, answer: io::Result<Stat>) -> io::Result<Stat> {
     answer
 }
 
-/// The error for a checkpoint at `path` of which it could not be found out what belongs to it.
+/// The error for a checkpoint at `path` of which it could not be found out, since `begun`, what belongs to it.
 ///
 /// # Errors
 /// `Io`.
-pub(crate) fn all_answered(path: &Path) -> Result<()> {
+pub(crate) fn all_answered(path: &Path, begun: Instant) -> Result<()> {
     if !is_remote(path) {
         return Ok(());
     }
     let unanswered = UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
     let near = [Some(path), path.parent()].into_iter().flatten();
-    match near.filter_map(|folder| unanswered.get(folder)?.iter().next()).next() {
-        Some((asked, why)) => Err(Error::new(crate::ErrorKind::Io, why.clone()).in_file(asked)),
+    match near.filter_map(|folder| unanswered.get(folder)?.iter().find(|(_, (at, _))| *at >= begun)).next() {
+        Some((asked, (_, why))) => Err(Error::new(crate::ErrorKind::Io, why.clone()).in_file(asked)),
         None => Ok(()),
     }
 }

@@ -21,6 +21,7 @@ mod torch_dcp;
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 
@@ -311,6 +312,7 @@ pub fn find(path: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// `Io` when `path` is a folder that cannot be listed.
 pub fn list(path: &Path) -> Result<Listing> {
+    let begun = Instant::now();
     let (mut listing, mut arrays) = (Listing::default(), Vec::new());
     // As deep as folders lie in each other: the paths themselves end it.
     let mut rest = vec![path.to_path_buf()];
@@ -325,7 +327,7 @@ pub fn list(path: &Path) -> Result<Listing> {
     if listing.checkpoints.is_empty() {
         listing.checkpoints = arrays;
     }
-    all_answered(path)?;
+    all_answered(path, begun)?;
     Ok(listing)
 }
 

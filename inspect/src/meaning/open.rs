@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use crate::bytes::stored::{self, Stored};
 use crate::bytes::{SharedBytes, Source, Stamp};
@@ -120,6 +121,7 @@ impl std::str::FromStr for I2sLayout {
 /// # Errors
 /// Those of [`open`].
 pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Checkpoint> {
+    let begun = Instant::now();
     let path = &*stored::admitted(path.as_ref());
     let set = layout::set_of(path)?;
     let mut checkpoint = match set.files.is_empty() {
@@ -131,7 +133,7 @@ pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Checkp
             attach(&mut checkpoint, &file);
         }
     }
-    stored::all_answered(path)?;
+    stored::all_answered(path, begun)?;
     Ok(checkpoint)
 }
 

@@ -23,6 +23,7 @@ mod yaml;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -322,6 +323,7 @@ impl Files {
     /// # Errors
     /// `Io` when a folder cannot be listed.
     pub fn below(path: &Path) -> Result<Self> {
+        let begun = Instant::now();
         let metadata = path.stored().map_err(|e| Error::io(path, &e))?;
         let mut found = Files::default();
         if metadata.kind != Kind::Folder {
@@ -351,7 +353,7 @@ impl Files {
                 Entry::File | Entry::LostLink => found.others.push(path),
             }
         }
-        stored::all_answered(path)?;
+        stored::all_answered(path, begun)?;
         Ok(found)
     }
 }
