@@ -595,6 +595,27 @@ mod tests {
         assert_eq!(desk.state.files[0].known().unwrap().verdict, whole.verdict);
     }
 
+    /// Keys and results arrive in any order, and none is lost.
+    #[test]
+    fn a_key_moves_the_cursor_whatever_is_measured_before_and_after_it() {
+        let mut desk = Desk::new(RUN, (120, 40));
+        let record = Box::new(desk.state.files[0].known().unwrap().tensors[5].clone());
+        let measured = || Message::Measured { file: 0, tensor: 5, record: record.clone() };
+        let key = || Message::Input(Event::Key(keys::parse("down")[0]));
+        for batch in [vec![key(), measured()], vec![measured(), key()], vec![measured(), key(), measured()]] {
+            desk.press("g");
+            batch.into_iter().for_each(|message| drop(desk.state.update(message)));
+            desk.settle(Vec::new());
+            assert_eq!(desk.state.list.at, 1);
+            desk.press("f g");
+            desk.state.update(key());
+            desk.state.update(measured());
+            desk.settle(Vec::new());
+            assert_eq!(desk.state.file_list.at, 1);
+            desk.press("esc");
+        }
+    }
+
     /// Random keys, clicks and sizes, on hostile names.
     #[test]
     fn nothing_panics_and_no_control_character_is_drawn() {

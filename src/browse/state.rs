@@ -248,7 +248,13 @@ impl State {
     pub fn update(&mut self, message: Message) -> Vec<Command> {
         let mut commands = Vec::new();
         match message {
-            Message::Input(event) => self.input(event, &mut commands),
+            Message::Input(event) => {
+                // A key moves the cursor of the list as it is now; what is measured afterwards lists everything anew
+                // and puts the cursor where it was when the lists were last settled.
+                commands.extend(self.settle());
+                self.input(event, &mut commands);
+                commands.extend(self.settle());
+            }
             Message::Opened { file, record, complete } => self.opened(file, record, complete),
             Message::Measured { file, tensor, record } => self.measured(file, tensor, *record),
             Message::Complete { file } => {
@@ -270,7 +276,7 @@ impl State {
         commands
     }
 
-    /// Updates the lists, once before drawing.
+    /// Updates the lists: around each key, and before drawing.
     pub fn settle(&mut self) -> Vec<Command> {
         let mut commands = Vec::new();
         if std::mem::take(&mut self.dirty) {
