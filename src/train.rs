@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ckpt_inspect::OpenOptions;
 use ckpt_train::data::Chat;
 use ckpt_train::optim::{self, Well};
-use ckpt_train::{Error, Event, Outcome, ResumeOptions, Trainer, keys};
+use ckpt_train::{Error, Event, Outcome, ResumeOptions, Sample, Trainer, keys};
 
 use crate::signal::Signal;
 use crate::{Failure, exit, load, terminal};
@@ -39,7 +39,7 @@ pub struct Args {
     /// Resume with the default settings, not those in the run folder's config.toml.
     #[arg(long, requires = "resume", conflicts_with = "config")]
     fresh_settings: bool,
-    #[arg(long, value_name = "FILE", num_args = 1.., help = of("data.files"))]
+    #[arg(long, value_name = "FILE[=WEIGHT]", num_args = 1.., help = data())]
     data: Vec<PathBuf>,
     #[arg(long, value_name = "FILE", num_args = 1.., help = of("data.validation"))]
     validation: Vec<PathBuf>,
@@ -127,6 +127,16 @@ pub struct Args {
     validate_every: Option<u64>,
     #[arg(long, value_name = "N", help = of("patience"))]
     patience: Option<u64>,
+    #[arg(long, value_name = "DECAY", help = of("ema"))]
+    ema: Option<f64>,
+    #[arg(long, value_name = "N", help = of("sample.every"))]
+    sample_every: Option<u64>,
+    #[arg(long, value_name = "TEXT", help = of("sample.prompt"))]
+    sample_prompt: Option<String>,
+    #[arg(long, value_name = "N", help = of("sample.tokens"))]
+    sample_tokens: Option<usize>,
+    #[arg(long, value_name = "T", help = of("sample.temperature"))]
+    sample_temperature: Option<f64>,
     #[arg(long, value_name = "N", help = of("health_every"))]
     health_every: Option<u64>,
     #[arg(long, help = of("stop_on_collapse"))]
@@ -225,7 +235,7 @@ impl From<Error> for Failure {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let given = args.settings()?;
-    if given.settings.data.files.is_empty() {
+    if given.settings.data.all_files().next().is_none() {
         return Err(Failure::usage("there is no data to train on: give at least one file with --data"));
     }
     let pool = rayon::ThreadPoolBuilder::new()
@@ -284,13 +294,14 @@ fn train(args: &Args, given: &Given, signal: &Signal) -> Result<u8, Failure> {
             }
             bar.at(step, state);
         }
-        Event::Validation { step, loss, best, first } => {
+        Event::Validation { step, loss, best, first, averaged } => {
             let more = match (first, best) {
                 (true, _) => " at the start",
                 (_, true) => ", the best so far",
                 _ => "",
             };
-            bar.note(&format!("step {step}: validation loss {loss:.4}{more}"));
+            let averaged = averaged.map_or(String::new(), |loss| format!(" (moving average {loss:.4})"));
+            bar.note(&format!("step {step}: validation loss {loss:.4}{averaged}{more}"));
         }
         Event::Health(_, measured) => {
             if let Some(lowest) = measured.lowest() {
@@ -299,6 +310,12 @@ fn train(args: &Args, given: &Given, signal: &Signal) -> Result<u8, Failure> {
             }
         }
         Event::Example(pieces) => bar.note(&example(&pieces)),
+        Event::Sample(step, sample) => {
+            let shown = |text: &str| text.escape_debug().to_string();
+            let Sample { prompt, greedy, drawn, .. } = sample;
+            bar.note(&format!("step {step}: sample, greedy: [[{}]]{}", shown(prompt), shown(greedy)));
+            bar.note(&format!("step {step}: sample, drawn: [[{}]]{}", shown(prompt), shown(drawn)));
+        }
         Event::Saved(path) => bar.note(&format!("wrote {}", terminal::path(path))),
         Event::Warning(text) => bar.note(&format!("warning: {}", terminal::escape(&text))),
         _ => {}
@@ -334,6 +351,13 @@ fn example(pieces: &[(bool, String)]) -> String {
     let more = if shown.len() < text.len() { "…" } else { "" };
     let context = if pieces.iter().any(|(learnt, _)| !learnt) { ", [[context]] is not learnt" } else { "" };
     format!("the first sequence{context}: {}{more}", shown.escape_debug())
+}
+
+/// What `--data` takes.
+fn data() -> String {
+    let source =
+        "With weights each argument is a source, and so many of the sequences are of it: a.jsonl=3 b.jsonl=1";
+    format!("{} {source}", of("data.files"))
 }
 
 /// What `--optimizer` may be.

@@ -44,6 +44,15 @@ impl Args {
                 "--validation-tokens has no effect with --validate-every 0",
             ),
             (self.patience.is_some() && !validates, "--patience has no effect with --validate-every 0"),
+            (
+                self.sample_prompt.is_some() && settings.sample.every == 0,
+                "--sample-prompt has no effect without --sample-every",
+            ),
+            (
+                (self.sample_tokens.is_some() || self.sample_temperature.is_some())
+                    && settings.sample.every == 0,
+                "--sample-tokens and --sample-temperature have no effect without --sample-every",
+            ),
             (self.best_any && !validates, "--best-any has no effect with --validate-every 0"),
             (
                 self.keep_last.is_some() && settings.save_every == 0,

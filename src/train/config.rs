@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_train::Settings;
-use ckpt_train::data::Chat;
+use ckpt_train::data::{Chat, Weighted};
 use ckpt_train::distill::Teacher;
 use ckpt_train::optim::{self, Target, Well};
 use serde_json::Value;
@@ -83,7 +83,9 @@ pub(super) fn each_path(settings: &mut Settings, mut change: impl FnMut(&mut Pat
     let data = &mut settings.data;
     let distill = &mut settings.distill;
     let teachers = distill.teachers.iter_mut().map(|teacher| &mut teacher.path);
-    let files = data.files.iter_mut().chain(&mut data.validation).chain(&mut data.tokenizer);
+    let of_sources = data.sources.iter_mut().flat_map(|source| &mut source.files);
+    let files =
+        data.files.iter_mut().chain(of_sources).chain(&mut data.validation).chain(&mut data.tokenizer);
     files.chain(teachers).chain(&mut distill.logits).for_each(&mut change);
 }
 
@@ -127,11 +129,37 @@ pub(super) fn differences(before: &Settings, after: &Settings) -> Vec<String> {
     differ.map(|name| format!("{name} {} -> {}", of(&before, name), of(&after, name))).collect()
 }
 
-/// A teacher by its flag: a path, or a path, `=` and a weight.
-fn teacher(text: &str) -> Teacher {
+/// A path, or a path, `=` and a weight.
+fn weighted(text: &str) -> (&str, Option<f64>) {
     let weighted = text.rsplit_once('=').and_then(|(path, weight)| Some((path, weight.parse().ok()?)));
-    let (path, weight) = weighted.unwrap_or((text, 1.0));
-    Teacher::new(path, weight)
+    weighted.map_or((text, None), |(path, weight)| (path, Some(weight)))
+}
+
+/// A teacher by its flag.
+fn teacher(text: &str) -> Teacher {
+    let (path, weight) = weighted(text);
+    Teacher::new(path, weight.unwrap_or(1.0))
+}
+
+/// The data by its flag: files, or sources, each a path or pattern, where one has a weight.
+fn data(given: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<Weighted>), Failure> {
+    let part = |path: &PathBuf| match path.to_str().filter(|_| !path.exists()).map(weighted) {
+        Some((path, Some(weight))) => (PathBuf::from(path), Some(weight)),
+        _ => (path.clone(), None),
+    };
+    let parts: Vec<(PathBuf, Option<f64>)> = given.iter().map(part).collect();
+    if parts.iter().all(|(_, weight)| weight.is_none()) {
+        return Ok((files(given)?, Vec::new()));
+    }
+    let source = |(path, weight): (PathBuf, Option<f64>)| {
+        Ok(Weighted::new(files(std::slice::from_ref(&path))?, weight.unwrap_or(1.0)))
+    };
+    let sources: Vec<Weighted> = parts.into_iter().map(source).collect::<Result<_, Failure>>()?;
+    let mut seen = std::collections::HashSet::new();
+    match sources.iter().flat_map(|source| &source.files).find(|file| !seen.insert(*file)) {
+        Some(twice) => Err(Failure::usage(format!("{}: is in two sources of --data", twice.display()))),
+        None => Ok((Vec::new(), sources)),
+    }
 }
 
 /// The data files that the `given` paths and patterns match, each once.
@@ -224,7 +252,7 @@ impl Args {
             }
         }
         if !self.data.is_empty() {
-            s.data.files = files(&self.data)?;
+            (s.data.files, s.data.sources) = data(&self.data)?;
         }
         if !self.validation.is_empty() {
             s.data.validation = files(&self.validation)?;
@@ -269,6 +297,11 @@ impl Args {
         set(&mut s.keep_last, self.keep_last);
         set(&mut s.validate_every, self.validate_every);
         set(&mut s.patience, self.patience);
+        set(&mut s.ema, self.ema);
+        set(&mut s.sample.every, self.sample_every);
+        set(&mut s.sample.prompt, self.sample_prompt.clone());
+        set(&mut s.sample.tokens, self.sample_tokens);
+        set(&mut s.sample.temperature, self.sample_temperature);
         set(&mut s.health_every, self.health_every);
         s.stop_on_collapse |= self.stop_on_collapse;
         s.best_any |= self.best_any;

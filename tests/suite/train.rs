@@ -287,3 +287,60 @@ fn copies_in_other_formats_are_resumed() {
         assert_eq!(losses(text(&copy), &format!("run-{name}")), original, "{name}");
     }
 }
+
+#[test]
+fn sources_have_weights_and_what_is_called_like_one_is_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let code = "def f(x):\n    return x\n".repeat(80);
+    for name in ["a.txt", "b.txt", "c=3"] {
+        std::fs::write(folder.path().join(name), &code).unwrap();
+    }
+    let file = |name: &str| text(&folder.path().join(name)).to_string();
+    let start = ["--resume", HEALTHY, "--reset-optimizer", "--steps", "2002", "--length", "16"];
+    let start =
+        [&start[..], &["--tokenizer", "tests/fixtures/tokenizer.json", "--holdout", "0", "--data"]].concat();
+    let run = folder.path().join("run");
+    train(&run, &[&start[..], &[&format!("{}=2.5", file("a.txt")), &file("b.txt")]].concat()).exits(0);
+    let config: toml::Table =
+        toml::from_str(&std::fs::read_to_string(run.join("config.toml")).unwrap()).unwrap();
+    let sources = config["data"]["sources"].as_array().unwrap();
+    let weights: Vec<f64> = sources.iter().map(|source| source["weight"].as_float().unwrap()).collect();
+    assert_eq!(weights, [2.5, 1.0]);
+    // Resumed, by the run's own settings.
+    program().run(&["train", "--resume", text(&run.join("step-002002.pt")), "--steps", "2003"]).exits(0);
+    let one = folder.path().join("one");
+    train(&one, &[&start[..], &[&file("c=3")]].concat()).exits(0);
+    let config: toml::Table =
+        toml::from_str(&std::fs::read_to_string(one.join("config.toml")).unwrap()).unwrap();
+    assert!(config["data"]["sources"].as_array().unwrap().is_empty());
+    let other = folder.path().join("other");
+    train(&other, &[&start[..], &[&format!("{}=2", file("a.txt")), &file("a.txt")]].concat())
+        .exits(2)
+        .complains(&["a.txt", "is in two sources"]);
+    train(&other, &[&start[..], &[&format!("{}=0", file("a.txt"))]].concat()).exits(2).complains(&["weight"]);
+    train(&other, &[&start[..], &[&format!("{}=2", file("none.txt"))]].concat()).exits(3);
+}
+
+#[test]
+fn samples_are_printed_and_averages_taken_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let start = ["--resume", HEALTHY, "--reset-optimizer", "--steps", "2004", "--length", "32", "--data"];
+    let data = ["tests/fixtures/python/programs.jsonl", "--tokenizer", "tests/fixtures/tokenizer.json"];
+    let flags = ["--sample-every", "2", "--sample-prompt", "def f(", "--ema", "0.5"];
+    train(&run, &[&start[..], &data, &flags].concat())
+        .exits(0)
+        .complains(&["step 2002: sample, greedy: [[def f(]]", "step 2004: sample, drawn: [[def f(]]"]);
+    let [model, average] = ["model", "ema"].map(|name| folder.path().join(format!("{name}.safetensors")));
+    let saved = text(&run.join("step-002004.pt")).to_string();
+    let convert = ["convert", &saved, "--to", "safetensors", "-o"];
+    program().run(&[&convert[..], &[text(&model)]].concat()).exits(2).complains(&["--root"]);
+    program().run(&[&convert[..], &[text(&model), "--root", "model_state_dict"]].concat()).exits(0);
+    program().run(&[&convert[..], &[text(&average), "--root", "ema_state_dict"]].concat()).exits(0);
+    program().run(&["diff", text(&model), text(&average)]).exits(1);
+    let idle = ["--sample-prompt", "x", "--sample-tokens", "3"];
+    train(&folder.path().join("idle"), &[&start[..], &data, &idle].concat()).exits(0).complains(&[
+        "--sample-prompt has no effect without --sample-every",
+        "--sample-tokens and --sample-temperature have no effect",
+    ]);
+}

@@ -66,6 +66,11 @@ pub const KEYS: &[Key] = &[
         "best-any",
         "Write best.pt for the lowest validation loss even if the weights are not healthy.",
     ),
+    key(
+        "ema",
+        "ema",
+        "Decay of an exponential moving average of the weights, such as 0.999, which checkpoints keep as ema_state_dict; 0 for none.",
+    ),
     file_only("max_skipped", "Steps in a row that may give NaN or infinity before the run stops."),
     file_only(
         "thresholds.projection",
@@ -132,7 +137,11 @@ pub const KEYS: &[Key] = &[
     key(
         "data.files",
         "data",
-        "Data: text, JSONL, Parquet, or token ids (.npy, .safetensors); glob patterns such as 'src/**/*.py' too.",
+        "Data: text and JSONL (.gz and .zst too), Parquet, or token ids (.npy, .safetensors); glob patterns such as 'src/**/*.py' too.",
+    ),
+    file_only(
+        "data.sources",
+        "In place of `files`, sources with a `weight` each (1 when not given) and `files` of their own: the sequences are drawn from them by weight. `--data a.jsonl=3 b.jsonl` gives them.",
     ),
     key("data.validation", "validation", "Validation data."),
     key("data.tokenizer", "tokenizer", "The tokenizer.json for text data."),
@@ -169,6 +178,10 @@ pub const KEYS: &[Key] = &[
         "Stored logits to distill from: SafeTensors files with `logits` and `indices`, one for each file of the data.",
     ),
     file_only("distill.logits_weight", "Weight of the stored logits among the teachers."),
+    key("sample.every", "sample-every", "Steps between samples of text, greedy and drawn; 0 for none."),
+    key("sample.prompt", "sample-prompt", "The text that samples continue."),
+    key("sample.tokens", "sample-tokens", "The most tokens of a sample."),
+    key("sample.temperature", "sample-temperature", "Temperature of the sample that is drawn."),
 ];
 
 /// The key called `name`.
@@ -202,6 +215,7 @@ impl Key {
                 "0.05 for one-sided and two-sided, 0.01 for constant, 0.1 for piecewise".into()
             }
             "data.validation" => "a part of the data is held out".into(),
+            "sample.prompt" => "the beginning of a document".into(),
             "data.text_column" => "text or content".into(),
             "data.tokenizer" => "the one next to the checkpoint, if there is one".into(),
             "data.holdout" => format!("{}, or 0 with validation data or without shuffling", self.number()?),

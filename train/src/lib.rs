@@ -43,7 +43,7 @@ pub use run::RunFolder;
 pub use schedule::{Schedule, clip, global_norm};
 pub use settings::{ResumeOptions, Settings};
 pub use start::{configuration_of, trainable};
-pub use trainer::{Event, Outcome, Trainer};
+pub use trainer::{Event, Outcome, Sample, SampleSettings, Trainer};
 
 macro_rules! changed_where_made {
     ($($settings:ty),*) => {

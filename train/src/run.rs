@@ -47,8 +47,9 @@ impl RunFolder {
         Ok(staged::write(&self.path.join("config.toml"), toml.as_bytes(), true)?)
     }
 
-    /// Adds a line to the metrics, and its numbers to TensorBoard's: `entry` is an object with the `step`; of objects
-    /// with a `name` in its lists, as of `health`, each number is a scalar of its own.
+    /// Adds a line to the metrics, and its numbers and texts to TensorBoard's: `entry` is an object with the `step`; of
+    /// objects with a `name` in its lists, as of `health`, each number is a scalar of its own, and each text of an
+    /// object in it, as of `sample`, one of its own.
     ///
     /// # Errors
     /// `Write`.
@@ -59,7 +60,21 @@ impl RunFolder {
         self.metrics.write_all(&line).map_err(io)?;
         let (step, scalars) = scalars(entry);
         let values: Vec<(&str, f64)> = scalars.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
-        self.events.scalars(step, &values).map_err(|e| Error::write(&self.path, e))
+        let objects = entry.as_object().into_iter().flatten().filter_map(|(key, value)| {
+            Some(
+                value.as_object()?.iter().filter_map(move |(k, v)| Some((format!("{key}/{k}"), v.as_str()?))),
+            )
+        });
+        let texts: Vec<(String, &str)> = objects.flatten().collect();
+        let texts: Vec<(&str, &str)> = texts.iter().map(|(tag, text)| (tag.as_str(), *text)).collect();
+        let io = |e: std::io::Error| Error::write(&self.path, e);
+        if !values.is_empty() {
+            self.events.scalars(step, &values).map_err(io)?;
+        }
+        if !texts.is_empty() {
+            self.events.texts(step, &texts).map_err(io)?;
+        }
+        Ok(())
     }
 
     /// The folder.

@@ -3,7 +3,7 @@
 use ckpt_inspect::Thresholds;
 use serde::{Deserialize, Serialize};
 
-use crate::{Loss, Schedule, data, distill, optim};
+use crate::{Loss, SampleSettings, Schedule, data, distill, optim};
 
 /// All settings of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,6 +34,8 @@ pub struct Settings {
     pub stop_on_collapse: bool,
     /// Whether `best.pt` may be of unhealthy weights.
     pub best_any: bool,
+    /// Decay of an exponential moving average of the weights; 0 for none.
+    pub ema: f64,
     /// Steps in a row that may give NaN or infinity before the run stops.
     pub max_skipped: u64,
     /// The std below which a layer is unhealthy.
@@ -48,6 +50,8 @@ pub struct Settings {
     pub data: data::Settings,
     /// The teachers.
     pub distill: distill::Settings,
+    /// Samples of text.
+    pub sample: SampleSettings,
 }
 
 impl Default for Settings {
@@ -65,6 +69,7 @@ impl Default for Settings {
             health_every: 50,
             stop_on_collapse: false,
             best_any: false,
+            ema: 0.0,
             max_skipped: 5,
             thresholds: Thresholds::default(),
             schedule: Schedule::default(),
@@ -72,6 +77,7 @@ impl Default for Settings {
             optimizer: optim::Settings::default(),
             data: data::Settings::default(),
             distill: distill::Settings::default(),
+            sample: SampleSettings::default(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! TensorBoard's event files: TFRecords (<https://www.tensorflow.org/tutorials/load_data/tfrecord>) of
-//! `tensorflow.Event` messages (tensorflow/core/util/event.proto) with scalars.
+//! `tensorflow.Event` messages (tensorflow/core/util/event.proto) with scalars, and with texts in the form of
+//! TensorBoard's text plugin.
 
 use std::fs::File;
 use std::io::Write;
@@ -26,7 +27,13 @@ impl Events {
     /// Adds `values` (tag and value) of a step.
     pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> std::io::Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.0.write_all(&record(&event(now.as_secs_f64(), step, values)))
+        self.0.write_all(&record(&event(now.as_secs_f64(), step, values.iter().map(|v| scalar(*v)))))
+    }
+
+    /// Adds `texts` (tag and text) of a step.
+    pub fn texts(&mut self, step: u64, texts: &[(&str, &str)]) -> std::io::Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.0.write_all(&record(&event(now.as_secs_f64(), step, texts.iter().map(|t| text(*t)))))
     }
 }
 
@@ -53,20 +60,33 @@ fn version(time: f64) -> Vec<u8> {
     out
 }
 
-/// `wall_time` (1), `step` (2, int64), `summary` (5) with a `value` (1) each of `tag` (1) and `simple_value` (2,
-/// float).
-fn event(time: f64, step: u64, values: &[(&str, f64)]) -> Vec<u8> {
-    let mut summary = Vec::new();
-    for (tag, value) in values {
-        let mut one = bytes(1, tag.as_bytes());
-        one.push(2 << 3 | 5);
-        one.extend((*value as f32).to_le_bytes());
-        summary.extend(bytes(1, &one));
-    }
+/// `wall_time` (1), `step` (2, int64), `summary` (5) with `values` (1).
+fn event(time: f64, step: u64, values: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
+    let summary: Vec<u8> = values.flat_map(|value| bytes(1, &value)).collect();
     let mut out = double(1, time);
     out.push(2 << 3);
     varint(step, &mut out);
     out.extend(bytes(5, &summary));
+    out
+}
+
+/// A summary's value: `tag` (1) and `simple_value` (2, float).
+fn scalar((tag, value): (&str, f64)) -> Vec<u8> {
+    let mut out = bytes(1, tag.as_bytes());
+    out.push(2 << 3 | 5);
+    out.extend((value as f32).to_le_bytes());
+    out
+}
+
+/// A summary's value: `tag` (1); `tensor` (8) of `dtype` (1) string and of `tensor_shape` (2) 1, with `string_val` (8);
+/// `metadata` (9) that names the plugin.
+fn text((tag, text): (&str, &str)) -> Vec<u8> {
+    const STRINGS_OF_SHAPE_1: [u8; 8] = [1 << 3, 7, 2 << 3 | 2, 4, 2 << 3 | 2, 2, 1 << 3, 1];
+    let mut tensor = STRINGS_OF_SHAPE_1.to_vec();
+    tensor.extend(bytes(8, text.as_bytes()));
+    let mut out = bytes(1, tag.as_bytes());
+    out.extend(bytes(8, &tensor));
+    out.extend(bytes(9, &bytes(1, &bytes(1, b"text"))));
     out
 }
 
@@ -101,8 +121,19 @@ mod tests {
     #[test]
     fn bytes_are_tensorboards() {
         let mut all = record(&version(1_700_000_000.5));
-        all.extend(record(&event(1_700_000_001.25, 300, &[("train/loss", 2.5)])));
+        all.extend(record(&event(1_700_000_001.25, 300, [scalar(("train/loss", 2.5))].into_iter())));
         let hex: String = all.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, TRUTH);
+    }
+
+    /// What tensorboard 2.21 makes of the same text.
+    const TEXT: &str = "0900005040fc54d94110ac022a310a2f0a0d73616d706c652f67726565647942140807120412020801420a\
+                        64656620662878293a0a4a080a060a0474657874";
+
+    #[test]
+    fn bytes_of_text_are_tensorboards() {
+        let event = event(1_700_000_001.25, 300, [text(("sample/greedy", "def f(x):\n"))].into_iter());
+        let hex: String = event.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, TEXT);
     }
 }

@@ -3,12 +3,13 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::Token;
 use super::encoder::{Encoder, NO_TOKENIZER};
 use super::npy::Npy;
+use super::packed::{self, Packing};
 use super::parquet::Parquet;
 use super::shard::{Place, Recorder, Shard};
 use crate::{Error, Result};
@@ -20,14 +21,20 @@ const MAX_LINE: u64 = 1 << 26;
 /// Ids of a one-dimensional array that are read at a time.
 const IDS: u64 = 1 << 12;
 
+/// Why a compressed file is not read.
+const PACKED: &str = "is compressed in a way that is not read here; decompress it first (text and JSONL are read from .gz and .zst)";
+
 /// Why a line is not read.
 pub(super) const NOT_TEXT: &str = "is not UTF-8";
+
+/// Text, decompressed where it is compressed.
+type Lines = Box<dyn BufRead + Send>;
 
 /// What a file contains.
 enum Kind {
     /// One JSON object per line.
-    Jsonl(BufReader<File>),
-    Text(BufReader<File>),
+    Jsonl(Lines),
+    Text(Lines),
     Parquet(Parquet),
     /// The same as cached tokens.
     Shard(Shard),
@@ -88,24 +95,24 @@ impl Documents {
     }
 
     fn source(path: &Path, offset: u64, encoder: &Encoder) -> Result<Self> {
-        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
+        let (extension, packing) = kind_of(path);
         let mut end = None;
-        let mut reader = || -> Result<BufReader<File>> {
-            let mut file = File::open(path).map_err(|e| Error::read(path, e))?;
-            let metadata = file.metadata().map_err(|e| Error::read(path, e))?;
-            end = metadata.is_file().then_some(metadata.len());
-            let place = SeekFrom::Start(end.map_or(offset, |end| offset.min(end)));
-            file.seek(place).map_err(|e| Error::read(path, e))?;
-            Ok(BufReader::with_capacity(1 << 16, file))
+        let mut reader = || -> Result<Lines> {
+            let lines;
+            (lines, end) = lines_of(path, packing, offset).map_err(|e| Error::read(path, e))?;
+            Ok(lines)
         };
         let kind = match extension.as_str() {
+            "jsonl" | "ndjson" | "json" => Kind::Jsonl(reader()?),
+            "npy" | "safetensors" | "parquet" | "tar" if packing.is_some() => {
+                return Err(Error::data(path, PACKED));
+            }
             "npy" => Kind::Npy(Npy::open(path)?),
             "safetensors" => ids_of(path)?,
-            "jsonl" | "ndjson" | "json" => Kind::Jsonl(reader()?),
             // The reader itself refuses positions beyond its last row.
             "parquet" => Kind::Parquet(Parquet::open(path, offset, &encoder.columns())?),
-            "gz" | "zst" | "zip" | "xz" | "bz2" | "tar" => {
-                return Err(Error::data(path, "is compressed; decompress it first"));
+            "zip" | "xz" | "bz2" | "tar" | "tgz" | "7z" | "lz4" | "br" => {
+                return Err(Error::data(path, PACKED));
             }
             _ => Kind::Text(reader()?),
         };
@@ -154,7 +161,7 @@ impl Documents {
         match &mut self.kind {
             Kind::Jsonl(reader) => {
                 let mut line = Vec::new();
-                let n = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line).map_err(io)?;
+                let n = reader.take(MAX_LINE).read_until(b'\n', &mut line).map_err(io)?;
                 self.offset += n as u64;
                 if n == 0 {
                     return Ok(None);
@@ -227,12 +234,37 @@ impl Documents {
     }
 }
 
+/// The extension that says what is in the file at `path`, in lower case, and how that is compressed, by one behind it.
+fn kind_of(path: &Path) -> (String, Option<Packing>) {
+    let extension =
+        |path: &Path| path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    let outer = extension(path);
+    match packed::by_extension(&outer) {
+        Some(packing) => (extension(Path::new(path.file_stem().unwrap_or_default())), Some(packing)),
+        None => (outer, None),
+    }
+}
+
+/// The text of the file at `path` from byte `offset` on, and how many bytes it has, if that is known.
+fn lines_of(path: &Path, packing: Option<Packing>, offset: u64) -> io::Result<(Lines, Option<u64>)> {
+    let mut file = File::open(path)?;
+    let metadata = file.metadata()?;
+    let Some(packing) = packing else {
+        let end = metadata.is_file().then_some(metadata.len());
+        file.seek(SeekFrom::Start(end.map_or(offset, |end| offset.min(end))))?;
+        return Ok((Box::new(BufReader::with_capacity(1 << 16, file)), end));
+    };
+    let mut lines = BufReader::with_capacity(1 << 16, packing(file)?);
+    let passed = io::copy(&mut lines.by_ref().take(offset), &mut io::sink())?;
+    Ok((Box::new(lines), (passed < offset).then_some(passed)))
+}
+
 /// The next piece of a text: whole lines where they are short, and whole characters; empty at the end.
-fn piece(reader: &mut BufReader<File>) -> std::io::Result<Vec<u8>> {
+fn piece(reader: &mut (dyn BufRead + Send)) -> io::Result<Vec<u8>> {
     let mut piece = Vec::new();
-    reader.by_ref().take(PIECE).read_to_end(&mut piece)?;
+    (&mut *reader).take(PIECE).read_to_end(&mut piece)?;
     if piece.last() != Some(&b'\n') {
-        reader.by_ref().take(PIECE).read_until(b'\n', &mut piece)?;
+        (&mut *reader).take(PIECE).read_until(b'\n', &mut piece)?;
     }
     // Characters are not split: at most three bytes follow the first byte of one.
     for _ in 0..3 {
@@ -265,11 +297,12 @@ fn mended(piece: &[u8]) -> (Cow<'_, str>, Vec<u32>) {
 
 /// What is at `offset` of the file at `path`, for a message: the number of a row or, by counting, of a line, from 1 on.
 pub(super) fn place(path: &Path, offset: u64) -> String {
-    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")) {
+    let (extension, packing) = kind_of(path);
+    if extension == "parquet" {
         return format!("row {}", offset.saturating_add(1));
     }
     let lines = || {
-        let mut reader = BufReader::with_capacity(1 << 16, File::open(path).ok()?).take(offset);
+        let mut reader = lines_of(path, packing, 0).ok()?.0.take(offset);
         let mut lines = 1u64;
         loop {
             let bytes = reader.fill_buf().ok()?;

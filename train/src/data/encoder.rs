@@ -73,9 +73,9 @@ impl Encoder {
         }
     }
 
-    /// The text of `tokens`, special ones included.
-    pub fn decode(&self, tokens: &[Token]) -> Option<String> {
-        let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
+    /// The text of tokens, special ones included.
+    pub fn decode(&self, ids: impl Iterator<Item = u32>) -> Option<String> {
+        let ids: Vec<u32> = ids.collect();
         self.tokenizer.as_ref()?.decode(&ids, false).ok()
     }
 

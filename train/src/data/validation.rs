@@ -21,7 +21,7 @@ pub struct Validation {
 
 impl Validation {
     /// Reads the first sequences of `settings.validation`, else of the held-out documents of one pass, until they have
-    /// `settings.validation_tokens` learnt tokens.
+    /// `settings.validation_tokens` learnt tokens; of several sources, each by its weight.
     ///
     /// # Errors
     /// Those of [`Stream::new`] and [`Stream::batch`].
@@ -36,22 +36,27 @@ impl Validation {
             }
         } else {
             own.files = std::mem::take(&mut own.validation);
+            own.sources.clear();
             own.holdout = 0.0;
         }
-        let mut stream = Stream::new(&own, seed)?;
-        stream.held_out = settings.validation.is_empty();
+        let mut stream = Stream::of(&own, seed, settings.validation.is_empty())?;
         let (mut windows, mut tokens) = (Vec::new(), 0);
-        'data: while stream.epoch == 0 && stream.read()? {
-            for window in stream.buffer.drain(..) {
-                let learnt = window.tokens[1..].iter().filter(|token| token.learn).count();
-                if learnt > 0 {
-                    tokens += learnt;
-                    windows.push(window);
-                }
-                if tokens >= settings.validation_tokens {
-                    break 'data;
+        let sources = stream.sources();
+        let total: f64 = sources.iter().map(|(weight, _)| weight).sum();
+        for (weight, source) in sources {
+            // By its weight in training.
+            let wanted = (settings.validation_tokens as f64 * (*weight / total)).ceil() as usize;
+            let mut read = 0;
+            while read < wanted && source.epoch == 0 && source.read()? {
+                for window in source.buffer.drain(..) {
+                    let learnt = window.tokens[1..].iter().filter(|token| token.learn).count();
+                    if learnt > 0 && read < wanted {
+                        read += learnt;
+                        windows.push(window);
+                    }
                 }
             }
+            tokens += read;
         }
         let mut batches = Vec::new();
         // Ready-made sequences of several files may differ in length.

@@ -111,15 +111,19 @@ impl Head<'_> {
         mean
     }
 
-    /// Losses of some positions; `logits` become the gradient before the cap, times `each`.
-    fn block(
-        &self,
-        x: &[f32],
-        positions: &[(usize, usize)],
-        normed: &mut [f32],
-        logits: &mut [f32],
-        each: f32,
-    ) -> Vec<Losses> {
+    /// The logits `[vocab]` of one position, from its residual stream `x`, `[hidden]`.
+    pub fn logits(&self, x: &[f32]) -> Vec<f32> {
+        let mut normed = vec![0.0; self.hidden];
+        let mut logits = vec![0.0; self.weight.len() / self.hidden];
+        self.project(x, &[(0, 0)], &mut normed, &mut logits);
+        if let Some(cap) = self.soft_cap {
+            logits.iter_mut().for_each(|z| *z = cap * math::tanh(*z / cap));
+        }
+        logits
+    }
+
+    /// Normed rows and uncapped logits of some positions of `x`.
+    fn project(&self, x: &[f32], positions: &[(usize, usize)], normed: &mut [f32], logits: &mut [f32]) {
         let (hidden, n) = (self.hidden, positions.len());
         let vocab = logits.len() / n;
         math::simd(|| {
@@ -129,6 +133,19 @@ impl Head<'_> {
         });
         let head = Matrix::new(self.weight, vocab, hidden);
         matmul(MatrixMut::new(logits, n, vocab), Matrix::new(normed, n, hidden), head.t(), 1.0, false);
+    }
+
+    /// Losses of some positions; `logits` become the gradient before the cap, times `each`.
+    fn block(
+        &self,
+        x: &[f32],
+        positions: &[(usize, usize)],
+        normed: &mut [f32],
+        logits: &mut [f32],
+        each: f32,
+    ) -> Vec<Losses> {
+        let vocab = logits.len() / positions.len();
+        self.project(x, positions, normed, logits);
         let mut slope = vec![1.0; if self.soft_cap.is_some() { vocab } else { 0 }];
         let mut teacher = Vec::new();
         let row = |(&(at, target), row): (&(usize, usize), &mut [f32])| {

@@ -23,7 +23,7 @@ use ckpt_inspect::ModelConfig;
 use ckpt_inspect::meaning::architecture::Role;
 use rayon::prelude::*;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, IGNORE};
 use crate::distill::Targets;
 use crate::{Gradients, Loss, Losses, Parameters, Result};
 use layer::{Activations, Layer, Scratch};
@@ -105,6 +105,24 @@ impl Network {
         self.forward(parameters, batch, false);
         let head = self.head(parameters, batch, loss, None, 0.0);
         Ok(head.run(&self.output, &mut self.head_scratch, None).total)
+    }
+
+    /// The logits `[vocab]` of the token after `ids`. [`Network::refresh`] must have seen these parameters.
+    ///
+    /// # Errors
+    /// `Settings` for no ids, and for ids beyond the vocabulary.
+    pub fn next_logits(&mut self, parameters: &Parameters, ids: &[u32]) -> Result<Vec<f32>> {
+        let batch = Batch {
+            rows: 1,
+            len: ids.len(),
+            ids: ids.to_vec(),
+            targets: vec![IGNORE; ids.len()],
+            sources: vec![None],
+        };
+        batch.check(self.config.vocab_size)?;
+        self.forward(parameters, &batch, false);
+        let last = &self.output[(ids.len() - 1) * self.config.hidden_dim..];
+        Ok(self.head(parameters, &batch, &Loss::default(), None, 0.0).logits(last))
     }
 
     /// The mean loss over the positions of `batch` that count. `weight` times its gradient is added to `gradients`

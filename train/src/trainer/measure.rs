@@ -5,25 +5,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ckpt_convert::save;
 use serde_json::json;
 
+use super::average::Average;
 use super::signs::{self, Sign, Signs};
 use super::{Event, Trainer, finite};
-use crate::{Error, Health, Loss, Result, RunFolder};
+use crate::data::Validation;
+use crate::{Error, Health, Loss, Network, Parameters, Result, RunFolder};
 
 impl Trainer {
     /// The validation loss per learnt token; `None` if there is nothing to validate on, or `stop` was set meanwhile.
     fn validation_loss(&mut self, stop: &AtomicBool) -> Result<Option<f64>> {
-        let Some(set) = self.validation.take().filter(|set| set.tokens > 0) else { return Ok(None) };
-        let mut total = 0.0;
-        for batch in &set.batches {
-            if stop.load(Ordering::Relaxed) {
-                self.validation = Some(set);
-                return Ok(None);
-            }
-            total += self.network.loss(&self.parameters, batch, &Loss::default())? * batch.counted() as f64;
+        let Some(set) = self.validation.as_ref().filter(|set| set.tokens > 0) else { return Ok(None) };
+        loss_on(set, &mut self.network, &self.parameters, stop)
+    }
+
+    /// The same of the moving average of the weights.
+    fn averaged_loss(&mut self) -> Result<Option<f64>> {
+        let average = self.average.as_ref().and_then(Average::parameters);
+        match (&self.validation, average) {
+            (Some(set), Some(average)) => loss_on(set, &mut self.network, average, &AtomicBool::new(false)),
+            _ => Ok(None),
         }
-        let mean = total / set.tokens as f64;
-        self.validation = Some(set);
-        Ok(Some(mean))
     }
 
     /// Validates before the first step: what is best is better than that.
@@ -40,7 +41,7 @@ impl Trainer {
         let Some(loss) = self.validation_loss(stop)? else { return Ok(()) };
         signs.note(loss);
         folder.metric(&json!({ "step": self.step, "validation_loss": finite(loss) }))?;
-        watch(Event::Validation { step: self.step, loss, best: false, first: true });
+        watch(Event::Validation { step: self.step, loss, best: false, first: true, averaged: None });
         if self.best_loss.is_none() && loss.is_finite() {
             self.best_loss = Some(loss);
         }
@@ -77,6 +78,9 @@ impl Trainer {
                 wrong = wrong.or(Some(what));
             }
         }
+        if due(self.settings.sample.every) {
+            self.sample(folder, watch)?;
+        }
         let save_now = due(self.settings.save_every) || last;
         if save_now {
             self.save(folder, watch)?;
@@ -104,7 +108,12 @@ impl Trainer {
         watch: &mut dyn FnMut(Event<'_>),
     ) -> Result<()> {
         let step = self.step;
-        folder.metric(&json!({ "step": step, "validation_loss": finite(loss) }))?;
+        let averaged = self.averaged_loss()?;
+        let mut entry = json!({ "step": step, "validation_loss": finite(loss) });
+        if let Some(averaged) = averaged {
+            entry["ema_validation_loss"] = finite(averaged);
+        }
+        folder.metric(&entry)?;
         let lowest = loss.is_finite() && self.best_loss.is_none_or(|best| loss < best);
         let fault = match lowest && !self.settings.best_any {
             true => {
@@ -114,7 +123,7 @@ impl Trainer {
             false => None,
         };
         let best = lowest && fault.is_none();
-        watch(Event::Validation { step, loss, best, first: false });
+        watch(Event::Validation { step, loss, best, first: false, averaged });
         if let Some(fault) = fault {
             watch(Event::Warning(format!(
                 "step {step}: its validation loss is the lowest so far, but best.pt is of healthy weights only (unless `best_any` is set), and {fault}"
@@ -146,4 +155,21 @@ impl Trainer {
         let exploded = signs::size(&self.parameters).map(|sign| format!("the run explodes: {sign}"));
         collapsed.into_iter().chain(exploded).collect()
     }
+}
+
+/// The loss of `parameters` per learnt token of `set`; `None` if `stop` was set meanwhile.
+fn loss_on(
+    set: &Validation,
+    network: &mut Network,
+    parameters: &Parameters,
+    stop: &AtomicBool,
+) -> Result<Option<f64>> {
+    let mut total = 0.0;
+    for batch in &set.batches {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        total += network.loss(parameters, batch, &Loss::default())? * batch.counted() as f64;
+    }
+    Ok(Some(total / set.tokens as f64))
 }

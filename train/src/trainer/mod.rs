@@ -1,7 +1,9 @@
 //! The training loop: steps, validation, health, checkpoints; stopped at any step and resumed as if it had not been.
 
+mod average;
 mod measure;
 mod resume;
+mod sample;
 mod save;
 mod signs;
 
@@ -20,6 +22,8 @@ use crate::{
     Batch, Error, Estimator, Gradients, Health, Losses, Network, Parameters, Result, Settings, clip,
     global_norm,
 };
+use average::Average;
+pub use sample::{Sample, Settings as SampleSettings};
 use signs::Signs;
 
 /// What happens during a run, for the caller to show.
@@ -55,7 +59,11 @@ pub enum Event<'a> {
         best: bool,
         /// Whether it was measured before the run's first step.
         first: bool,
+        /// The same of the moving average of the weights, if one is kept.
+        averaged: Option<f64>,
     },
+    /// Text was sampled after so many steps.
+    Sample(u64, &'a Sample),
     /// The first sequence that is trained on, as pieces of text of which each is learnt or only context.
     Example(Vec<(bool, String)>),
     /// The weights were measured.
@@ -86,6 +94,7 @@ pub struct Trainer {
     parameters: Parameters,
     network: Network,
     optimizer: Box<dyn Optimizer>,
+    average: Option<Average>,
     teachers: Option<Teachers>,
     stream: Stream,
     /// Batches of the next step, drawn ahead.
@@ -142,7 +151,7 @@ impl Trainer {
         let teachers = Teachers::load(
             &settings.distill,
             config.vocab_size,
-            settings.data.files.len(),
+            settings.data.all_files().count(),
             settings.loss.temperature,
         )?;
         let mut warnings: Vec<String> = settings.optimizer.warning().into_iter().collect();
@@ -155,6 +164,7 @@ impl Trainer {
         Ok(Trainer {
             network: Network::new(&config, &parameters, estimator),
             optimizer,
+            average: Average::new(settings.ema)?,
             teachers,
             stream: Stream::new(&settings.data, seed)?,
             ready: Vec::new(),
@@ -236,6 +246,7 @@ impl Trainer {
             }
             self.validation = Some(set);
         }
+        self.sample_prompt()?;
         if self.ready.is_empty() {
             self.ready = self.batches()?;
         }
@@ -285,12 +296,12 @@ impl Trainer {
                 false => std::mem::take(&mut self.ready),
             };
             // Told when they have become twice as many.
-            if self.stream.bad >= report_at {
-                report_at = self.stream.bad.saturating_mul(2);
-                let shown = std::mem::take(&mut self.stream.shown);
+            if self.stream.bad() >= report_at {
+                report_at = self.stream.bad().saturating_mul(2);
+                let shown = self.stream.take_shown();
                 watch(Event::Warning(format!(
                     "{} invalid lines were skipped so far{}{}",
-                    self.stream.bad,
+                    self.stream.bad(),
                     if shown.is_empty() { "" } else { "; " },
                     shown.join("; ")
                 )));
@@ -305,6 +316,9 @@ impl Trainer {
                         clip(&mut gradients, norm, self.settings.clip);
                     }
                     self.optimizer.step(&mut self.parameters, &gradients, factor, self.step);
+                    if let Some(average) = &mut self.average {
+                        average.update(&self.parameters);
+                    }
                     self.last_loss = Some(losses.total);
                     sign = signs.of_step(losses.cross_entropy, norm);
                 }
@@ -355,8 +369,12 @@ impl Trainer {
     ) -> Result<()> {
         let mut entry = json!({
             "step": self.step, "lr_factor": factor, "tokens": self.tokens,
-            "tokens_per_second": tokens as f64 / seconds, "epoch": self.stream.epoch,
+            "tokens_per_second": tokens as f64 / seconds, "epoch": self.stream.epoch(),
         });
+        let epochs = self.stream.epochs();
+        if !epochs.is_empty() {
+            entry["epochs"] = json!(epochs);
+        }
         let rates = self.settings.optimizer.rates();
         for rate in &rates {
             let key = rate.part.map_or("lr".to_string(), |part| format!("lr_{part}"));

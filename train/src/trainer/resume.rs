@@ -42,6 +42,14 @@ impl Trainer {
         trainer.check_steps()?;
         trainer.tokens = number("total_tokens").and_then(as_u64).unwrap_or(0);
         trainer.skipped = number("skipped").and_then(as_u64).unwrap_or(0);
+        if let Some(average) = &mut trainer.average
+            && !average.restore(checkpoint, &trainer.parameters)?
+            && trainer.step > 0
+        {
+            trainer.warnings.push(format!(
+                "{path}: contains no moving average of the weights, so it begins with the next step"
+            ));
+        }
         const STATE: &str = "optimizer_state_dict";
         if options.reset_optimizer {
             trainer.warnings.push("the optimizer starts without its saved state, as requested".into());
@@ -64,7 +72,7 @@ impl Trainer {
             false => trainer.stream.restore(checkpoint, "training_state.data")?,
         };
         if restored == Restored::Position {
-            trainer.told_bad = trainer.stream.bad;
+            trainer.told_bad = trainer.stream.bad();
             trainer.best_loss = number("best_loss").and_then(as_f64).filter(|l| l.is_finite());
             trainer.since_best = number("since_best").and_then(as_u64).unwrap_or(0);
             trainer.measured_on = match number("validated_on") {

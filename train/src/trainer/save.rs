@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use ckpt_convert::{Object, save};
 use ckpt_inspect::metadata::{Value, from_json};
 
+use super::average::{self, Average};
 use super::{Event, Trainer};
 use crate::layout;
 use crate::start;
@@ -78,7 +79,7 @@ impl Trainer {
         let number = |n: u64| Value::I64(n as i64);
         let state = [
             ("step", number(self.step)),
-            ("epoch", number(self.stream.epoch)),
+            ("epoch", number(self.stream.epoch())),
             ("best_loss", Value::F64(self.best_loss.unwrap_or(f64::INFINITY))),
             ("since_best", number(self.since_best)),
             ("total_tokens", number(self.tokens)),
@@ -91,7 +92,8 @@ impl Trainer {
             ("model", from_json(serde_json::Value::Object(self.config.to_trainer()))),
             ("training", layout::training_config(&self.settings)),
         ]);
-        Object::dict([
+        let average = self.average.as_ref().and_then(Average::object);
+        let whole = [
             ("model_state_dict", Object::dict(named)),
             ("optimizer_state_dict", self.optimizer.state(&self.parameters, factor)),
             ("scheduler_state_dict", Object::Plain(plain([("last_epoch", number(self.step))]))),
@@ -99,6 +101,7 @@ impl Trainer {
             ("step", Object::Plain(number(self.step))),
             ("loss", Object::Plain(self.last_loss.map_or(Value::None, Value::F64))),
             ("config", Object::Plain(config)),
-        ])
+        ];
+        Object::dict(whole.into_iter().chain(average.map(|average| (average::KEY, average))))
     }
 }

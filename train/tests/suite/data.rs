@@ -13,7 +13,7 @@ use ckpt_kit::safetensors::SafeTensors;
 use ckpt_train::data::{Chat, Restored, Settings, Stream, Validation};
 use truth::tokenizer;
 
-fn in_order(folder: &Path, file: &str, contents: &[u8], length: usize) -> Settings {
+pub(crate) fn in_order(folder: &Path, file: &str, contents: &[u8], length: usize) -> Settings {
     let path = folder.join(file);
     std::fs::write(&path, contents).unwrap();
     Settings::default().with(|s| {
@@ -87,12 +87,13 @@ fn bad_lines_are_counted_and_shown() {
         stream.batch().unwrap().ids,
         b"good\x00d"[..].iter().map(|&b| if b == 0 { 256 } else { b.into() }).collect::<Vec<u32>>()
     );
-    assert_eq!(stream.bad, 3);
-    assert!(stream.shown[0].contains("a.jsonl: line 2 is not valid JSON"), "{:?}", stream.shown);
-    assert!(stream.shown[2].contains("line 4 is not UTF-8"), "{:?}", stream.shown);
+    assert_eq!(stream.bad(), 3);
+    let shown = stream.take_shown();
+    assert!(shown[0].contains("a.jsonl: line 2 is not valid JSON"), "{shown:?}");
+    assert!(shown[2].contains("line 4 is not UTF-8"), "{shown:?}");
     // Later passes read the same lines.
     (0..9).for_each(|_| drop(stream.batch().unwrap()));
-    assert!(stream.epoch > 1 && stream.bad == 3, "{} {}", stream.epoch, stream.bad);
+    assert!(stream.epoch() > 1 && stream.bad() == 3, "{} {}", stream.epoch(), stream.bad());
     let nothing = in_order(folder.path(), "b.jsonl", b"[]\n", 6);
     let error = Stream::new(&nothing, 0).unwrap().batch().unwrap_err().to_string();
     assert!(error.contains("no sequence"), "{error}");
@@ -232,8 +233,9 @@ fn parquet_rows_are_records() {
     assert_eq!(read(&at("answers.parquet", 8), 1), "ab$ac$bd");
     let mut stream = Stream::new(&at("answers.parquet", 12), 0).unwrap();
     stream.batch().unwrap();
-    assert_eq!(stream.bad, 1);
-    assert!(stream.shown[0].contains("answers.parquet: row 3 "), "{:?}", stream.shown);
+    assert_eq!(stream.bad(), 1);
+    let shown = stream.take_shown();
+    assert!(shown[0].contains("answers.parquet: row 3 "), "{shown:?}");
 }
 
 #[test]
@@ -273,7 +275,7 @@ fn tokens_are_kept_and_are_the_same() {
     let kept = || std::fs::read_dir(&cache).map_or(Vec::new(), |d| d.map(|e| e.unwrap().path()).collect());
     let batches = |settings: &Settings| {
         let mut stream = Stream::new(settings, 1).unwrap();
-        ((0..60).map(|_| stream.batch().unwrap()).collect::<Vec<_>>(), stream.bad, stream.shown)
+        ((0..60).map(|_| stream.batch().unwrap()).collect::<Vec<_>>(), stream.bad(), stream.take_shown())
     };
     let (truth, held_out) = (batches(&plain), Validation::read(&plain, 1).unwrap());
     assert!(held_out.tokens > 20);
@@ -505,10 +507,11 @@ fn invalid_text_costs_its_line() {
         let mut stream = Stream::new(settings, 0).unwrap();
         let ids: Vec<u8> = stream.batch().unwrap().ids.iter().map(|&id| id as u8).collect();
         assert_eq!(ids, b"one line\ntwo\nend");
-        assert_eq!(stream.bad, 2);
+        assert_eq!(stream.bad(), 2);
         // To the end, where what is read is kept.
         stream.batch().unwrap();
-        let lines: Vec<&str> = stream.shown.iter().map(|s| s.split("a.txt: ").nth(1).unwrap()).collect();
+        let shown = stream.take_shown();
+        let lines: Vec<&str> = shown.iter().map(|s| s.split("a.txt: ").nth(1).unwrap()).collect();
         assert_eq!(lines, ["line 2 is not UTF-8", "line 4 is not UTF-8"]);
     }
     assert_eq!(std::fs::read_dir(folder.path().join("cache")).unwrap().count(), 1);
@@ -522,7 +525,8 @@ fn another_column_holds_the_text() {
     assert_eq!(shown(&settings, 1)[0].0, "abc$de");
     let mut stream = Stream::new(&settings, 0).unwrap();
     stream.batch().unwrap();
-    assert!(stream.shown[0].contains("line 2 has no text in `code`"), "{:?}", stream.shown);
+    let shown = stream.take_shown();
+    assert!(shown[0].contains("line 2 has no text in `code`"), "{shown:?}");
     // In a table it is the only column that is read.
     let data = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/text.parquet")).unwrap();
     let table = |column: &str| {
@@ -566,7 +570,8 @@ fn messages_are_written_with_the_chat_template() {
     let none = in_order(folder.path(), "b.jsonl", b"{\"messages\": []}\n{\"text\": \"abcdefgh\"}\n", 4);
     let mut stream = Stream::new(&none, 0).unwrap();
     stream.batch().unwrap();
-    assert!(stream.shown[0].contains("line 1 has no message of the assistant"), "{:?}", stream.shown);
+    let shown = stream.take_shown();
+    assert!(shown[0].contains("line 1 has no message of the assistant"), "{shown:?}");
     std::fs::remove_file(folder.path().join("tokenizer_config.json")).unwrap();
     let error = Stream::new(&settings.with(|s| s.template = Chat::Model), 0).err().unwrap().to_string();
     assert!(error.contains("no chat template"), "{error}");

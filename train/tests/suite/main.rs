@@ -1,5 +1,6 @@
 //! Students trained, against what PyTorch computes.
 
+mod average;
 mod data;
 mod distill;
 #[cfg(feature = "candle")]
@@ -8,7 +9,9 @@ mod keys;
 mod losses;
 mod optimizers;
 mod proof;
+mod samples;
 mod signs;
+mod sources;
 mod steps;
 mod trainer;
 mod trajectories;
