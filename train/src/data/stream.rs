@@ -198,7 +198,7 @@ impl Stream {
             [(_, source)] => source.state(),
             several => {
                 let state = |(n, (_, source)): (usize, &(f64, Source))| {
-                    (HashableValue::String(n.to_string().into()), source.state())
+                    (HashableValue::String(n.to_string()), source.state())
                 };
                 Object::dict([("sources", Object::Dict(several.iter().enumerate().map(state).collect()))])
             }
