@@ -65,8 +65,8 @@ fn samples_are_what_the_saved_model_writes() {
     let line = metrics.lines().rfind(|line| line.contains("\"sample\"")).unwrap();
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     assert_eq!((&line["step"], &line["sample"]["greedy"]), (&2006.into(), &last.greedy.as_str().into()));
-    let events = std::fs::read_dir(&place).unwrap().map(|e| e.unwrap().path());
-    let events = events.filter(|p| p.to_string_lossy().contains("tfevents")).next().unwrap();
+    let mut files = std::fs::read_dir(&place).unwrap().map(|e| e.unwrap().path());
+    let events = files.find(|p| p.to_string_lossy().contains("tfevents")).unwrap();
     let events = std::fs::read(events).unwrap();
     assert!(events.windows(13).any(|w| w == b"sample/greedy"));
 }
