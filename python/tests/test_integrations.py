@@ -84,6 +84,36 @@ def test_a_loop_of_ones_own_is_stopped(background):
     assert rate == pytest.approx(LR * DECAY, rel=0.1)
 
 
+def watched(steps):
+    """A short loop that logs wherever it can."""
+    network = Network()
+    with HealthMonitor(network, sgd(network), every=10, background=False) as monitor:
+        for step in range(steps):
+            monitor.step(step)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_active_run_of_wandb_is_written_to(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    with wandb.init(project="health", mode="offline", dir=tmp_path) as run:
+        watched(21)
+        kept = dict(run.summary)
+    assert kept["health/step"] == 20 and kept["health/median_std"] == pytest.approx(0.02, rel=0.05), kept
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_active_run_of_mlflow_is_written_to(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "runs").as_uri())
+    with mlflow.start_run() as run:
+        watched(21)
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "health/median_std")
+    assert [metric.step for metric in history] == [0, 10, 20]
+    assert history[0].value == pytest.approx(0.02, rel=0.05)
+
+
 def test_a_run_that_is_well_goes_on():
     network = Network()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.01)
