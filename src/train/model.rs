@@ -6,6 +6,7 @@ use std::path::Path;
 use ckpt_inspect::ModelConfig;
 use ckpt_inspect::meaning::Given;
 use ckpt_inspect::metadata::from_json;
+use ckpt_inspect::stored;
 use ckpt_train::{FORMER, PRESETS, configuration_of, preset, trainable};
 use serde_json::{Map, Value};
 
@@ -61,7 +62,8 @@ pub(super) fn read(
 
 /// The configuration in the file or checkpoint at `path`, and whether it gives the size of the vocabulary.
 fn from_file(path: &Path, bitlinear: Option<bool>) -> Result<(ModelConfig, bool), Failure> {
-    if !path.exists() {
+    let elsewhere = stored::is_remote(path);
+    if !elsewhere && !path.exists() {
         return Err(Failure::usage(format!(
             "--init {}: neither a file nor one of {}",
             terminal::escape(&path.display().to_string()),
@@ -69,7 +71,7 @@ fn from_file(path: &Path, bitlinear: Option<bool>) -> Result<(ModelConfig, bool)
         )));
     }
     let has = |extension: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
-    let text = path.is_file() && (has("toml") || has("json"));
+    let text = !elsewhere && path.is_file() && (has("toml") || has("json"));
     if !text {
         let checkpoint = ckpt_inspect::open(path)?;
         return Ok((configuration_of(&checkpoint, bitlinear)?, true));
