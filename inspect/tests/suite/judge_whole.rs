@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::judge::{Network, UP, assert_found, assert_healthy, found, random};
 
-fn with_config(network: &Network, config: serde_json::Value) -> CheckpointRecord {
+pub(crate) fn with_config(network: &Network, config: serde_json::Value) -> CheckpointRecord {
     let mut record = network.judged();
     record.model.config = config.as_object().unwrap().clone();
     judge(&mut record, &Thresholds::default());

@@ -13,6 +13,7 @@ mod gguf;
 mod hostile;
 mod judge;
 mod judge_beginnings;
+mod judge_parts;
 mod judge_trained;
 mod judge_values;
 mod judge_whole;

@@ -102,6 +102,11 @@ fn of_config(record: &CheckpointRecord) -> Option<Promise<'_>> {
     let headed =
         given.tie_word_embeddings == Some(false) && record.model.architecture.ends_with("ForCausalLM");
     let config = given.complete().ok()?;
+    // A class that runs a model of another type names tensors as that type does.
+    let kind = record.model.config.get("model_type").and_then(|kind| kind.as_str());
+    if kind.is_some_and(|kind| !config.architecture.model_types.contains(&kind)) {
+        return None;
+    }
     let (there, _) = parts(record, config.architecture);
     Some(Promise { config, there, headed, style: Style::Hf })
 }

@@ -14,14 +14,16 @@ pub(super) const RULE: Rule = Rule {
     name: "equal-rows",
     summary: "Many rows of a matrix are equal to others.",
     levels: &[Verdict::Dead],
-    roles: &[Role::Matrix, Role::Convolution, Role::Head, Role::Router, Role::Embedding],
+    roles: &[Role::Matrix, Role::Convolution, Role::Head, Role::Router, Role::Embedding, Role::Positional],
     check: Check::Matrix(|matrix, _| {
         let structure = matrix.tensor.structure.as_ref()?;
         let nonzero = structure.sampled_rows - structure.zero_rows;
         let many = match matrix.role() {
             _ if matrix.is_of_experts() => return None,
             // Kernels that interpolate begin so.
-            Role::Convolution if matrix.is_untrained() => return None,
+            Role::Convolution if matrix.is_untrained() || matrix.is_fixed_filter() => return None,
+            // Places that are all alike say nothing of where something is.
+            Role::Positional => MANY_TOKENS,
             Role::Matrix | Role::Convolution | Role::Router if matrix.ternary.is_none() => MANY,
             Role::Embedding | Role::Head => MANY_TOKENS,
             _ => return None,

@@ -7,6 +7,7 @@
 use super::network::{Beside, is_zero};
 use super::{Check, MATRICES, Network, Rule, Ruling, Tell};
 use crate::meaning::role::{Role, is_outlet};
+use crate::record::TensorRecord;
 use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
@@ -38,9 +39,20 @@ fn begins_at_zero(network: &Network<'_>, i: usize) -> bool {
     }
     let Some(Beside { alive: true, deadlocked: false, is_last }) = network.beside(i) else { return false };
     let name = &network.tensor(i).name;
-    let without_bias = || {
-        let module = name.strip_suffix("weight")?;
-        network.named(&format!("{module}bias")).map(is_zero)
-    };
-    trained == Some(false) || is_outlet(name) || (is_last && without_bias() == Some(true))
+    let bias = name.strip_suffix("weight").and_then(|module| network.named(&format!("{module}bias")));
+    trained == Some(false)
+        || is_outlet(name)
+        || (is_last && bias.is_some_and(is_zero))
+        || bias.is_some_and(is_identity)
+}
+
+/// Whether a bias is the matrix of a movement that moves nothing, row by row: square, or with a column more. Networks that
+/// move their input begin so.
+fn is_identity(bias: &TensorRecord) -> bool {
+    let Some(stats) = &bias.stats else { return false };
+    let (count, ones) = (stats.count, stats.count - stats.zeros.min(stats.count));
+    let binary = (stats.min, stats.max) == (Some(0.0), Some(1.0));
+    // Ones and zeros alone have this mean.
+    let mean = stats.mean.is_some_and(|mean| (mean * count as f64 - ones as f64).abs() < 1e-6 * count as f64);
+    binary && mean && ones >= 2 && (ones * ones == count || ones * (ones + 1) == count)
 }

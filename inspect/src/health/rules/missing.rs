@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::missing_parts::missing_parts;
 use super::{Check, Network, Rule, Ruling};
 use crate::meaning::role::{Role, is_essential};
 use crate::tensor::Group;
@@ -168,7 +169,7 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
             missing.extend(absent.map(|after| format!("{before}{n}.{after}")));
         }
     }
-    for name in beside_biases(network) {
+    for name in beside_biases(network).into_iter().chain(missing_parts(network)) {
         if !missing.contains(&name) {
             missing.push(name);
         }

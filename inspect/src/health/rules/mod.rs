@@ -19,6 +19,7 @@ mod gains_at_zero;
 mod large_relative_std;
 mod misread;
 mod missing;
+mod missing_parts;
 mod nan_scale;
 mod network;
 mod not_finite;
@@ -229,6 +230,36 @@ impl<'t> Matrix<'t> {
     /// Whether it holds the experts of a layer, one after the other.
     fn is_of_experts(&self) -> bool {
         self.tensor.shape.len() == 3 && self.role() == Role::Matrix && self.tensor.name.contains("experts")
+    }
+
+    /// Whether it is a convolution of which channels died in training.
+    fn has_faded_channels(&self) -> bool {
+        self.role() == Role::Convolution
+            && self.among.is_some_and(|(network, i)| network.has_faded_channels(i))
+    }
+
+    /// Whether it is a convolution that nothing trains: the same filter for each channel alone, as blurs and wavelets are,
+    /// with no bias beside it; or the same for each channel on the diagonal and zeros elsewhere, as what interpolates and
+    /// what passes on. Kernels that learn see other inputs each, and do not stay equal.
+    fn is_fixed_filter(&self) -> bool {
+        let Some(structure) = &self.tensor.structure else { return false };
+        let [rows, inputs, kernel @ ..] = self.tensor.shape.as_slice() else { return false };
+        if self.role() != Role::Convolution || *rows < 2 {
+            return false;
+        }
+        let module = self.tensor.name.strip_suffix("weight").unwrap_or(&self.tensor.name);
+        let plain = self.among.is_some_and(|(network, i)| {
+            network.named(&format!("{module}bias")).is_none() && !network.is_normalized(i)
+        });
+        let equal = structure.equal_rows + 1 >= structure.sampled_rows;
+        let depthwise = *inputs == 1 && plain && (equal || self.is_constant()) && !self.is_zero();
+        // As many elements as a diagonal of kernels has, of which each row has some.
+        let of_kernel: u64 = kernel.iter().product();
+        let nonzero = self.stats.count - self.stats.zeros.min(self.stats.count);
+        let diagonal = rows == inputs && *rows > 2 && nonzero <= rows * of_kernel;
+        let covered =
+            nonzero >= *rows && structure.zero_rows == 0 && structure.zero_cols < (rows - 1) * of_kernel;
+        depthwise || (diagonal && covered)
     }
 
     /// Whether it is of a network that shows that it has not been trained.

@@ -15,6 +15,27 @@ const FEW_BIASES: u64 = 16;
 /// Some networks begin with biases that are zero but for a spread of 1e-6.
 const LEAST_BIAS: f64 = 1e-5;
 
+/// Words of the model types and architectures whose normalizations multiply by 1 and their gains, as transformers' classes
+/// of these names do.
+const ADD_ONE: [&str; 10] = [
+    "gemma",
+    "qwen3_next",
+    "qwen3next",
+    "qwen3_5",
+    "qwen4_exp",
+    "step3p7",
+    "videoprism",
+    "minimax_m3",
+    "muse_glimmer",
+    "muse_spark",
+];
+/// Those of these names that do not.
+const MULTIPLY_PLAINLY: [&str; 2] = ["gemma3n", "gemma4"];
+/// A model type that does, of many that are called after it and do not.
+const ADDS_ONE: &str = "nemotron";
+/// A running variance below this is that of a channel that gives nothing: of normal ones PyTorch adds 1e-5.
+const FADED: f64 = 1e-8;
+
 /// A checkpoint's tensors, by family.
 pub(crate) struct Network<'r> {
     pub record: &'r CheckpointRecord,
@@ -304,7 +325,29 @@ impl<'r> Network<'r> {
         let named = |word: &str| kind.contains(word) || model.architecture.to_lowercase().contains(word);
         // Writers of GGUF files add it.
         !matches!(self.record.format, Format::Gguf { .. })
-            && ["gemma", "qwen3_next", "qwen3next"].into_iter().any(named)
+            && (kind == ADDS_ONE || ADD_ONE.into_iter().any(named))
+            && !MULTIPLY_PLAINLY.into_iter().any(named)
+    }
+
+    /// Whether channels of convolution `i` have died while it was trained: the running variance behind it, of as many
+    /// channels, has faded where these give nothing. What is lost of a file later leaves the variance as it was.
+    pub fn has_faded_channels(&self, i: usize) -> bool {
+        let tensor = self.tensor(i);
+        let Some(nearest) = self.variances_of(tensor).map(|t| shared(t, tensor)).max() else { return false };
+        let faded = |t: &TensorRecord| t.stats.as_ref().and_then(|s| s.min).is_some_and(|min| min < FADED);
+        self.variances_of(tensor).any(|t| shared(t, tensor) == nearest && faded(t))
+    }
+
+    /// Whether a running variance of as many channels stands in the same module as convolution `i`.
+    pub fn is_normalized(&self, i: usize) -> bool {
+        let tensor = self.tensor(i);
+        self.variances_of(tensor).any(|t| shared(t, tensor) > 0)
+    }
+
+    /// Running variances of as many channels as `tensor` gives.
+    fn variances_of(&self, tensor: &'r TensorRecord) -> impl Iterator<Item = &'r TensorRecord> {
+        let all = self.weights().map(|(_, t)| t).filter(|t| t.role == Role::RunningVariance);
+        all.filter(|t| tensor.shape.first() == Some(&t.shape.iter().product()))
     }
 
     /// Standard deviations that the configuration says weights begin with.
@@ -326,6 +369,11 @@ impl<'r> Network<'r> {
         });
         spreads.iter().any(|spread| (0.9..1.1).contains(&(std / spread)))
     }
+}
+
+/// Parts of names that two tensors begin with alike.
+fn shared(one: &TensorRecord, other: &TensorRecord) -> usize {
+    one.name.split('.').zip(other.name.split('.')).take_while(|(a, b)| a == b).count()
 }
 
 /// Whether all of it is zero.

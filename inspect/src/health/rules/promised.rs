@@ -19,6 +19,10 @@ use crate::verdict::{Finding, Verdict};
 const PADDING: u64 = 2048;
 const FEW_TOKENS: u64 = 1000;
 
+/// What norms of a layer's input are called.
+const FIRST_NORMS: [&str; 6] =
+    ["input_layernorm", "ln_1", "attention_norm", "attn_norm", "norm1", "operator_norm"];
+
 pub(super) const RULE: Rule = Rule {
     name: "promised",
     summary: "config.json, or a GGUF file's keys, promise other numbers of layers or tokens, or another width.",
@@ -91,9 +95,55 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
         && network.record.tensors.iter().all(|t| t.role != Role::Codes)
         && !has_width(weights, &layered, promised)
     {
-        missed(key, promised, usual_width(weights().map(|t| &t.shape[..])));
+        let there = usual_width(weights().map(|t| &t.shape[..]));
+        if there != promised {
+            missed(key, promised, there);
+        }
+    }
+    let outer = absent_ends(network, &config, &layered);
+    if !outer.is_empty() {
+        let finding = Finding::Missing { count: outer.len() as u64, names: outer };
+        found.extend(Ruling::new(Verdict::Corrupt, finding));
     }
     found
+}
+
+/// What a model that writes text is without, before its layers and behind them: tables of its tokens, and the norm behind
+/// layers that normalize what they take.
+fn absent_ends(network: &Network<'_>, config: &Map<String, Value>, layered: &[&Stack<'_>]) -> Vec<String> {
+    let record = network.record;
+    let weights = || record.tensors.iter().filter(|t| t.group == Group::Weights);
+    let writes = record.model.architecture.ends_with("ForCausalLM");
+    if !writes || config.is_empty() || record.damage.is_some() || weights().any(|t| t.role == Role::Codes) {
+        return Vec::new();
+    }
+    let mut absent = Vec::new();
+    if let Some(tokens) = TOKENS.iter().find_map(|key| config.get(*key)?.as_u64()).filter(|n| *n > 1) {
+        let tables =
+            weights().filter(|t| t.shape.len() == 2 && t.shape.iter().any(|side| *side >= tokens)).count();
+        let apart = config.get("tie_word_embeddings") == Some(&Value::Bool(false));
+        // A table with fewer rows than promised is told as such.
+        let shorter =
+            weights().any(|t| matches!(t.role, Role::Embedding | Role::Head) && is_of_tokens(&t.name));
+        match tables {
+            0 if !shorter => absent.push(format!("a table of its {tokens} tokens")),
+            1 if apart => {
+                absent.push(format!("one of two tables of its {tokens} tokens, embedding and head"))
+            }
+            _ => {}
+        }
+    }
+    let normalizes = |stack: &&&Stack<'_>| {
+        let of_input =
+            |after: &&str| FIRST_NORMS.iter().any(|norm| after.strip_suffix(".weight") == Some(*norm));
+        stack.len() >= 3 && stack.blocks.values().all(|block| block.keys().any(|after| of_input(&after)))
+    };
+    if let Some(stack) = layered.iter().find(normalizes)
+        && !weights().any(|t| t.role == Role::NormGain && !t.name.starts_with(stack.before))
+    {
+        absent.push("the norm behind its layers".into());
+    }
+    absent
 }
 
 /// What config.json says, or else the keys of a GGUF file, without its architecture's name.

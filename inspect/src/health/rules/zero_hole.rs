@@ -12,6 +12,8 @@ const LONG: f64 = 1024.0;
 const SECTOR: u64 = 512;
 /// The share of zeros elsewhere from which a matrix is sparse.
 const SPARSE: f64 = 0.05;
+/// Rows of a head that are none by chance.
+const ROWS: f64 = 8.0;
 /// How unlikely it must be that the zeros in the row that is cut are there by chance, as -ln.
 const UNLIKELY: f64 = 16.0;
 
@@ -24,11 +26,22 @@ pub(super) const RULE: Rule = Rule {
         let run = matrix.stats.computed.get("zero_run").filter(|run| *run > 0.0)?;
         let cols = *matrix.tensor.shape.last()? as f64;
         let through_rows = matrix.is_plain() && matrix.role() != Role::Head && run >= LONG.max(2.0 * cols);
-        (through_rows || cuts_a_row(matrix, run)).then(|| {
+        if matrix.is_fixed_filter() || (matrix.has_faded_channels() && !cuts_a_row(matrix, run)) {
+            return None;
+        }
+        (through_rows || cuts_a_row(matrix, run) || is_no_padding(matrix, run, cols)).then(|| {
             Ruling::new(Verdict::Dead, Finding::ZeroHole { run: run as u64, count: matrix.stats.count })
         })?
     }),
 };
+
+/// Whether a head has a run of zeros that padding cannot be, which stands at the end: a tenth of its rows, before the last
+/// tenth.
+fn is_no_padding(matrix: &Matrix<'_>, run: f64, cols: f64) -> bool {
+    let count = matrix.stats.count as f64;
+    let at = matrix.stats.computed.get("zero_run_at").unwrap_or(count);
+    matrix.role() == Role::Head && run >= LONG.max(ROWS * cols).max(0.1 * count) && at + run <= 0.9 * count
+}
 
 /// Whether the run of zeros begins or ends within a row, and is none that is there by chance.
 fn cuts_a_row(matrix: &Matrix<'_>, run: f64) -> bool {

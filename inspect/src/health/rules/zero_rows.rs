@@ -12,6 +12,8 @@ const MOST: f64 = 0.5;
 const UNUSED: f64 = 0.75;
 /// The share of zeros in the other rows or columns from which a matrix is sparse.
 const SPARSE: f64 = 0.3;
+/// How many times what chance leaves empty is no evidence.
+const CHANCE: f64 = 1.25;
 /// Fewer rows or columns are no evidence.
 const ENOUGH: u64 = 16;
 
@@ -39,7 +41,14 @@ pub(super) const RULE: Rule = Rule {
         // Of a sparse matrix some are zero by chance, or by its mask.
         let zeros = matrix.stats.zeros as f64 / matrix.stats.count as f64;
         let elsewhere = (zeros - worst) / (1.0 - worst).max(f64::EPSILON);
-        let some = if elsewhere >= SPARSE { some.max(most) } else { some };
+        // A channel that died in training is no part of the file that was lost.
+        let died = matrix.has_faded_channels() && of_rows > of_cols;
+        let some = if elsewhere >= SPARSE || died { some.max(most) } else { some };
+        // As many as a mask that is drawn at random leaves empty.
+        let chance = zeros.powf(if of_rows >= of_cols { cols as f64 } else { rows as f64 });
+        if worst <= CHANCE * chance {
+            return None;
+        }
         let verdict = if worst >= most { Verdict::Dead } else { Verdict::Weak };
         (worst >= some)
             .then(|| Ruling::new(verdict, Finding::ZeroRows { rows: of_rows, columns: of_cols }))?

@@ -249,7 +249,9 @@ fn is_float8(dtype: DType) -> bool {
 /// Whether the weights of the module that `name` is of begin at zero by design.
 pub fn is_zero_at_first(name: &str) -> bool {
     let path = words(name);
-    ZERO_AT_FIRST.iter().any(|phrase| holds(&path, phrase))
+    // The gate of an MLP is none of modulation.
+    let of_mlp = Words::of(name).module_ends_with("gate proj");
+    ZERO_AT_FIRST.iter().any(|phrase| holds(&path, phrase)) && !of_mlp
 }
 
 /// Whether the module that `name` is of is called as last layers are.

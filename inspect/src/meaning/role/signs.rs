@@ -166,8 +166,14 @@ pub(super) static SIGNS: &[Sign] = &[
         ],
     ),
     Sign(Role::Cache, Place::ModuleEnd, Dims::Vector, &["rope freqs"]),
-    Sign(Role::LoraA, Place::Path, Dims::Matrix, &["lora a", "lora down", "lora embedding a"]),
-    Sign(Role::LoraB, Place::Path, Dims::Matrix, &["lora b", "lora up", "lora embedding b", "oft r"]),
+    Sign(Role::LoraA, Place::Path, Dims::Matrix, &["lora a", "lora down", "lora embedding a", "hada w 1"]),
+    // LyCORIS begins with the second factors at zero, and PEFT with some of the first.
+    Sign(
+        Role::LoraB,
+        Place::Path,
+        Dims::Matrix,
+        &["lora b", "lora up", "lora embedding b", "oft r", "hada w 2", "lokr w 1", "lokr w 2"],
+    ),
     Sign(
         Role::LayerScale,
         Place::OwnEnd,
@@ -341,8 +347,10 @@ pub(super) static ZERO_AT_FIRST: &[&str] = &[
     "ada norm",
     "time maa w 1",
     "time decay w 1",
+    "lokr w 1",
     "lokr w 2",
-    "hada w 2 a",
+    "hada w 2",
+    "lora embedding a",
     "img attn gate",
     "attn gate",
     "mlp gate",

@@ -1,0 +1,142 @@
+//! What is missing within a layer, as the other modules of its kind show: an expert or a part of one, the output of
+//! attention whose queries, keys and values are there, the router of experts. This holds however many kinds of layers a
+//! network has.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::Network;
+use crate::meaning::role::is_essential;
+use crate::tensor::Group;
+
+/// Modules that must agree.
+const AGREE: usize = 2;
+/// Experts that make a promise.
+const EXPERTS: usize = 3;
+/// What modules call their matrix.
+const WEIGHT: &str = "weight";
+/// What configurations call the number of experts.
+const COUNTS: [&str; 4] = ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"];
+
+/// The names of what is missing.
+pub(super) fn missing_parts(network: &Network<'_>) -> Vec<String> {
+    let names: Vec<&str> = network
+        .record
+        .tensors
+        .iter()
+        .filter(|t| t.group == Group::Weights)
+        .map(|t| t.name.as_str())
+        .collect();
+    let mut missing = of_modules(&names);
+    let config = &network.record.model.config;
+    let promised = COUNTS.iter().find_map(|key| config.get(*key)?.as_u64());
+    missing.extend(of_experts(&names, promised));
+    missing
+}
+
+fn is_number(part: &str) -> bool {
+    !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Children that one module is without, of which all others have it that have everything else that it has.
+fn of_modules(names: &[&str]) -> Vec<String> {
+    let mut children: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for name in names {
+        let mut inner = *name;
+        while let Some((module, child)) = inner.rsplit_once('.') {
+            if !module.rsplit('.').next().is_some_and(is_number) {
+                children.entry(module).or_default().insert(child);
+            }
+            inner = module;
+        }
+    }
+    let mut called: HashMap<&str, BTreeMap<&BTreeSet<&str>, Vec<&str>>> = HashMap::new();
+    for (module, own) in &children {
+        let name = module.rsplit('.').next().unwrap_or(module);
+        called.entry(name).or_default().entry(own).or_default().push(module);
+    }
+    let mut missing = Vec::new();
+    for kinds in called.into_values() {
+        for (own, modules) in kinds.iter().filter(|(_, modules)| modules.len() == 1) {
+            let more: Vec<(&&BTreeSet<&str>, &Vec<&str>)> =
+                kinds.iter().filter(|(other, _)| other.len() > own.len() && other.is_superset(own)).collect();
+            // Where all others have several things more, it may be of another kind.
+            let [(first, _), rest @ ..] = more.as_slice() else { continue };
+            let common =
+                |child: &&&str| !own.contains(**child) && rest.iter().all(|(k, _)| k.contains(**child));
+            let absent: Vec<&&str> = first.iter().filter(common).collect();
+            let agree: usize = more.iter().map(|(_, modules)| modules.len()).sum();
+            if let ([child], true) = (absent.as_slice(), agree >= AGREE)
+                && needs(own, child)
+            {
+                let field = if **child == WEIGHT { String::new() } else { format!(".{WEIGHT}") };
+                missing.push(format!("{}.{child}{field}", modules[0]));
+            }
+        }
+    }
+    missing.sort();
+    missing
+}
+
+/// Whether a module that has `own` cannot do without `child`.
+fn needs(own: &BTreeSet<&str>, child: &str) -> bool {
+    let has = |names: &[&str]| names.iter().filter(|name| own.contains(**name)).count();
+    match child {
+        "gate" | "router" => own.contains("experts"),
+        "proj" => own.contains("qkv"),
+        "q" | "k" | "v" | "o" => has(&["q", "k", "v", "o"]) >= 2,
+        // A bias alone is told elsewhere.
+        WEIGHT => own.iter().any(|field| *field != "bias" && field.contains("bias")),
+        _ => own.len() >= 2 && is_essential(&format!("{child}.{WEIGHT}")),
+    }
+}
+
+/// Experts between others, and what one of them is without that the others of its layer have; and the last ones of the one
+/// layer that has fewer, or of any that has fewer than are `promised` and most have.
+fn of_experts(names: &[&str], promised: Option<u64>) -> Vec<String> {
+    let mut layers: BTreeMap<&str, BTreeMap<u64, BTreeSet<&str>>> = BTreeMap::new();
+    for name in names {
+        let Some(at) = name.find("experts.").map(|at| at + "experts.".len()) else { continue };
+        let (before, rest) = name.split_at(at);
+        if let Some((number, after)) = rest.split_once('.')
+            && let Ok(number) = number.parse()
+        {
+            layers.entry(before).or_default().entry(number).or_default().insert(after);
+        }
+    }
+    let mut missing = Vec::new();
+    let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+    for experts in layers.values() {
+        *counts.entry(experts.last_key_value().map_or(0, |(last, _)| last + 1)).or_default() += 1;
+    }
+    let most = counts.iter().max_by_key(|(_, times)| **times).map(|(count, times)| (*count, *times));
+    for (before, experts) in &layers {
+        let mut kinds: BTreeMap<&BTreeSet<&str>, usize> = BTreeMap::new();
+        experts.values().for_each(|kind| *kinds.entry(kind).or_default() += 1);
+        let Some((usual, times)) = kinds.iter().max_by_key(|(_, times)| **times) else { continue };
+        let (Some((&first, _)), Some((&last, _))) = (experts.first_key_value(), experts.last_key_value())
+        else {
+            continue;
+        };
+        let agree = experts.len() >= EXPERTS && times * 4 >= experts.len() * 3;
+        let of_three = experts.len() == EXPERTS && *times == AGREE;
+        if !agree && !of_three {
+            continue;
+        }
+        for (number, own) in experts.iter().filter(|(_, own)| own.is_subset(usual)) {
+            missing.extend(usual.difference(own).map(|after| format!("{before}{number}.{after}")));
+        }
+        // A name may announce any number.
+        if last - first < 2 * experts.len() as u64 {
+            let holes = (first..last).filter(|number| !experts.contains_key(number));
+            missing.extend(holes.map(|number| format!("{before}{number}")));
+        }
+        let alone = |count: u64| counts.get(&count) == Some(&1) && counts.len() == 2;
+        if let Some((count, times)) = most
+            && ((times > AGREE && alone(last + 1)) || (times >= AGREE && promised == Some(count)))
+            && (last + 1..count).count() <= experts.len()
+        {
+            missing.extend((last + 1..count).map(|number| format!("{before}{number}")));
+        }
+    }
+    missing
+}
