@@ -154,6 +154,8 @@ struct Builder<'c, 'o> {
     /// The key under which weights are stored, with its dot.
     prefix: &'static str,
     style: Option<Style>,
+    /// Whether tensors keep the source's names.
+    own_names: bool,
     /// Whether the output's configuration gives the parameters that determine the divisors of rotary frequencies.
     config_has_rope: bool,
 }
@@ -202,7 +204,11 @@ impl<'c, 'o> Builder<'c, 'o> {
             }
         }
         let unknown = matches!(target, Target::Gguf(_)) && gguf::is_unknown(source);
-        let style = options.names.or(target.style(source)).filter(|_| !unknown);
+        let own_names = options.own_names
+            && options.names.is_none()
+            && target.packing().is_none()
+            && !matches!(target, Target::Gguf(_));
+        let style = options.names.or(target.style(source)).filter(|_| !unknown && !own_names);
         let plan = Plan {
             source,
             target,
@@ -213,12 +219,13 @@ impl<'c, 'o> Builder<'c, 'o> {
             pairs: Vec::new(),
             notes: Vec::new(),
             keeps: options.keep_quantized && source.coding.stored > 0,
+            keys: None,
         };
         let has_config = matches!(target, Target::Hf { .. }) || gguf_student(source).is_some();
         let is_llama3 = |config: ModelConfig| matches!(config.rope_scaling, RopeScaling::Llama3 { .. });
         let llama3 = || source.model_config().is_ok_and(is_llama3);
         let config_has_rope = has_config && !matches!(target, Target::Gguf(_)) && llama3();
-        Ok(Builder { plan, options, nested, prefix, style, config_has_rope })
+        Ok(Builder { plan, options, nested, prefix, style, own_names, config_has_rope })
     }
 
     /// Notes what the output lacks to be the whole model; refuses to leave out tensors of it, unless that is allowed.

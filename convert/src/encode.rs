@@ -17,6 +17,7 @@ use rayon::prelude::*;
 use crate::note::Remedy;
 use crate::plan::{Blob, Content, Elements};
 use crate::quant::{self, Codes, Quant};
+use crate::simd::with_avx2;
 use crate::ternary::Grid;
 use crate::{Error, Result, ternary};
 
@@ -515,15 +516,36 @@ pub(crate) fn narrow_f64(bytes: &[u8], dtype: DType, out: &mut Vec<u8>) -> Losse
     narrow(&odd, dtype, out)
 }
 
+/// Appends `values` rounded to `dtype`, one of f64, f32, f16 and bf16, in one rounding.
+pub(crate) fn round_f64(values: &[f64], dtype: DType, out: &mut Vec<u8>) {
+    match dtype {
+        DType::F64 => append(values.iter().map(|x| x.to_le_bytes()), out),
+        DType::F32 => append(values.iter().map(|&x| (x as f32).to_le_bytes()), out),
+        _ => {
+            let mut odd = vec![0.0; values.len()];
+            round_to_odd(values, &mut odd);
+            narrow(&odd, dtype, out);
+        }
+    }
+}
+
+with_avx2!(pub(crate) round_to_odd(values: &[f64], out: &mut [f32]) = portable_to_odd);
+
+#[inline(always)]
+fn portable_to_odd(values: &[f64], out: &mut [f32]) {
+    out.iter_mut().zip(values).for_each(|(slot, &value)| *slot = to_odd(value));
+}
+
 /// `value` rounded to odd: towards zero, with the last bit set where that was not exact. A second rounding, to at
 /// least two bits fewer, then gives what a single one would (Boldo and Melquiond, 2008,
 /// <https://doi.org/10.1109/TC.2007.70819>).
+#[inline(always)]
 fn to_odd(value: f64) -> f32 {
     let near = value as f32;
-    if near.is_nan() || f64::from(near) == value {
-        return near;
-    }
-    let beyond = f64::from(near).abs() > value.abs();
-    let towards_zero = if beyond { near.to_bits() - 1 } else { near.to_bits() };
-    f32::from_bits(towards_zero | 1)
+    let back = f64::from(near);
+    let beyond = u32::from(back.abs() > value.abs());
+    let towards_zero = near.to_bits().wrapping_sub(beyond) | 1;
+    // A NaN is not less or greater than itself.
+    let inexact = (back < value) | (back > value);
+    f32::from_bits(if inexact { towards_zero } else { near.to_bits() })
 }

@@ -325,6 +325,9 @@ fn is_of_the_file(key: &str) -> bool {
 /// All keys of the file. Adds to the plan's notes what they cannot say.
 fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
     let source = plan.source;
+    if let Some(keys) = &plan.keys {
+        return Ok(keys.clone());
+    }
     let latent = matches!(&options.target, Target::Gguf(settings) if settings.latent);
     let mut keys = match source.gguf_header() {
         Some(header) => {

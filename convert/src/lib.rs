@@ -21,6 +21,7 @@ mod build;
 mod compare;
 mod complete;
 mod dcp;
+pub mod edit;
 mod encode;
 mod error;
 mod gguf;

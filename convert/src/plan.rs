@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use ckpt_inspect::gguf::Keys;
 use ckpt_inspect::metadata::Value;
 use ckpt_inspect::{Checkpoint, DType, TensorInfo, TernaryPacking, contiguous_strides};
 use globset::GlobMatcher;
@@ -30,6 +31,9 @@ pub struct Options {
     pub keep_optimizer: bool,
     /// Naming; by default the target's own.
     pub names: Option<Style>,
+    /// Whether tensors keep the source's names where the target's own naming could be left out: not in GGUF, and not where matrices are
+    /// packed.
+    pub own_names: bool,
     /// The matrices to pack, by the names in the output; by default those of BitLinear layers.
     pub ternary: Option<GlobMatcher>,
     /// SafeTensors and GGUF: begin a new file beyond this many bytes of tensors.
@@ -59,6 +63,7 @@ impl Options {
             root: None,
             keep_optimizer: false,
             names: None,
+            own_names: false,
             ternary: None,
             max_shard_bytes: None,
             tokenizer: None,
@@ -216,6 +221,8 @@ pub struct Plan<'c> {
     pub notes: Vec<Note>,
     /// Whether quantized weights are written as they are stored.
     pub(crate) keeps: bool,
+    /// The keys of a GGUF file, if they are not those of the source's model.
+    pub(crate) keys: Option<Keys>,
 }
 
 impl<'c> Plan<'c> {

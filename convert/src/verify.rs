@@ -104,7 +104,7 @@ fn style(checkpoint: &Checkpoint) -> Option<Style> {
 
 /// The weights of `checkpoint` by the names that all styles and wrappers share, including those recorded as tied. If
 /// several state dicts make a name ambiguous, full names are used.
-fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
+pub(crate) fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
     let beside = beside_codes(checkpoint);
     let of_trainers: HashSet<String> = role::of_trainers(&checkpoint.tensors).collect();
     let mut all: Vec<(String, usize)> = checkpoint

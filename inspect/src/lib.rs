@@ -34,6 +34,7 @@ use meaning::{checkpoint, group, open, ternary};
 pub use {ndarray, serde_json};
 
 pub use analysis::{cause, diff, run, salvage, trend};
+pub use bytes::computed::Compute;
 pub use bytes::{SharedBytes, metadata, pickle, staged, stored, zip};
 pub use cache::Cache;
 pub use checkpoint::Checkpoint;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{DType, Error as ReadError, Format, Group, TensorInfo, without_state_dict};
 
 use super::{Builder, Chosen};
@@ -126,7 +127,7 @@ impl Builder<'_, '_> {
     }
 
     fn name(&self, inner: &str) -> String {
-        let bare = without_state_dict(inner);
+        let bare = if self.own_names { self.without_key(inner) } else { without_state_dict(inner) };
         let styled = self.style.and_then(|style| names::translate(bare, style));
         let name = styled.unwrap_or_else(|| bare.to_string());
         if self.nested {
@@ -134,6 +135,18 @@ impl Builder<'_, '_> {
             format!("{key}{name}")
         } else {
             format!("{}{name}", self.prefix)
+        }
+    }
+
+    /// `inner` without the key of the dict that it is in, which its own name may begin like.
+    fn without_key<'n>(&self, inner: &'n str) -> &'n str {
+        let Value::Dict(entries) = &self.plan.source.metadata else { return inner };
+        let is_dict = |key: &str| {
+            matches!(entries.get(&HashableValue::String(key.into())), Some(Value::Dict(_)))
+        };
+        match inner.split_once('.') {
+            Some((key, rest)) if self.options.root.is_none() && is_dict(key) => rest,
+            _ => inner,
         }
     }
 

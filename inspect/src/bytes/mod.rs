@@ -2,6 +2,7 @@
 //! Readers ask for the ranges that they need, never for a file as a whole.
 
 pub(crate) mod compression;
+pub(crate) mod computed;
 pub mod metadata;
 pub mod pickle;
 pub mod staged;

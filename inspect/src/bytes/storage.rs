@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::bytes::computed::Compute;
 use crate::bytes::{SharedBytes, Source};
 use crate::{Damage, DamageKind, Error, Result};
 
@@ -66,6 +67,8 @@ pub(crate) enum Place {
     Holed { kept: Vec<(u64, Segment)>, why: Damage },
     /// The same, with `pattern` repeated in the holes.
     Filled { kept: Vec<(u64, Segment)>, pattern: Vec<u8> },
+    /// Bytes that are made of others.
+    Computed(Arc<dyn Compute>),
 }
 
 /// Deflate cannot expand further than this (RFC 1951: 258 bytes from 2 bits, and block overhead).
@@ -126,6 +129,25 @@ impl Storage {
     pub(crate) fn mapped(source: &Arc<Source>, offset: u64, len: u64) -> Self {
         let segment = Segment { source: source.clone(), offset, len };
         Self::new(Place::Segments(vec![segment]), len, None, 1)
+    }
+
+    /// `len` bytes that `compute` makes.
+    pub fn computed(compute: Arc<dyn Compute>, len: u64) -> Self {
+        Self::new(Place::Computed(compute), len, None, 1)
+    }
+
+    /// Whether `bytes` are those that it has from byte `start` on, where they are computed and that is known without
+    /// computing them again; else `None`.
+    pub fn gave(&self, start: u64, bytes: &[u8]) -> Option<bool> {
+        match &self.0.place {
+            Place::Computed(compute) => compute.gave(start, bytes),
+            _ => None,
+        }
+    }
+
+    /// The CRC-32 of its bytes that its container records, before any change of their order.
+    pub fn crc32(&self) -> Option<u32> {
+        self.0.crc32
     }
 
     pub(crate) fn missing(why: Damage, len: u64) -> Self {
@@ -242,7 +264,7 @@ impl Storage {
             Place::Deflated(segment) => &segment.source,
             Place::Missing { at, .. } => &at.as_ref()?.0,
             Place::Holed { kept, .. } => &kept.first()?.1.source,
-            Place::Inline(_) | Place::Filled { .. } => return None,
+            Place::Inline(_) | Place::Filled { .. } | Place::Computed(_) => return None,
         };
         Some(&source.path)
     }
@@ -260,7 +282,7 @@ impl Storage {
     pub(crate) fn copied(&self, len: u64) -> u64 {
         match &self.0.place {
             Place::Deflated(_) => self.0.len.saturating_add(len),
-            Place::Filled { .. } | Place::Holed { .. } => len,
+            Place::Filled { .. } | Place::Holed { .. } | Place::Computed(_) => len,
             Place::Segments(segments) => match segments.as_slice() {
                 [one] if one.source.data().is_resident() => 0,
                 _ => len,
@@ -359,6 +381,8 @@ impl Storage {
                 let inside = crate::bytes::slice(bytes, range.start, range.end.saturating_sub(range.start));
                 inside.map(Cow::Borrowed).ok_or_else(beyond)
             }
+            Place::Computed(_) if range.start > range.end || range.end > self.0.len => Err(beyond()),
+            Place::Computed(compute) => compute.bytes(range).map(Cow::Owned),
             Place::Missing { why, .. } => Err(why.into()),
             Place::Holed { kept, why } => match self.holes(range.clone()).is_empty() {
                 true => overlaid(vec![0; length(&range)?], kept, range),

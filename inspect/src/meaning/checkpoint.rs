@@ -173,8 +173,14 @@ impl Checkpoint {
     /// Compares every storage that has one with its CRC-32, and marks the tensors on those that differ as damaged.
     /// Returns the names of the tensors found damaged.
     pub fn verify_checksums(&mut self) -> Vec<String> {
+        self.verify_checksums_of(|_| true)
+    }
+
+    /// The same for the storages of the tensors that `wanted` accepts.
+    pub fn verify_checksums_of(&mut self, wanted: impl Fn(&TensorInfo) -> bool) -> Vec<String> {
         use rayon::prelude::*;
-        let storages: HashSet<&Storage> = self.tensors.iter().flat_map(TensorInfo::storages).collect();
+        let storages: HashSet<&Storage> =
+            self.tensors.iter().filter(|t| wanted(t)).flat_map(TensorInfo::storages).collect();
         let bad: HashMap<Storage, Damage> = storages
             .into_par_iter()
             .filter_map(|storage| {
