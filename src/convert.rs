@@ -1,22 +1,16 @@
 //! `ckpt convert`: checkpoints into other formats, verified.
 
-use ckpt_inspect::stored::Stored;
 use std::path::{Component, Path, PathBuf};
-use std::sync::LazyLock;
 
-use ckpt_convert::names::Style;
-use ckpt_convert::quant::Quant;
-use ckpt_convert::{Control, Gguf, Note, Options, Plan, Remedy, Target};
-use ckpt_inspect::DType;
-use clap::ValueEnum;
-use clap::builder::PossibleValue;
-use globset::{Glob, GlobMatcher};
+use ckpt_convert::{Control, Plan, Target};
+use ckpt_inspect::stored::Stored;
 
 use crate::load::{self, LoadArgs, LoadOptions};
 use crate::paths;
 use crate::signal::Signal;
 use crate::terminal;
 use crate::verify;
+use crate::writing::{self, To, WriteArgs, is_gguf};
 use crate::{Failure, exit};
 
 /// Convert checkpoints, and verify what was written by reading it back.
@@ -38,277 +32,22 @@ pub struct Args {
     /// Output folder for any number of checkpoints; subfolders are kept.
     #[arg(long, value_name = "DIR", conflicts_with = "output")]
     out_dir: Option<PathBuf>,
-    /// Replace existing outputs.
-    #[arg(long)]
-    force: bool,
-    /// Key of the state dict to convert, such as ema_state_dict.
-    #[arg(long, value_name = "KEY")]
-    root: Option<String>,
-    /// Keep optimizer state, schedulers and random states (PyTorch to PyTorch).
-    #[arg(long)]
-    keep_optimizer: bool,
-    /// Type of the weights whose output name matches a pattern, such as 'embed*=f16'; the first match applies.
-    #[arg(long = "dtype", value_name = "GLOB=TYPE")]
-    dtypes: Vec<String>,
-    /// Naming scheme of the tensors; by default the one that readers of the format expect.
-    #[arg(long)]
-    names: Option<Names>,
-    /// Matrices to make ternary (with i2s, gguf and --packed), by their output names; by default those of BitLinear
-    /// layers.
-    #[arg(long, value_name = "GLOB")]
-    ternary: Option<String>,
-    /// hf: pack ternary matrices in Hugging Face's BitNet format.
-    #[arg(long)]
-    packed: bool,
-    /// safetensors, hf, gguf: write a folder of files of at most this size, such as 5GB. A larger tensor gets a file of
-    /// its own.
-    #[arg(long, visible_alias = "split-max-size", value_name = "SIZE", value_parser = size)]
-    max_shard_size: Option<u64>,
-    #[arg(long, value_name = "TYPE", help = quants(), value_parser = quant)]
-    quant: Option<Quantization>,
-    /// gguf: type of the embedding and the output head; by default that of --quant if it is f32, f16 or bf16, else
-    /// q8_0.
-    #[arg(long, value_name = "TYPE")]
-    embed: Option<Quant>,
-    /// gguf: store the scales of tq1_0 and tq2_0 matrices as f32, in separate tensors that llama.cpp multiplies by.
-    #[arg(long)]
-    exact_scales: bool,
-    /// gguf: keep the float weights of ternary layers, for programs that round them to ternary themselves.
-    #[arg(long)]
-    latent: bool,
-    /// gguf: the tokenizer to embed: a tokenizer.json, a tokenizer.model, a GGUF file or a folder; by default the one
-    /// next to the source.
-    #[arg(long, value_name = "PATH")]
-    tokenizer: Option<PathBuf>,
-    /// Convert a model that lacks tensors all the same.
-    #[arg(long)]
-    allow_incomplete: bool,
     /// Refuse to convert a checkpoint whose verdict is worse than healthy.
     #[arg(long)]
     strict: bool,
     /// With --strict, convert a collapsed checkpoint all the same.
     #[arg(long)]
     allow_collapsed: bool,
-    /// Do not verify the output by reading it back.
-    #[arg(long)]
-    no_verify: bool,
+    #[command(flatten)]
+    writing: WriteArgs,
     #[command(flatten)]
     load: LoadArgs,
 }
 
-/// The values of `--quant`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Quantization {
-    /// Quantized weights as they are stored.
-    Keep,
-    /// Matrices of a GGUF file in this type.
-    To(Quant),
-}
-
-fn quant(text: &str) -> Result<Quantization, String> {
-    match text {
-        "keep" => Ok(Quantization::Keep),
-        other => other.parse().map(Quantization::To),
-    }
-}
-
-/// The help of `--quant`, with its values.
-fn quants() -> String {
-    let names: Vec<&str> = Quant::all().map(Quant::name).collect();
-    format!(
-        "gguf: type of the layers' matrices: {}. By default tq2_0 for ternary models, or i2_s where only bitnet.cpp runs them, unchanged for GGUF sources, else f16. Other targets: keep, which writes quantized weights as they are stored instead of dequantized",
-        names.join(", ")
-    )
-}
-
-/// The values of `--to`.
-#[derive(Clone, Copy, PartialEq)]
-enum To {
-    /// All floating-point weights as one type, in PyTorch or SafeTensors.
-    Floats(DType),
-    /// Types unchanged, or as the target needs them.
-    Target(Target),
-}
-
-impl ValueEnum for To {
-    fn value_variants<'a>() -> &'a [Self] {
-        static ALL: LazyLock<Vec<To>> = LazyLock::new(|| {
-            let floats = [DType::F32, DType::F16, DType::BF16].map(To::Floats);
-            let named = Target::all().filter(|target| !target.form().name.is_empty());
-            floats.into_iter().chain(named.map(To::Target)).collect()
-        });
-        &ALL
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        let floats =
-            |name, dtype| PossibleValue::new(name).help(format!("All floating-point weights as {dtype}"));
-        Some(match *self {
-            To::Floats(dtype @ DType::F16) => floats("f16", dtype).alias("fp16"),
-            To::Floats(dtype @ DType::BF16) => floats("bf16", dtype),
-            To::Floats(dtype) => floats("fp32", dtype).alias("f32"),
-            To::Target(target) => PossibleValue::new(target.form().name).help(target.form().about),
-        })
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Names {
-    /// layers.0…, the names of bitnet-student (docs/bitnet.md).
-    #[value(alias = "student")]
-    Bitnet,
-    /// model.layers.0…, the names of Hugging Face.
-    Hf,
-    /// blk.0…, the names of GGUF.
-    Gguf,
-}
-
-impl Args {
-    /// The target that is written to `output`, and the extension of generated names.
-    fn target(&self, output: Option<&Path>) -> (Target, &'static str) {
-        let safetensors = output.is_some_and(|o| o.extension().is_some_and(|e| e == "safetensors"));
-        let target = match self.to {
-            To::Target(Target::Hf { .. }) => Target::Hf { packed: self.packed },
-            To::Target(Target::Gguf(_)) => {
-                let Args { quant, embed, exact_scales, latent, .. } = *self;
-                let mut gguf = Gguf::default();
-                gguf.quant = match quant {
-                    Some(Quantization::To(quant)) => Some(quant),
-                    Some(Quantization::Keep) | None => None,
-                };
-                gguf.embed = embed;
-                (gguf.exact_scales, gguf.latent) = (exact_scales, latent);
-                Target::Gguf(gguf)
-            }
-            To::Target(Target::I2s) if safetensors => Target::I2sSafeTensors,
-            To::Target(target) => target,
-            To::Floats(_) if safetensors => Target::SafeTensors,
-            To::Floats(_) => Target::Torch,
-        };
-        (target, if self.max_shard_size.is_some() { "" } else { target.form().extension })
-    }
-
-    /// Whether quantized weights are written as they are stored.
-    fn keeps(&self) -> bool {
-        self.quant == Some(Quantization::Keep)
-    }
-
-    fn is_gguf(&self) -> bool {
-        matches!(self.to, To::Target(Target::Gguf(_)))
-    }
-
-    fn options(&self, target: Target) -> Result<Options, Failure> {
-        let mut options = Options::new(target);
-        options.dtype = match self.to {
-            To::Floats(dtype) => Some(dtype),
-            To::Target(_) => None,
-        };
-        let dtypes = self.dtypes.iter().map(|text| pattern(text, self.is_gguf()));
-        options.dtypes = dtypes.collect::<Result<_, _>>()?;
-        options.root.clone_from(&self.root);
-        options.keep_optimizer = self.keep_optimizer;
-        options.names = self.names.map(|names| match names {
-            Names::Bitnet => Style::Student,
-            Names::Hf => Style::Hf,
-            Names::Gguf => Style::Gguf,
-        });
-        options.ternary = self.ternary.as_deref().map(glob).transpose()?;
-        options.max_shard_bytes = self.max_shard_size;
-        options.tokenizer.clone_from(&self.tokenizer);
-        options.keep_quantized = self.keeps();
-        options.allow_incomplete = self.allow_incomplete;
-        options.force = self.force;
-        Ok(options)
-    }
-
-    fn check(&self) -> Result<(), Failure> {
-        let splits = |to: &&To| matches!(to, To::Target(target) if target.form().splits);
-        if self.max_shard_size.is_some() && !splits(&&self.to) {
-            let names = To::value_variants().iter().filter(splits).filter_map(To::to_possible_value);
-            let names: Vec<String> = names.map(|value| value.get_name().to_string()).collect();
-            let (last, others) = names.split_last().expect("there are targets of several files");
-            return Err(Failure::usage(format!(
-                "--max-shard-size only works with --to {} or {last}",
-                others.join(", ")
-            )));
-        }
-        let of_gguf = [
-            (matches!(self.quant, Some(Quantization::To(_))), "--quant TYPE"),
-            (self.embed.is_some(), "--embed"),
-            (self.exact_scales, "--exact-scales"),
-            (self.latent, "--latent"),
-            (self.tokenizer.is_some(), "--tokenizer"),
-        ];
-        if let Some((_, flag)) = of_gguf.iter().find(|(given, _)| *given && !self.is_gguf()) {
-            return Err(Failure::usage(format!("{flag} only works with --to gguf")));
-        }
-        let changes = matches!(self.to, To::Floats(_)) || !self.dtypes.is_empty() || self.packed;
-        if self.keeps() && (changes || self.embed.is_some()) {
-            return Err(Failure::usage(
-                "--quant keep writes what is stored: it goes with --to gguf, hf, safetensors, pt or npz, and no other types",
-            ));
-        }
-        if self.names.is_some() && self.is_gguf() {
-            return Err(Failure::usage("GGUF files have their own tensor names: leave out --names"));
-        }
-        if self.packed && !matches!(self.to, To::Target(Target::Hf { .. })) {
-            return Err(Failure::usage("--packed only works with --to hf; --to i2s always packs"));
-        }
-        let makes_ternary = self.packed || self.is_gguf() || self.to == To::Target(Target::I2s);
-        if self.ternary.is_some() && !makes_ternary {
-            return Err(Failure::usage("--ternary only works with --to i2s, --to gguf or --to hf --packed"));
-        }
-        Ok(())
-    }
-}
-
-fn glob(text: &str) -> Result<GlobMatcher, Failure> {
-    Glob::new(text).map(|g| g.compile_matcher()).map_err(|e| Failure::usage(e.to_string()))
-}
-
-fn pattern(text: &str, gguf: bool) -> Result<(GlobMatcher, DType), Failure> {
-    let (pattern, name) = text
-        .rsplit_once('=')
-        .ok_or_else(|| Failure::usage(format!("`{text}` is not GLOB=TYPE, such as 'embed*=f16'")))?;
-    let dtype = match name.to_ascii_lowercase().as_str() {
-        "f64" | "fp64" | "float64" => DType::F64,
-        "f32" | "fp32" | "float32" => DType::F32,
-        "f16" | "fp16" | "float16" => DType::F16,
-        "bf16" | "bfloat16" => DType::BF16,
-        other => match other.parse::<Quant>() {
-            Ok(quant) if gguf => quant.dtype(),
-            Err(message) if gguf => return Err(Failure::usage(message)),
-            _ => return Err(Failure::usage(format!("`{other}` is not one of f64, f32, f16, bf16"))),
-        },
-    };
-    Ok((glob(pattern)?, dtype))
-}
-
-/// `5GB` in bytes; units are powers of ten, those with an i powers of two.
-fn size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kb" => 1_000,
-        "m" | "mb" => 1_000_000,
-        "g" | "gb" => 1_000_000_000,
-        "kib" => 1 << 10,
-        "mib" => 1 << 20,
-        "gib" => 1 << 30,
-        _ => return Err("not a size such as 5GB or 500MiB".into()),
-    };
-    let number: f64 = digits.trim().parse().map_err(|_| "not a size such as 5GB or 500MiB".to_string())?;
-    let bytes = number * unit as f64;
-    if !(1.0..1e18).contains(&bytes) {
-        return Err("out of range".into());
-    }
-    Ok(bytes as u64)
-}
-
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
-    args.check()?;
-    args.options(Target::Torch)?;
+    args.writing.check(args.to)?;
+    args.writing.options(args.to, Target::Torch)?;
     let mut code = exit::FINE;
     let mut paths = Vec::new();
     for found in load::expand(&args.paths)? {
@@ -326,7 +65,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     }
     let outputs = outputs(args, &paths)?;
     paths::spare(outputs.iter().map(PathBuf::as_path), || {
-        load::files(&paths).into_iter().chain(args.tokenizer.clone()).collect()
+        load::files(&paths).into_iter().chain(args.writing.tokenizer.clone()).collect()
     })?;
     make_folders(args, &outputs)?;
     let mut load = args.load.options(ckpt_inspect::Options::default(), args.load.policy()?.thresholds);
@@ -353,7 +92,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
 
 /// Where each of `paths` goes.
 fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
-    let (_, extension) = args.target(args.output.as_deref());
+    let (_, extension) = args.writing.target(args.to, args.output.as_deref());
     if let Some(output) = &args.output {
         if paths.len() > 1 {
             return Err(Failure::usage(format!(
@@ -424,17 +163,17 @@ fn common_folder(paths: &[PathBuf]) -> PathBuf {
 }
 
 fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Signal) -> Result<u8, Failure> {
-    let (target, _) = args.target(args.output.as_deref());
-    let options = args.options(target)?;
+    let (target, _) = args.writing.target(args.to, args.output.as_deref());
+    let options = args.writing.options(args.to, target)?;
     // Outputs that will be refused are refused before anything is read. A folder is checked once its contents are
     // known.
-    if output == Path::new("-") || !output.is_dir() && !writes_folder(args, target) {
-        ckpt_inspect::staged::may_write(output, args.force)?;
+    if output == Path::new("-") || !output.is_dir() && !args.writing.writes_folder(target) {
+        ckpt_inspect::staged::may_write(output, args.writing.force)?;
     }
     let mut open = load.open;
-    open.stored = args.keeps() && !args.is_gguf();
+    open.stored = args.writing.keeps() && !is_gguf(args.to);
     let mut source = ckpt_inspect::open_with(path, &open)?;
-    if !args.no_verify {
+    if !args.writing.no_verify {
         source.verify_checksums();
     }
     load::whole(&source)?;
@@ -451,7 +190,7 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     progress.clear();
     let written = written?;
     for note in &plan.notes {
-        terminal::warning(&format!("{}: {}", path.display(), terminal::escape(&sentence(note))));
+        terminal::warning(&format!("{}: {}", path.display(), terminal::escape(&writing::sentence(note))));
     }
     let wrote = format!(
         "{} → {} ({}, {})",
@@ -460,7 +199,7 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
         terminal::bytes(written.bytes),
         verify::tensors(plan.tensors.len())
     );
-    if args.no_verify {
+    if args.writing.no_verify {
         terminal::print(&format!("{wrote}; not verified\n"))?;
         return Ok(exit::FINE);
     }
@@ -470,10 +209,6 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     }
     terminal::print(&format!("{wrote}; {}\n", verify::sentence(&report)))?;
     Ok(if report.agrees() { exit::FINE } else { exit::REFUSED })
-}
-
-fn writes_folder(args: &Args, target: Target) -> bool {
-    target.form().extension.is_empty() || args.max_shard_size.is_some()
 }
 
 /// Warns about a checkpoint that the gate would refuse; under --strict it is not converted.
@@ -490,47 +225,4 @@ fn check_health(args: &Args, load: &LoadOptions, path: &Path) -> Result<(), Fail
     }
     terminal::warning(&format!("{message}, and so will be the copy"));
     Ok(())
-}
-
-/// A note about a copy, with the flag that would help.
-pub fn sentence(note: &Note) -> String {
-    with_flag(note, note.remedy())
-}
-
-/// `message`, with the flag for `remedy` in parentheses.
-fn with_flag(message: &impl std::fmt::Display, remedy: Option<Remedy>) -> String {
-    let names = |quants: &[Quant]| quants.iter().map(|q| q.name()).collect::<Vec<_>>().join(" or ");
-    let flag = match remedy {
-        Some(Remedy::Target(name)) => format!("--to {name}"),
-        Some(Remedy::Type(pattern, dtype)) => {
-            format!("--dtype '{pattern}={}'", Quant::of(dtype).map_or(dtype.name(), Quant::name))
-        }
-        Some(Remedy::Root) => "--root KEY".into(),
-        Some(Remedy::ShardSize) => "--max-shard-size SIZE".into(),
-        Some(Remedy::Ternary(example)) => format!("--ternary '{example}'"),
-        Some(Remedy::Tokenizer) => "--tokenizer PATH".into(),
-        Some(Remedy::Packed) => "--packed".into(),
-        Some(Remedy::Quant(&[])) => "--quant TYPE".into(),
-        Some(Remedy::Quant(quants)) => format!("--quant {}", names(quants)),
-        Some(Remedy::AllowIncomplete) => "--allow-incomplete".into(),
-        Some(Remedy::ExactScales(quants)) => format!("--exact-scales, or --quant {}", names(quants)),
-        _ => return message.to_string(),
-    };
-    format!("{message} (try {flag})")
-}
-
-impl From<ckpt_convert::Error> for Failure {
-    fn from(error: ckpt_convert::Error) -> Self {
-        use ckpt_convert::Error;
-        match error {
-            Error::Read(error) => error.into(),
-            Error::Target { .. } => Failure::usage(with_flag(&error, error.remedy())),
-            Error::Source { ref path, .. } => Failure::usage(with_flag(&error, error.remedy())).naming(path),
-            Error::Incomplete { ref path, .. } => {
-                Failure::unreadable(with_flag(&error, error.remedy())).naming(path)
-            }
-            Error::Output(error) => error.into(),
-            other => Failure::unreadable(other.to_string()),
-        }
-    }
 }

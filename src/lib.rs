@@ -12,10 +12,10 @@
 //! ```
 //!
 //! # Features
-//! All are on by default; without them there are `inspect`, `diff`, `gate`, `report`, `convert`, `verify`, `recover`
-//! and `scan`.
+//! All are on by default; without them there are `inspect`, `diff`, `gate`, `report`, `convert`, `edit`, `verify`,
+//! `recover` and `scan`.
 //! - `browse`: that command.
-//! - `infer`: `infer`, `chat`, `bench`, and `verify --outputs`.
+//! - `infer`: `infer`, `chat`, `bench`, `verify --outputs`, and `edit --perplexity`.
 //! - `diagnose`: that command, and `gate --diagnose`.
 //! - `train`: that command.
 //! - `remote`: files at URLs wherever checkpoints are expected.
@@ -31,6 +31,7 @@ mod convert;
 #[cfg(feature = "diagnose")]
 mod diagnose;
 mod diff;
+mod edit;
 mod exit;
 mod failure;
 mod filter;
@@ -63,6 +64,7 @@ mod terminal;
 #[cfg(feature = "train")]
 mod train;
 mod verify;
+mod writing;
 
 use std::ffi::OsString;
 
@@ -119,6 +121,7 @@ enum Command {
     Gate(gate::Args),
     Report(report::Args),
     Convert(convert::Args),
+    Edit(Box<edit::Args>),
     Verify(verify::Args),
     Recover(recover::Args),
     Scan(scan::Args),
@@ -164,6 +167,7 @@ pub fn run<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exit
         Command::Gate(args) => gate::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Edit(args) => edit::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Scan(args) => scan::run(&args),

@@ -160,7 +160,7 @@ fn write(args: &Args, salvage: &mut Salvage, output: &Path) -> Result<Written, F
     progress.clear();
     let written = written.map_err(|e| signal.explain(e.into()))?;
     let report = ckpt_convert::verify_written(&plan, output)?;
-    let mut notes: Vec<String> = plan.notes.iter().map(crate::convert::sentence).collect();
+    let mut notes: Vec<String> = plan.notes.iter().map(crate::writing::sentence).collect();
     let left_out = source.tensors.len() - plan.pairs.len().min(source.tensors.len());
     if !keep_optimizer && pickled && left_out > 0 {
         notes.push(format!(

@@ -141,9 +141,8 @@ impl Builder<'_, '_> {
     /// `inner` without the key of the dict that it is in, which its own name may begin like.
     fn without_key<'n>(&self, inner: &'n str) -> &'n str {
         let Value::Dict(entries) = &self.plan.source.metadata else { return inner };
-        let is_dict = |key: &str| {
-            matches!(entries.get(&HashableValue::String(key.into())), Some(Value::Dict(_)))
-        };
+        let is_dict =
+            |key: &str| matches!(entries.get(&HashableValue::String(key.into())), Some(Value::Dict(_)));
         match inner.split_once('.') {
             Some((key, rest)) if self.options.root.is_none() && is_dict(key) => rest,
             _ => inner,

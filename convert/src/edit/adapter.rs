@@ -83,7 +83,10 @@ impl Adapter {
             true => {
                 let file = MODELS.iter().map(|name| path.join(name)).find(|file| file.is_stored_file());
                 let file = file.ok_or_else(|| {
-                    refused(path, format!("there is no {} in it, so it is no adapter of PEFT", MODELS.join(" and no ")))
+                    refused(
+                        path,
+                        format!("there is no {} in it, so it is no adapter of PEFT", MODELS.join(" and no ")),
+                    )
                 })?;
                 (path.to_path_buf(), file)
             }
@@ -139,7 +142,10 @@ impl Adapter {
     fn sort(&mut self) -> Result<()> {
         for tensor in &self.checkpoint.tensors {
             if let Some(damage) = &tensor.damage {
-                return Err(ReadError::from(damage).in_tensor(&tensor.name).in_file(&self.checkpoint.path).into());
+                return Err(ReadError::from(damage)
+                    .in_tensor(&tensor.name)
+                    .in_file(&self.checkpoint.path)
+                    .into());
             }
             let mut name = tensor.name.as_str();
             for before in ["base_model.model.", "base_model."] {
@@ -167,10 +173,19 @@ impl Adapter {
                     &mut change.b
                 }
                 "lora_magnitude_vector" => &mut change.magnitude,
-                _ => return Err(refused(&self.path, format!("`{}` is no part of a LoRA adapter", tensor.name.escape_debug()))),
+                _ => {
+                    return Err(refused(
+                        &self.path,
+                        format!("`{}` is no part of a LoRA adapter", tensor.name.escape_debug()),
+                    ));
+                }
             };
             if let Some(other) = slot.replace(tensor.clone()) {
-                let why = format!("`{}` and `{}` are the same part", other.name.escape_debug(), tensor.name.escape_debug());
+                let why = format!(
+                    "`{}` and `{}` are the same part",
+                    other.name.escape_debug(),
+                    tensor.name.escape_debug()
+                );
                 return Err(refused(&self.path, why));
             }
         }
@@ -192,7 +207,10 @@ impl Adapter {
             let rank = settings.rank_of(module);
             let (rows, columns) = (a.shape.first().copied(), b.shape.get(1).copied());
             if rank < 1.0 || rank.fract() != 0.0 {
-                return Err(refused(&path, format!("the rank of `{shown}` is {rank} by {CONFIG}, and must be 1 or more")));
+                return Err(refused(
+                    &path,
+                    format!("the rank of `{shown}` is {rank} by {CONFIG}, and must be 1 or more"),
+                ));
             }
             if rows != Some(rank as usize) || columns != rows || a.numel() == 0 || b.numel() == 0 {
                 let why = format!(
@@ -232,7 +250,8 @@ pub(crate) fn refused(path: &Path, why: String) -> Error {
 fn finite(path: &Path, reader: &Arc<Reader>, tensor: &TensorInfo) -> Result<()> {
     let name = tensor.name.escape_debug();
     if !is_made(tensor.dtype) {
-        let why = format!("`{name}` is {}, and an adapter's tensors are floating-point numbers", tensor.dtype);
+        let why =
+            format!("`{name}` is {}, and an adapter's tensors are floating-point numbers", tensor.dtype);
         return Err(refused(path, why));
     }
     let values = Input::new(reader, tensor).to_f32()?;
@@ -281,7 +300,8 @@ fn patterns(path: &Path, config: &Map<String, Json>, key: &str) -> Result<Vec<(R
     let entries = entries.as_object().ok_or_else(|| wrong("is no object of patterns and numbers"))?;
     let one = |(pattern, number): (&String, &Json)| {
         let regex = Regex::new(&format!("^(.*\\.)?({pattern})$"));
-        let regex = regex.map_err(|_| wrong(&format!("has `{}`, which is no pattern", pattern.escape_debug())))?;
+        let regex =
+            regex.map_err(|_| wrong(&format!("has `{}`, which is no pattern", pattern.escape_debug())))?;
         let number = number.as_f64().ok_or_else(|| wrong("has a value that is no number"))?;
         Ok((regex, number))
     };
@@ -294,7 +314,9 @@ fn config(path: &Path) -> Result<Map<String, Json>> {
     let read = path.stored_bytes().and_then(|file| file.take(MAX_CONFIG + 1).read_to_end(&mut bytes));
     read.map_err(|e| ReadError::io(path, &e).hint("an adapter of PEFT has its ranks and scales there"))?;
     if bytes.len() as u64 > MAX_CONFIG {
-        return Err(ReadError::unsupported("is larger than any adapter's configuration").in_file(path).into());
+        return Err(ReadError::unsupported("is larger than any adapter's configuration")
+            .in_file(path)
+            .into());
     }
     match serde_json::from_slice(&bytes) {
         Ok(Json::Object(config)) => Ok(config),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use ckpt_inspect::{Checkpoint, DType, Format, Result as ReadResult, Storage, TensorInfo};
+use ckpt_inspect::{Checkpoint, DType, Format, Memory, Result as ReadResult, Storage, TensorInfo};
 use serde_json::json;
 
 use super::derived::{Derived, Make, is_made};
@@ -38,17 +38,24 @@ pub(super) const ROW: Row = Row {
 fn chosen(given: &Given) -> Result<Weights, String> {
     let number = |text: &str| text.trim().parse::<f64>().ok().filter(|x| x.is_finite());
     match (given.setting("weights"), given.setting("ema")) {
-        (Some(_), Some(_)) => Err("--weights and --ema are two ways to say how much each checkpoint counts".into()),
+        (Some(_), Some(_)) => {
+            Err("--weights and --ema are two ways to say how much each checkpoint counts".into())
+        }
         (Some(text), None) => {
             let numbers: Option<Vec<f64>> = text.split(',').map(number).collect();
             let numbers = numbers.filter(|all| all.iter().all(|w| *w >= 0.0) && all.iter().any(|w| *w > 0.0));
             numbers.map(Weights::Given).ok_or_else(|| {
-                format!("--weights `{}`: must be numbers of 0 or more between commas, and not all 0", text.escape_debug())
+                format!(
+                    "--weights `{}`: must be numbers of 0 or more between commas, and not all 0",
+                    text.escape_debug()
+                )
             })
         }
         (None, Some(text)) => {
             let decay = number(text).filter(|decay| (0.0..1.0).contains(decay));
-            decay.map(Weights::Ema).ok_or_else(|| format!("--ema `{}`: must be from 0 to below 1", text.escape_debug()))
+            decay
+                .map(Weights::Ema)
+                .ok_or_else(|| format!("--ema `{}`: must be from 0 to below 1", text.escape_debug()))
         }
         (None, None) => Ok(Weights::Equal),
     }
@@ -98,21 +105,24 @@ impl Edit for Average {
             return Err(Error::target(why));
         }
         if draft.others.is_empty() {
-            return Err(Error::of_source(&draft.checkpoint, "it is one checkpoint, and an average is made of several"));
+            return Err(Error::of_source(
+                &draft.checkpoint,
+                "it is one checkpoint, and an average is made of several",
+            ));
         }
-        let in_order = self.order(draft)?;
-        let factors = self.factors(in_order)?;
+        Draft::check_computable(&draft.checkpoint)?;
+        let count = self.order(draft)?;
+        let factors = self.factors(count)?;
         let others = std::mem::take(&mut draft.others);
         for other in &others {
-            if let Some(why) = other.coding.refusal() {
-                return Err(Error::of_source(other, why));
-            }
+            Draft::check_computable(other)?;
             check_alike(&draft.checkpoint, other)?;
         }
         let columns = columns(&others, &draft.checkpoint)?;
         let mut paths: Vec<String> = others.iter().map(|c| c.path.to_string_lossy().into_owned()).collect();
         paths.push(draft.checkpoint.path.to_string_lossy().into_owned());
-        let mut steps: Vec<Option<u64>> = others.iter().map(|c| c.step.as_ref().map(|(step, _)| *step)).collect();
+        let mut steps: Vec<Option<u64>> =
+            others.iter().map(|c| c.step.as_ref().map(|(step, _)| *step)).collect();
         steps.push(draft.checkpoint.step.as_ref().map(|(step, _)| *step));
         let mut readers: Vec<Arc<Reader>> = others.iter().map(|c| Reader::new(&c.path)).collect();
         readers.push(Reader::new(&draft.checkpoint.path));
@@ -142,9 +152,11 @@ impl Edit for Average {
             let (made, derived) = match places.as_ref().and_then(|places| done.get(places)) {
                 Some(done) => done.clone(),
                 None => {
-                    let inputs = inputs.iter().zip(&readers).map(|(t, reader)| Input::new(reader, t).checked());
+                    let inputs =
+                        inputs.iter().zip(&readers).map(|(t, reader)| Input::new(reader, t).checked());
                     let mean = Mean { inputs: inputs.collect(), factors: factors.clone() };
-                    let made = Derived::tensor(&tensor, dtype, Box::new(mean)).map_err(|e| e.in_file(&draft.checkpoint.path))?;
+                    let made = Derived::tensor(&tensor, dtype, Box::new(mean))
+                        .map_err(|e| e.in_file(&draft.checkpoint.path))?;
                     if let Some(places) = places {
                         done.insert(places, made.clone());
                     }
@@ -156,7 +168,13 @@ impl Edit for Average {
         if averaged == 0 {
             return Err(Error::of_source(&draft.checkpoint, "it has no floating-point weights to average"));
         }
-        draft.changes.push(Box::new(Averaged { paths, steps, factors, tensors: averaged, weights: self.weights.clone() }));
+        draft.changes.push(Box::new(Averaged {
+            paths,
+            steps,
+            factors,
+            tensors: averaged,
+            weights: self.weights.clone(),
+        }));
         if !differing.is_empty() {
             let path = draft.checkpoint.path.to_string_lossy().into_owned();
             draft.changes.push(Box::new(Taken { names: differing, equal: kept, path }));
@@ -173,35 +191,23 @@ impl Average {
             return Ok(count);
         }
         let step = |c: &Checkpoint| c.step.as_ref().map(|(step, _)| *step);
-        let without = draft.others.iter().chain([&draft.checkpoint]).find(|c| step(c).is_none());
-        if let Some(without) = without {
+        let mut all = std::mem::take(&mut draft.others);
+        all.push(std::mem::replace(&mut draft.checkpoint, Memory::new("").open()));
+        if let Some(without) = all.iter().find(|c| step(c).is_none()) {
             let why = "nothing says of which step it is, and a moving average goes over steps: use --weights";
             return Err(Error::of_source(without, why));
         }
-        draft.others.sort_by_key(|c| step(c));
-        for pair in draft.others.windows(2) {
-            if step(&pair[0]) == step(&pair[1]) {
-                return Err(same_step(&pair[0], &pair[1]));
-            }
+        all.sort_by_key(step);
+        if let Some(pair) = all.windows(2).find(|pair| step(&pair[0]) == step(&pair[1])) {
+            let why = format!(
+                "it is of the same step as {}, and a moving average goes over steps",
+                pair[0].path.display()
+            );
+            return Err(Error::of_source(&pair[1], why));
         }
-        if let Some(last) = draft.others.last() {
-            match step(last).cmp(&step(&draft.checkpoint)) {
-                std::cmp::Ordering::Equal => return Err(same_step(last, &draft.checkpoint)),
-                std::cmp::Ordering::Greater => {
-                    let last = draft.others.pop().expect("there is a last one");
-                    let before = std::mem::replace(&mut draft.checkpoint, last);
-                    draft.others.push(before);
-                    draft.others.sort_by_key(|c| step(c));
-                    draft.settle();
-                }
-                std::cmp::Ordering::Less => {}
-            }
-        }
-        for pair in draft.others.windows(2) {
-            if step(&pair[0]) == step(&pair[1]) {
-                return Err(same_step(&pair[0], &pair[1]));
-            }
-        }
+        draft.checkpoint = all.pop().expect("there are several");
+        draft.others = all;
+        draft.settle();
         Ok(count)
     }
 
@@ -224,11 +230,6 @@ impl Average {
             }
         }
     }
-}
-
-fn same_step(a: &Checkpoint, b: &Checkpoint) -> Error {
-    let why = format!("it is of the same step as {}, and a moving average goes over steps", a.path.display());
-    Error::of_source(b, why)
 }
 
 /// Refuses to mix files whose rows are in different orders.

@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ckpt_inspect::{Compute, DType, Error as ReadError, Result as ReadResult, Storage, TensorInfo};
 use ckpt_inspect::contiguous_strides;
+use ckpt_inspect::{Compute, DType, Error as ReadError, Result as ReadResult, Storage, TensorInfo};
 use rayon::prelude::*;
 
 use crate::encode::round_f64;
@@ -45,7 +45,11 @@ pub(crate) fn is_made(dtype: DType) -> bool {
 
 impl Derived {
     /// `tensor`, with the elements of `make` in `dtype`, and what computes them.
-    pub fn tensor(tensor: &TensorInfo, dtype: DType, make: Box<dyn Make>) -> ReadResult<(TensorInfo, Arc<Derived>)> {
+    pub fn tensor(
+        tensor: &TensorInfo,
+        dtype: DType,
+        make: Box<dyn Make>,
+    ) -> ReadResult<(TensorInfo, Arc<Derived>)> {
         let overflows = || ReadError::damaged("its size overflows").in_tensor(&tensor.name);
         let size = dtype.element_size().filter(|_| is_made(dtype)).ok_or_else(|| {
             ReadError::unsupported(format!("{dtype} elements are not computed")).in_tensor(&tensor.name)
@@ -57,7 +61,8 @@ impl Derived {
         let mut made = tensor.clone();
         made.storage = Some(Storage::computed(derived.clone(), bytes));
         (made.dtype, made.byte_offset, made.strides) = (dtype, 0, contiguous_strides(&tensor.shape));
-        (made.scale, made.scales, made.quantizer, made.sparse, made.quantized) = (None, None, None, None, None);
+        (made.scale, made.scales, made.quantizer, made.sparse, made.quantized) =
+            (None, None, None, None, None);
         Ok((made, derived))
     }
 

@@ -28,7 +28,9 @@ pub(super) const ROW: Row = Row {
     repeats: false,
     about: "gguf: write the checkpoint given, a LoRA adapter in PEFT's form, as an adapter for llama.cpp (`llama-cli --lora`); BASE is the model that it was trained for",
     settings: &[],
-    make: |given| Ok(Box::new(AdapterOf { base: given.values.first().map(PathBuf::from).unwrap_or_default() })),
+    make: |given| {
+        Ok(Box::new(AdapterOf { base: given.values.first().map(PathBuf::from).unwrap_or_default() }))
+    },
 };
 
 /// Makes a GGUF adapter of a LoRA adapter in PEFT's form.
@@ -45,9 +47,15 @@ impl AdapterOf {
 }
 
 impl Edit for AdapterOf {
+    fn inputs(&self) -> Vec<PathBuf> {
+        vec![self.base.clone()]
+    }
+
     fn apply(&self, draft: &mut Draft) -> Result<()> {
         if !matches!(draft.settings.target, Target::Gguf(_)) {
-            return Err(Error::target("an adapter of its own is written as GGUF: give -o FILE.gguf, or merge it with --lora"));
+            return Err(Error::target(
+                "an adapter of its own is written as GGUF: give -o FILE.gguf, or merge it with --lora",
+            ));
         }
         let base = ckpt_inspect::open(&self.base)?;
         let adapter = Adapter::open(&draft.checkpoint.path)?;
@@ -56,19 +64,29 @@ impl Edit for AdapterOf {
             None => DType::F32,
             Some(quant @ (Quant::F32 | Quant::F16 | Quant::BF16)) => quant.dtype(),
             Some(quant) => {
-                return Err(Error::target(format!("an adapter is written as f32, f16 or bf16, and not as {quant}")));
+                return Err(Error::target(format!(
+                    "an adapter is written as f32, f16 or bf16, and not as {quant}"
+                )));
             }
         };
         let targets = Targets::of(&base.tensors);
         let (mut tensors, mut rotated) = (Vec::new(), Vec::new());
         if let Some(name) = adapter.replaced.keys().next() {
-            let why = format!("it replaces `{}` as a whole, which an adapter of GGUF cannot; merge it with --lora", name.escape_debug());
+            let why = format!(
+                "it replaces `{}` as a whole, which an adapter of GGUF cannot; merge it with --lora",
+                name.escape_debug()
+            );
             return Err(refused(&adapter.path, why));
         }
         let places: Vec<Option<usize>> =
             adapter.changes.keys().map(|module| targets.find(&format!("{module}.weight"))).collect();
-        let unknown: Vec<&str> =
-            adapter.changes.keys().zip(&places).filter(|(_, at)| at.is_none()).map(|(m, _)| m.as_str()).collect();
+        let unknown: Vec<&str> = adapter
+            .changes
+            .keys()
+            .zip(&places)
+            .filter(|(_, at)| at.is_none())
+            .map(|(m, _)| m.as_str())
+            .collect();
         if !unknown.is_empty() {
             let why = format!(
                 "it is an adapter for another base: {} has no {}",
@@ -82,11 +100,14 @@ impl Edit for AdapterOf {
             let (Some(a), Some(b), Some(at)) = (&change.a, &change.b, at) else { continue };
             if change.magnitude.is_some() || change.bias.is_some() {
                 let what = if change.bias.is_some() { "a bias" } else { "a magnitude (DoRA)" };
-                let why = format!("`{shown}` has {what}, which an adapter of GGUF cannot have; merge it with --lora");
+                let why = format!(
+                    "`{shown}` has {what}, which an adapter of GGUF cannot have; merge it with --lora"
+                );
                 return Err(refused(&adapter.path, why));
             }
             let own = &base.tensors[at];
-            let fits = orientation(&own.shape, change, false).is_some_and(|(.., turned)| turned == change.is_embedding);
+            let fits = orientation(&own.shape, change, false)
+                .is_some_and(|(.., turned)| turned == change.is_embedding);
             if !fits || a.shape.len() != 2 {
                 let why = format!(
                     "it is an adapter for another base: {} has `{}` of shape {:?}, and its matrices are {:?} and {:?}",
@@ -103,7 +124,8 @@ impl Edit for AdapterOf {
                 true => Some(own.name.clone()),
                 false => names::translate(&own.name, Style::Gguf),
             };
-            let name = name.ok_or_else(|| refused(&adapter.path, format!("GGUF has no name for `{shown}`")))?;
+            let name =
+                name.ok_or_else(|| refused(&adapter.path, format!("GGUF has no name for `{shown}`")))?;
             let order = match is_gguf {
                 true => row_order(&base, own).map(|order| Rotary { interleave: !order.interleave, ..order }),
                 false => rotary(&base, own, Some(Style::Gguf)),
@@ -136,7 +158,11 @@ impl Edit for AdapterOf {
             keys.set("general.file_type", &kind);
         }
         keys.set("general.quantization_version", &2u32);
-        let change = Written { base: base.path.to_string_lossy().into_owned(), architecture, modules: adapter.changes.len() };
+        let change = Written {
+            base: base.path.to_string_lossy().into_owned(),
+            architecture,
+            modules: adapter.changes.len(),
+        };
         draft.changes.push(Box::new(change));
         for tensor in &mut tensors {
             tensor.group = ckpt_inspect::Group::Weights;
@@ -219,7 +245,12 @@ impl fmt::Display for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = if self.modules == 1 { "" } else { "s" };
         let Written { base, architecture, modules } = self;
-        write!(f, "LoRA of {modules} module{plural} as an adapter for {} ({})", base.escape_debug(), architecture.escape_debug())
+        write!(
+            f,
+            "LoRA of {modules} module{plural} as an adapter for {} ({})",
+            base.escape_debug(),
+            architecture.escape_debug()
+        )
     }
 }
 

@@ -87,9 +87,8 @@ impl Input {
     pub fn read<T>(&self, range: Range<usize>, take: impl FnOnce(Values<'_>) -> T) -> ReadResult<T> {
         let tensor = self.tensor();
         let at = |e: ReadError| e.in_tensor(&tensor.name).in_file(self.reader.path());
-        let stretch = is_made(tensor.dtype)
-            .then(|| tensor.stretch(range.start as u64, range.len() as u64))
-            .flatten();
+        let stretch =
+            is_made(tensor.dtype).then(|| tensor.stretch(range.start as u64, range.len() as u64)).flatten();
         if let Some(part) = stretch {
             let bytes = self.reader.named.tensor_bytes(&part)?;
             if let Some(check) = &self.check {
@@ -200,7 +199,9 @@ impl Check {
             return Ok(());
         }
         let seen = (bytes.len() as u64) << 32 | u64::from(crc32fast::hash(bytes));
-        if self.pieces[piece].swap(seen, Ordering::AcqRel) != 0 || self.left.fetch_sub(1, Ordering::AcqRel) != 1 {
+        if self.pieces[piece].swap(seen, Ordering::AcqRel) != 0
+            || self.left.fetch_sub(1, Ordering::AcqRel) != 1
+        {
             return Ok(());
         }
         let mut whole = Hasher::new();

@@ -72,8 +72,7 @@ fn choose(draft: &mut Draft, patterns: &[Pattern], flag: &'static str, matching:
     let mut used: HashSet<usize> = HashSet::new();
     let mut gone: HashSet<usize> = HashSet::new();
     for (i, tensor) in source.tensors.iter().enumerate() {
-        let by: Vec<usize> =
-            (0..patterns.len()).filter(|&p| patterns[p].matches(&tensor.name)).collect();
+        let by: Vec<usize> = (0..patterns.len()).filter(|&p| patterns[p].matches(&tensor.name)).collect();
         if by.is_empty() != matching {
             gone.insert(i);
         }
@@ -83,7 +82,10 @@ fn choose(draft: &mut Draft, patterns: &[Pattern], flag: &'static str, matching:
         return Err(draft.unmatched(&patterns[unused], flag));
     }
     if gone.len() == source.tensors.len() {
-        return Err(Error::of_source(source, format!("--{flag} would leave none of its {}", tensors(gone.len()))));
+        return Err(Error::of_source(
+            source,
+            format!("--{flag} would leave none of its {}", tensors(gone.len())),
+        ));
     }
     let bytes = gone.iter().map(|&i| source.tensors[i].byte_len().unwrap_or(0)).fold(0, u64::saturating_add);
     let first = gone.iter().min().map(|&i| source.tensors[i].name.clone());

@@ -46,7 +46,12 @@ impl Lora {
 }
 
 impl Edit for Lora {
+    fn inputs(&self) -> Vec<PathBuf> {
+        self.adapters.clone()
+    }
+
     fn apply(&self, draft: &mut Draft) -> Result<()> {
+        Draft::check_computable(&draft.checkpoint)?;
         self.adapters.iter().try_for_each(|path| merge(draft, Adapter::open(path)?))
     }
 }
@@ -69,7 +74,10 @@ impl Targets {
         for (i, tensor) in tensors.iter().enumerate() {
             by_shared.entry(shared(&tensor.name)).or_default().push(i);
         }
-        Targets { exact: tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect(), shared: by_shared }
+        Targets {
+            exact: tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect(),
+            shared: by_shared,
+        }
     }
 
     /// The tensor called `name` in the adapter's model; `None` unless there is one.
@@ -77,7 +85,8 @@ impl Targets {
         let one = |found: &Vec<usize>| (found.len() == 1).then(|| found[0]);
         self.exact.get(name).copied().or_else(|| self.shared.get(&shared(name)).and_then(one)).or_else(|| {
             // One more or one less module around all others, such as `transformer.` of GPT-2.
-            let inner = name.split_once('.').map(|(_, rest)| rest).and_then(|rest| self.exact.get(rest).copied());
+            let inner =
+                name.split_once('.').map(|(_, rest)| rest).and_then(|rest| self.exact.get(rest).copied());
             inner.or_else(|| {
                 let outer: Vec<usize> = self
                     .exact
@@ -104,7 +113,11 @@ fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
         .chain(adapter.replaced.keys().filter(|name| targets.find(name).is_none()).cloned())
         .collect();
     if !unknown.is_empty() {
-        return Err(other_base(draft, &adapter, &format!("has no {}", listed(unknown.iter().map(String::as_str)))));
+        return Err(other_base(
+            draft,
+            &adapter,
+            &format!("has no {}", listed(unknown.iter().map(String::as_str))),
+        ));
     }
     let recent = Arc::new(Mutex::new(None));
     let mut changed = HashSet::new();
@@ -122,7 +135,6 @@ fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
             rows,
             columns,
             transposed,
-            is_embedding: change.is_embedding,
             recent: recent.clone(),
         };
         let magnitude = match &change.magnitude {
@@ -132,11 +144,16 @@ fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
                 if tensor.numel() != outputs as u64 {
                     return Err(shape_differs(draft, &adapter, tensor, change));
                 }
-                Some(Magnitude { input: adapter.input(tensor), by_column: transposed, factors: OnceLock::new() })
+                Some(Magnitude {
+                    input: adapter.input(tensor),
+                    by_column: transposed,
+                    factors: OnceLock::new(),
+                })
             }
         };
         let order = file_order(draft, &tensor);
-        let merged = Merged { base: Input::new(&base, &tensor), product, scaling: change.scaling, magnitude, order };
+        let merged =
+            Merged { base: Input::new(&base, &tensor), product, scaling: change.scaling, magnitude, order };
         let in_base = |e: ckpt_inspect::Error| e.in_file(&draft.checkpoint.path);
         let (made, derived) = Derived::tensor(&tensor, dtype, Box::new(merged)).map_err(in_base)?;
         let names = draft.names_of(index);
@@ -165,7 +182,11 @@ fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
 
 /// Rows and columns of a stored weight, and whether its rows are inputs; `None` if the change is of another shape. Of a square one the
 /// configuration tells.
-pub(crate) fn orientation(shape: &[usize], change: &LowRank, fan_in_fan_out: bool) -> Option<(usize, usize, bool)> {
+pub(crate) fn orientation(
+    shape: &[usize],
+    change: &LowRank,
+    fan_in_fan_out: bool,
+) -> Option<(usize, usize, bool)> {
     let (a, b) = (change.a.as_ref()?, change.b.as_ref()?);
     let (inputs, outputs) = (a.shape[1..].iter().product::<usize>(), *b.shape.first()?);
     let rows = *shape.first()?;
@@ -234,7 +255,11 @@ fn put(draft: &mut Draft, adapter: &Adapter, index: usize, tensor: &TensorInfo) 
 
 fn other_base(draft: &Draft, adapter: &Adapter, what: &str) -> Error {
     let named = adapter.base.as_ref().map(|base| format!(" (it was trained for {})", base.escape_debug()));
-    let why = format!("it is an adapter for another base{}: {} {what}", named.unwrap_or_default(), draft.checkpoint.path.display());
+    let why = format!(
+        "it is an adapter for another base{}: {} {what}",
+        named.unwrap_or_default(),
+        draft.checkpoint.path.display()
+    );
     refused(&adapter.path, why)
 }
 
@@ -251,7 +276,8 @@ fn shape_differs(draft: &Draft, adapter: &Adapter, tensor: &TensorInfo, change: 
 }
 
 fn differ(draft: &Draft, adapter: &Adapter, own: &TensorInfo, tensor: &TensorInfo) -> Error {
-    let what = format!("has `{}` of shape {:?}, and it {:?}", own.name.escape_debug(), own.shape, tensor.shape);
+    let what =
+        format!("has `{}` of shape {:?}, and it {:?}", own.name.escape_debug(), own.shape, tensor.shape);
     other_base(draft, adapter, &what)
 }
 
@@ -276,7 +302,6 @@ struct Product {
     columns: usize,
     /// Whether rows are inputs.
     transposed: bool,
-    is_embedding: bool,
     /// The factors that were used last, of all in the adapter: an adapter need not be in memory as a whole.
     recent: Arc<Mutex<Option<(usize, Arc<Factors>)>>>,
 }
@@ -292,7 +317,9 @@ impl Product {
         let (a, b) = (self.a.to_f32()?, self.b.to_f32()?);
         let factors = Arc::new(match self.transposed {
             false => Factors { left: b, right: a },
-            true => Factors { left: turned(&a, self.rank, self.rows), right: turned(&b, self.columns, self.rank) },
+            true => {
+                Factors { left: turned(&a, self.rank, self.rows), right: turned(&b, self.columns, self.rank) }
+            }
         });
         *recent = Some((self.number, factors.clone()));
         Ok(factors)

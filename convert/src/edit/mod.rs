@@ -32,6 +32,7 @@ mod sum;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ckpt_inspect::metadata::{HashableValue, Value};
@@ -53,15 +54,8 @@ pub use rename::Rename;
 pub use strip::Strip;
 
 /// Every edit, in the order in which several of them are carried out.
-pub static EDITS: [Row; 7] = [
-    average::ROW,
-    lora::ROW,
-    gguf_adapter::ROW,
-    strip::ROW,
-    keep::DROP,
-    keep::KEEP,
-    rename::ROW,
-];
+pub static EDITS: [Row; 7] =
+    [average::ROW, lora::ROW, gguf_adapter::ROW, strip::ROW, keep::DROP, keep::KEEP, rename::ROW];
 
 /// An edit.
 pub trait Edit: fmt::Debug + Send + Sync {
@@ -74,6 +68,11 @@ pub trait Edit: fmt::Debug + Send + Sync {
     /// Whether it makes one checkpoint of several.
     fn joins(&self) -> bool {
         false
+    }
+
+    /// The checkpoints that it reads besides the sources.
+    fn inputs(&self) -> Vec<PathBuf> {
+        Vec::new()
     }
 }
 
@@ -202,11 +201,9 @@ pub fn edit(mut sources: Vec<Checkpoint>, edits: &[Box<dyn Edit>], settings: &Se
         return Err(Error::target("there is no checkpoint to edit"));
     };
     if !sources.is_empty() && !edits.iter().any(|edit| edit.joins()) {
-        let why = format!("{} checkpoints were given, and only an average is made of several", sources.len() + 1);
+        let why =
+            format!("{} checkpoints were given, and only an average is made of several", sources.len() + 1);
         return Err(Error::target(why));
-    }
-    if let Some(why) = checkpoint.coding.refusal() {
-        return Err(Error::of_source(&checkpoint, why));
     }
     let mut draft = Draft {
         checkpoint,
@@ -260,6 +257,20 @@ impl Draft {
             }
         }
         self.checkpoint.tensors.extend(tied);
+    }
+
+    /// Refuses to compute with weights of `source` that are not read, or are there as codes.
+    fn check_computable(source: &Checkpoint) -> Result<()> {
+        if let Some(why) = source.coding.refusal() {
+            return Err(Error::of_source(source, why));
+        }
+        match source.coding.stored {
+            0 => Ok(()),
+            _ => Err(Error::of_source(
+                source,
+                "its weights are codes as they are stored, which are not computed with",
+            )),
+        }
     }
 
     /// The place of `tensor`: others in it are the same tensor under another name.

@@ -18,7 +18,8 @@ impl Pattern {
     /// # Errors
     /// What is wrong with it.
     pub fn new(text: &str) -> Result<Self, String> {
-        let expression = text.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')).filter(|e| !e.is_empty());
+        let expression =
+            text.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')).filter(|e| !e.is_empty());
         let regex = match expression {
             Some(expression) => Regex::new(expression).map_err(|e| e.to_string()),
             None => glob(text).and_then(|expression| {
@@ -132,8 +133,20 @@ mod tests {
 
     #[test]
     fn globs_match_like_those_of_globset() {
-        let globs = ["*", "layers.*.w", "layers.?.w", "l[ab]*", "l[!ab]*", "{x,layers}.*", "a.b", "ö*", "[[]x", "a\\*"];
-        let names = ["layers.0.w", "layers.10.w", "lax", "lcx", "x.1", "a.b", "axb", "öl", "[x", "a*", "ab", "層.w"];
+        let globs = [
+            "*",
+            "layers.*.w",
+            "layers.?.w",
+            "l[ab]*",
+            "l[!ab]*",
+            "{x,layers}.*",
+            "a.b",
+            "ö*",
+            "[[]x",
+            "a\\*",
+        ];
+        let names =
+            ["layers.0.w", "layers.10.w", "lax", "lcx", "x.1", "a.b", "axb", "öl", "[x", "a*", "ab", "層.w"];
         for glob in globs {
             let theirs = globset::Glob::new(glob).unwrap().compile_matcher();
             let ours = Pattern::new(glob).unwrap();

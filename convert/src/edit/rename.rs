@@ -32,7 +32,9 @@ fn rule(text: &str) -> Result<(Pattern, String), String> {
     let (from, to) = (Pattern::new(&text[..at])?, &text[at + 1..]);
     let (wanted, there) = (to.matches('*').count(), from.wildcards());
     if let Some(there) = there.filter(|there| *there < wanted) {
-        return Err(format!("`{shown}` has {wanted} `*` on its right, and {there} on its left for them to come from"));
+        return Err(format!(
+            "`{shown}` has {wanted} `*` on its right, and {there} on its left for them to come from"
+        ));
     }
     Ok((from, to.to_string()))
 }
@@ -72,7 +74,8 @@ impl Edit for Rename {
         let mut taken: HashMap<&str, &str> = HashMap::new();
         for (tensor, name) in source.tensors.iter().zip(&names) {
             if name.is_empty() || name.contains('\0') {
-                let why = format!("`{}` would be renamed to `{}`", tensor.name.escape_debug(), name.escape_debug());
+                let why =
+                    format!("`{}` would be renamed to `{}`", tensor.name.escape_debug(), name.escape_debug());
                 return Err(Error::of_source(source, why));
             }
             if let Some(other) = taken.insert(name, &tensor.name) {

@@ -1,8 +1,8 @@
 //! Weighted sums in f64.
 
 use ckpt_inspect::DType;
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::f16;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 use crate::simd::with_avx2;
 
