@@ -182,7 +182,7 @@ impl WriteArgs {
         });
         options.ternary = self.ternary.as_deref().map(glob).transpose()?;
         options.max_shard_bytes = self.max_shard_size;
-        options.tokenizer.clone_from(&tokenizer);
+        options.tokenizer.clone_from(&self.tokenizer);
         options.keep_quantized = self.keeps();
         options.allow_incomplete = self.allow_incomplete;
         options.force = self.force;
@@ -206,7 +206,7 @@ impl WriteArgs {
             (self.embed.is_some(), "--embed"),
             (self.exact_scales, "--exact-scales"),
             (self.latent, "--latent"),
-            (tokenizer.is_some(), "--tokenizer"),
+            (self.tokenizer.is_some(), "--tokenizer"),
         ];
         if let Some((_, flag)) = of_gguf.iter().find(|(given, _)| *given && !is_gguf(to)) {
             return Err(Failure::usage(format!("{flag} only works with --to gguf")));

@@ -34,6 +34,7 @@ fn commands_are_those_of_the_features() {
     let commands = [
         ("inspect", true),
         ("recover", true),
+        ("edit", true),
         ("browse", cfg!(feature = "browse")),
         ("infer", cfg!(feature = "infer")),
         ("chat", cfg!(feature = "infer")),

@@ -12,6 +12,8 @@ mod diagnose;
 mod diff;
 #[cfg(all(unix, feature = "browse", feature = "diagnose", feature = "train"))]
 mod documentation;
+#[cfg(feature = "infer")]
+mod edit;
 #[cfg(unix)]
 mod fleet;
 #[cfg(feature = "diagnose")]
