@@ -1,13 +1,11 @@
 //! `ckpt edit` as a user runs it, each edit against the same one done in PyTorch or PEFT.
 
-use std::path::Path;
-
 use ckpt_kit::binary::{Program, text};
 use ckpt_kit::fixtures::{fixture, root};
-use ckpt_kit::numbers::le;
 use ckpt_kit::peers::{self, Python, json};
-use ckpt_kit::safetensors::SafeTensors;
 use serde_json::Value;
+
+mod refusals;
 
 const HEALTHY: &str = "healthy-run/step-02000.pt";
 const ADAPTER: &str = "adapter";
@@ -76,7 +74,7 @@ fn an_average_is_that_of_pytorch() {
             .exits(0)
             .says(&["5 checkpoints → all.pt", "verified: 10 tensors, 10 bit-equal"])
             .complains(&[
-                "note: averaged 8 of 5 checkpoints, steps 100 to 500",
+                "averaged 8 tensors of 5 checkpoints, steps 100 to 500",
                 "warning: 1 tensor of whole numbers differs, and is that of run/step-00500.pt: `model_state_dict.bn.num_batches_tracked`",
                 "left out what only training needs: 2 tensors",
                 "`optimizer_state_dict`",
@@ -170,7 +168,7 @@ fn adapters_are_merged_as_peft_merges_them() {
             .run(&["edit", text(&base), "--lora", text(&adapter), "-o", text(&out)])
             .exits(0)
             .says(&["verified: ", "bit-equal"])
-            .complains(&["note: merged ", if case.contains("dora") { "DoRA" } else { "LoRA" }]);
+            .complains(&["merged ", if case.contains("dora") { "DoRA" } else { "LoRA" }]);
         assert_close(&ask(&python, &["compare", text(&out), text(&merged)]), 1e-6);
         // What is a folder stays one that transformers loads.
         assert!(out.join("config.json").exists(), "{case}");
@@ -230,7 +228,8 @@ fn an_adapter_becomes_one_of_gguf() {
     }
     // alpha / r is all that llama.cpp multiplies by, so what else there is of a scale goes into B: here the root of r.
     let rslora = |name: &str| place.at(format!("rslora/{name}"));
-    let args = ["edit", text(&rslora("adapter")), "--adapter-of", text(&rslora("base")), "-o", "root.gguf"];
+    let [base, adapter] = ["base", "adapter"].map(rslora);
+    let args = ["edit", text(&adapter), "--adapter-of", text(&base), "-o", "root.gguf"];
     place.run(&args).exits(0);
     let twice = "import sys; from gguf import GGUFReader as R; from safetensors.numpy import load_file as l; g = {t.name: t.data for t in R(sys.argv[1]).tensors}; s = l(sys.argv[2]); p = 'base_model.model.model.layers.1.mlp.up_proj.lora_'; print(abs(g['blk.1.ffn_up.weight.lora_b'] - 2 * s[p + 'B.weight']).max(), abs(g['blk.1.ffn_up.weight.lora_a'] - s[p + 'A.weight']).max())";
     let tensors = rslora("adapter").join("adapter_model.safetensors");
@@ -331,301 +330,4 @@ fn the_output_has_the_format_of_its_name_or_else_of_the_source() {
         .run(&["edit", text(&source), "--keep", "*", "--to", "bf16", "-o", "half.safetensors"])
         .exits(0)
         .says(&["24 equal after rounding"]);
-}
-
-#[test]
-fn what_cannot_be_done_as_asked_is_refused_by_name() {
-    let place = place();
-    let source = fixture(HEALTHY);
-    let source = text(&source);
-    let other = fixture("python/model.pt");
-    let small = SafeTensors::new().f32s("a.w", &[2], &[1.0, 2.0]).f32s("b.w", &[2], &[3.0, 4.0]);
-    small.write(&place.at("small.safetensors"));
-    small.clone().f32s("c.w", &[1], &[5.0]).write(&place.at("more.safetensors"));
-    SafeTensors::new()
-        .f32s("a.w", &[3], &[1.0, 2.0, 3.0])
-        .f32s("b.w", &[2], &[3.0, 4.0])
-        .write(&place.at("wide.safetensors"));
-    SafeTensors::new()
-        .f32s("a.w", &[2], &[1.0, f32::NAN])
-        .f32s("b.w", &[2], &[3.0, 4.0])
-        .write(&place.at("nan.safetensors"));
-    SafeTensors::new()
-        .tensor("a.w", "F8_E4M3", &[2], &[1, 2])
-        .f32s("b.w", &[2], &[3.0, 4.0])
-        .write(&place.at("f8.safetensors"));
-    for (args, why) in [
-        (&["edit", source, "-o", "x.pt"][..], "there is nothing to edit; give --average, --lora"),
-        (&["edit", source, "--drop", "nothing.*"], "no tensor's name matches --drop 'nothing.*'"),
-        (&["edit", source, "--keep", "/nothing/"], "no tensor's name matches --keep '/nothing/'"),
-        (&["edit", source, "--rename", "nothing=x"], "no tensor's name matches --rename 'nothing'"),
-        (&["edit", source, "--drop", "*"], "--drop would leave none"),
-        (&["edit", source, "--drop", "[a"], "`[a`: a `[` has no `]`"),
-        (&["edit", source, "--drop", "/(/"], "`/(/`: regex parse error"),
-        (&["edit", source, "--rename", "layers"], "`layers` is not FROM=TO"),
-        (&["edit", source, "--rename", "norm.*=*.*"], "has 2 `*` on its right, and 1 on its left"),
-        (&["edit", "small.safetensors", "--rename", "?.w=w"], "`a.w` and `b.w` would both be named `w`"),
-        (&["edit", "small.safetensors", "--rename", "a.*=b.*"], "`a.w` and `b.w` would both be named `b.w`"),
-        (&["edit", "small.safetensors", "--rename", "/.*/="], "would be renamed to ``"),
-        (&["edit", "small.safetensors", "--average"], "an average is made of several"),
-        (&["edit", "small.safetensors", "wide.safetensors", "--drop", "a.w"], "2 checkpoints were given"),
-        (
-            &["edit", "small.safetensors", "more.safetensors", "--average"],
-            "small.safetensors: it has no `c.w`, which more.safetensors has",
-        ),
-        (
-            &["edit", "more.safetensors", "small.safetensors", "--average"],
-            "more.safetensors: it has `c.w`, which small.safetensors has not",
-        ),
-        (
-            &["edit", "wide.safetensors", "small.safetensors", "--average"],
-            "its `a.w` has shape [3], and that of small.safetensors [2]",
-        ),
-        (&["edit", source, text(&other), "--average"], "has shape"),
-        (
-            &["edit", "f8.safetensors", "small.safetensors", "--average"],
-            "f8.safetensors: `a.w` is float8_e4m3fn",
-        ),
-        (
-            &["edit", "small.safetensors", "nan.safetensors", "--average", "--weights", "1"],
-            "--weights has 1 numbers, and there are 2 checkpoints",
-        ),
-        (
-            &["edit", "small.safetensors", "nan.safetensors", "--average", "--weights", "1,-1"],
-            "must be numbers of 0 or more",
-        ),
-        (
-            &["edit", "small.safetensors", "nan.safetensors", "--average", "--weights", "1,x"],
-            "must be numbers of 0 or more",
-        ),
-        (
-            &["edit", "small.safetensors", "nan.safetensors", "--average", "--ema", "1"],
-            "must be from 0 to below 1",
-        ),
-        (
-            &["edit", "small.safetensors", "nan.safetensors", "--average", "--ema", "0.5"],
-            "nothing says of which step it is",
-        ),
-        (
-            &["edit", "small.safetensors", "nan.safetensors", "--average", "--last", "1"],
-            "nothing says of which step it is",
-        ),
-        (
-            &["edit", text(&fixture("healthy-run")), "--average", "--last", "4"],
-            "there are only 3 checkpoints",
-        ),
-        (&["edit", source, "--drop", "norm*", "--last", "4"], "--last only works with --average"),
-        (&["edit", source, text(&other), "--average", "--keep-optimizer"], "an average has none to keep"),
-        (&["edit", source, "--weights", "1,2", "--drop", "x"], "--average"),
-    ] {
-        let out = if args.contains(&"-o") { &[][..] } else { &["-o", "x.safetensors"] };
-        let run = place.run(&[args, out].concat()).exits(2);
-        assert!(run.err().contains(why), "{why:?}: {run}");
-        assert!(!place.at("x.safetensors").exists() && !place.at("x.pt").exists(), "{args:?}");
-    }
-    // What is not finite is averaged, and told.
-    place
-        .run(&["edit", "small.safetensors", "nan.safetensors", "--average", "-o", "mean.safetensors"])
-        .exits(0)
-        .complains(&["1 tensor of the result have values that are NaN or infinite, 1 in all, such as `a.w`"]);
-    place
-        .run(&[
-            "edit",
-            "f8.safetensors",
-            "small.safetensors",
-            "--average",
-            "--to",
-            "bf16",
-            "-o",
-            "half.safetensors",
-        ])
-        .exits(0);
-    // No input is replaced, and no output unasked.
-    let args = ["edit", "small.safetensors", "nan.safetensors", "--average", "-o"];
-    place.run(&[&args[..], &["mean.safetensors"]].concat()).exits(4);
-    place.run(&[&args[..], &["small.safetensors", "--force"]].concat()).exits(2).complains(&["is an input"]);
-    assert!(std::fs::read(place.at("small.safetensors")).unwrap() == small.bytes());
-}
-
-#[test]
-fn damaged_sources_are_refused_whole_and_late() {
-    let place = place();
-    let good = std::fs::read(fixture(HEALTHY)).unwrap();
-    place.file("step-1.pt", &good);
-    place.file("step-3.pt", &good);
-    let cut = place.file("step-2.pt", &good[..good.len() / 2]);
-    let args = ["edit", "step-1.pt", "step-2.pt", "step-3.pt", "--average", "-o", "x.pt"];
-    place.run(&args).exits(3).complains(&["step-2.pt"]);
-    // A bit of a tensor, which its checksum tells while it is averaged.
-    let mut flipped = good.clone();
-    let at = flipped.len() / 2;
-    flipped[at] ^= 1;
-    std::fs::write(&cut, &flipped).unwrap();
-    place.run(&args).exits(3).complains(&["step-2.pt", "checksum mismatch"]);
-    place
-        .run(&["edit", "step-2.pt", "--drop", "norm.weight", "-o", "x.pt"])
-        .exits(3)
-        .complains(&["checksum mismatch"]);
-    assert_eq!(place.files(), ["step-1.pt", "step-2.pt", "step-3.pt"]);
-    place.run(&[&args[..], &["--no-verify"]].concat()).exits(0).says(&["not verified"]);
-}
-
-/// The files of an adapter for the fixture: its configuration with `change` made, and its tensors.
-fn adapter(place: &Program, name: &str, change: impl FnOnce(&mut Value), tensors: &[u8]) -> String {
-    let folder = place.at(name);
-    std::fs::create_dir(&folder).unwrap();
-    let config = std::fs::read_to_string(fixture(ADAPTER).join("adapter_config.json")).unwrap();
-    let mut config = json(&config);
-    change(&mut config);
-    std::fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
-    std::fs::write(folder.join("adapter_model.safetensors"), tensors).unwrap();
-    text(&folder).to_string()
-}
-
-#[test]
-fn hostile_adapters_are_refused_by_name() {
-    let place = place();
-    let base = fixture(HEALTHY);
-    let own = std::fs::read(fixture(ADAPTER).join("adapter_model.safetensors")).unwrap();
-    place.run(&["edit", text(&base), "--lora", text(&fixture(ADAPTER)), "-o", "merged.pt"]).exits(0);
-    let module = "base_model.model.layers.0.self_attn.q_proj";
-    let pair = |a: &[usize], b: &[usize], value: f32| {
-        let filled = |shape: &[usize]| vec![value; shape.iter().product()];
-        SafeTensors::new().f32s(&format!("{module}.lora_A.weight"), a, &filled(a)).f32s(
-            &format!("{module}.lora_B.weight"),
-            b,
-            &filled(b),
-        )
-    };
-    let rows = |name: &str| {
-        let inspected =
-            place.run(&["inspect", text(&base), "--tensor", name, "--format", "json"]).exits(0).json();
-        inspected["shape"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|n| n.as_u64().unwrap() as usize)
-            .collect::<Vec<_>>()
-    };
-    let shape = rows("layers.0.self_attn.q_proj.weight");
-    let (out, inp) = (shape[0], shape[1]);
-    let set = |key: &'static str, value: Value| move |config: &mut Value| config[key] = value;
-    let keep = |_: &mut Value| ();
-    let r = 2;
-    let cases: Vec<(String, &str)> = vec![
-        (
-            adapter(&place, "rank", set("r", 0.into()), &own),
-            "is 0 by adapter_config.json, and must be 1 or more",
-        ),
-        (
-            adapter(&place, "no-rank", |c| drop(c.as_object_mut().unwrap().remove("r")), &own),
-            "has no r that is a number",
-        ),
-        (
-            adapter(&place, "no-alpha", |c| drop(c.as_object_mut().unwrap().remove("lora_alpha")), &own),
-            "has no lora_alpha",
-        ),
-        (adapter(&place, "ranks", set("r", 3.into()), &own), "which is not of the rank 3"),
-        (adapter(&place, "kind", set("peft_type", "LOHA".into()), &own), "an adapter of the kind LOHA"),
-        (
-            adapter(&place, "tokens", set("trainable_token_indices", serde_json::json!([1])), &own),
-            "has trainable_token_indices",
-        ),
-        (
-            adapter(&place, "pattern", set("rank_pattern", serde_json::json!({"(": 2})), &own),
-            "which is no pattern",
-        ),
-        (adapter(&place, "nan", keep, &pair(&[r, inp], &[out, r], f32::NAN).bytes()), "has NaN at 0"),
-        (
-            adapter(&place, "shape", keep, &pair(&[r, inp + 1], &[out, r], 1.0).bytes()),
-            "it is an adapter for another base",
-        ),
-        (
-            adapter(
-                &place,
-                "half",
-                keep,
-                &SafeTensors::new()
-                    .f32s(&format!("{module}.lora_A.weight"), &[r, inp], &vec![1.0; r * inp])
-                    .bytes(),
-            ),
-            "has no lora_B",
-        ),
-        (
-            adapter(
-                &place,
-                "base",
-                keep,
-                &SafeTensors::new()
-                    .f32s("base_model.model.h.0.w.lora_A.weight", &[r, 1], &[1.0; 2])
-                    .f32s("base_model.model.h.0.w.lora_B.weight", &[1, r], &[1.0; 2])
-                    .bytes(),
-            ),
-            "has no `h.0.w.weight`",
-        ),
-        (
-            adapter(
-                &place,
-                "type",
-                keep,
-                &pair(&[r, inp], &[out, r], 1.0)
-                    .tensor(&format!("{module}.lora_magnitude_vector"), "I32", &[1], &le(&[1i32]))
-                    .bytes(),
-            ),
-            "an adapter's tensors are floating-point numbers",
-        ),
-        (
-            adapter(
-                &place,
-                "unknown",
-                keep,
-                &pair(&[r, inp], &[out, r], 1.0).f32s(&format!("{module}.lora_E"), &[1], &[1.0]).bytes(),
-            ),
-            "is no part of a LoRA adapter",
-        ),
-        (
-            adapter(
-                &place,
-                "magnitude",
-                keep,
-                &pair(&[r, inp], &[out, r], 1.0)
-                    .f32s(&format!("{module}.lora_magnitude_vector"), &[1], &[1.0])
-                    .bytes(),
-            ),
-            "it is an adapter for another base",
-        ),
-    ];
-    for (path, why) in cases {
-        let run = place.run(&["edit", text(&base), "--lora", &path, "-o", "x.pt"]).exits(2);
-        assert!(run.err().contains(why), "{why:?}: {run}");
-        assert!(!place.at("x.pt").exists());
-    }
-    let cut = adapter(&place, "cut", keep, &own[..own.len() - 5]);
-    place.run(&["edit", text(&base), "--lora", &cut, "-o", "x.pt"]).exits(3);
-    std::fs::write(Path::new(&cut).join("adapter_config.json"), "{").unwrap();
-    place
-        .run(&["edit", text(&base), "--lora", &cut, "-o", "x.pt"])
-        .exits(3)
-        .complains(&["is not valid JSON"]);
-    std::fs::remove_file(Path::new(&cut).join("adapter_config.json")).unwrap();
-    place
-        .run(&["edit", text(&base), "--lora", &cut, "-o", "x.pt"])
-        .exits(3)
-        .complains(&["adapter_config.json"]);
-    place
-        .run(&["edit", text(&base), "--lora", text(&fixture("healthy-run")), "-o", "x.pt"])
-        .exits(2)
-        .complains(&["no adapter of PEFT"]);
-    place.run(&["edit", text(&base), "--lora", "nowhere", "-o", "x.pt"]).exits(3);
-    assert!(!place.at("x.pt").exists());
-    // Blocks are computed with only where another type is asked for.
-    place
-        .run(&["convert", text(&base), "--to", "gguf", "--quant", "q8_0", "--latent", "-o", "q8.gguf"])
-        .exits(0);
-    let args = ["edit", "q8.gguf", "--lora", text(&fixture(ADAPTER)), "-o", "x.gguf"];
-    place
-        .run(&args)
-        .exits(2)
-        .complains(&["is q8_0, and what LoRA changes are floating-point numbers", "--quant q8_0"]);
-    place.run(&[&args[..], &["--quant", "q8_0", "--latent"]].concat()).exits(0);
 }

@@ -1,7 +1,7 @@
 //! LoRA adapters as PEFT saves them: adapter_config.json, and adapter_model.safetensors or adapter_model.bin beside it. What the keys mean is
 //! in PEFT's `tuners/lora/config.py` and `tuners/lora/layer.py`, what tensors are called in `utils/save_and_load.py`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,6 +35,8 @@ pub(crate) struct Adapter {
     pub changes: BTreeMap<String, LowRank>,
     /// Tensors that replace those of the base, by name.
     pub replaced: BTreeMap<String, TensorInfo>,
+    /// Those of these that are of a layer with a low-rank change, which is made to them.
+    pub below: HashSet<String>,
     /// Whether stored matrices are [in, out].
     pub fan_in_fan_out: bool,
     /// alpha for modules without one of their own.
@@ -130,6 +132,7 @@ impl Adapter {
             base: text("base_model_name_or_path").filter(|name| !name.is_empty()).map(str::to_string),
             changes: BTreeMap::new(),
             replaced: BTreeMap::new(),
+            below: HashSet::new(),
             fan_in_fan_out: is_set("fan_in_fan_out"),
             alpha,
         };
@@ -155,7 +158,11 @@ impl Adapter {
                 }
             }
             let Some((module, part, rest)) = split(name) else {
-                self.replaced.insert(name.replace(".base_layer.", "."), tensor.clone());
+                let bare = name.replace(".base_layer.", ".");
+                if bare != name {
+                    self.below.insert(bare.clone());
+                }
+                self.replaced.insert(bare, tensor.clone());
                 continue;
             };
             let change = self.changes.entry(module.replace(".base_layer", "")).or_default();

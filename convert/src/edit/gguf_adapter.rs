@@ -10,8 +10,8 @@ use ckpt_inspect::{Checkpoint, DType, Error as ReadError, Format, Result as Read
 use serde_json::json;
 
 use super::adapter::{Adapter, refused};
-use super::derived::{Derived, Make};
-use super::input::Input;
+use super::derived::{Derived, Make, is_made};
+use super::input::{Input, Reader};
 use super::lora::{Targets, orientation};
 use super::{Change, Draft, Edit, Row, listed};
 use crate::names::{self, Style};
@@ -71,12 +71,22 @@ impl Edit for AdapterOf {
         };
         let targets = Targets::of(&base.tensors);
         let (mut tensors, mut rotated) = (Vec::new(), Vec::new());
-        if let Some(name) = adapter.replaced.keys().next() {
-            let why = format!(
-                "it replaces `{}` as a whole, which an adapter of GGUF cannot; merge it with --lora",
-                name.escape_debug()
-            );
-            return Err(refused(&adapter.path, why));
+        let reader = Reader::new(&base.path);
+        for (name, tensor) in &adapter.replaced {
+            // PEFT saves embeddings that it changes with their changes.
+            let own = targets.find(name).map(|at| &base.tensors[at]);
+            let alike = own.filter(|own| own.dtype == tensor.dtype && own.shape == tensor.shape);
+            let is_copy = match alike {
+                Some(own) => Input::new(&reader, own).is_same(&adapter.input(tensor))?,
+                None => own.is_some_and(|own| !is_made(own.dtype) || own.dtype != tensor.dtype),
+            };
+            if !(adapter.below.contains(name) && is_copy) {
+                let why = format!(
+                    "it replaces `{}` as a whole, which an adapter of GGUF cannot; merge it with --lora",
+                    name.escape_debug()
+                );
+                return Err(refused(&adapter.path, why));
+            }
         }
         let places: Vec<Option<usize>> =
             adapter.changes.keys().map(|module| targets.find(&format!("{module}.weight"))).collect();

@@ -121,6 +121,11 @@ fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
     }
     let recent = Arc::new(Mutex::new(None));
     let mut changed = HashSet::new();
+    // First, as low-rank changes are made to what an adapter has of their layers.
+    for (name, tensor) in &adapter.replaced {
+        let Some(index) = targets.find(name) else { continue };
+        changed.extend(put(draft, &adapter, (name, index), tensor)?);
+    }
     for (number, (module, change)) in adapter.changes.iter().enumerate() {
         let Some(index) = weight(module) else { continue };
         let tensor = draft.checkpoint.tensors[index].clone();
@@ -162,10 +167,6 @@ fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
         if let Some(bias) = &change.bias {
             changed.extend(shift(draft, &adapter, &targets, &base, (module, bias, change.scaling))?);
         }
-    }
-    for (name, tensor) in &adapter.replaced {
-        let Some(index) = targets.find(name) else { continue };
-        changed.extend(put(draft, &adapter, index, tensor)?);
     }
     let dora = adapter.changes.values().filter(|change| change.magnitude.is_some()).count();
     let change = LoraMerged {
@@ -239,7 +240,12 @@ fn shift(
 }
 
 /// Puts a tensor of the adapter in the place of the base's, in the base's type.
-fn put(draft: &mut Draft, adapter: &Adapter, index: usize, tensor: &TensorInfo) -> Result<Vec<usize>> {
+fn put(
+    draft: &mut Draft,
+    adapter: &Adapter,
+    (name, index): (&str, usize),
+    tensor: &TensorInfo,
+) -> Result<Vec<usize>> {
     let own = draft.checkpoint.tensors[index].clone();
     if own.shape != tensor.shape {
         return Err(differ(draft, adapter, &own, tensor));
@@ -249,8 +255,9 @@ fn put(draft: &mut Draft, adapter: &Adapter, index: usize, tensor: &TensorInfo) 
     let copied = Copied { input: adapter.input(tensor), order };
     let (made, derived) = Derived::tensor(&own, dtype, Box::new(copied))?;
     // A module that was saved whole is a copy of its own, also where the base has it under two names.
-    draft.replace(&[index], &made, derived);
-    Ok(vec![index])
+    let names = if adapter.below.contains(name) { draft.names_of(index) } else { vec![index] };
+    draft.replace(&names, &made, derived);
+    Ok(names)
 }
 
 fn other_base(draft: &Draft, adapter: &Adapter, what: &str) -> Error {
