@@ -186,7 +186,7 @@ struct Table {
     named: &'static str,
 }
 
-const TABLES: [Table; 13] = [
+const TABLES: [Table; 14] = [
     Table {
         folder: "inspect/src/format",
         file: "inspect/src/format/mod.rs",
@@ -262,6 +262,13 @@ const TABLES: [Table; 13] = [
         file: "convert/src/target.rs",
         begins: "\ntargets! ",
         entry: r": Form =",
+        named: r"\b(\w+)::",
+    },
+    Table {
+        folder: "convert/src/edit",
+        file: "convert/src/edit/mod.rs",
+        begins: "static EDITS: ",
+        entry: r": Row =",
         named: r"\b(\w+)::",
     },
     Table {
