@@ -1,11 +1,13 @@
-"""Edits done in PyTorch and PEFT, to compare with. The first argument says what to do."""
+"""Edits done in PyTorch and PEFT, to compare with. The first argument says what to do, with those that follow; after `--`
+comes the next. What each has to say is printed as a list of JSON."""
 
 import json
 import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 
 def tensors(path):
@@ -14,7 +16,10 @@ def tensors(path):
     if path.is_dir():
         path = path / "model.safetensors"
     if path.suffix == ".safetensors":
-        return load_file(path)
+        found = load_file(path)
+        with safe_open(path, "pt") as file:
+            same = file.metadata() or {}
+        return found | {name: found[kept] for name, kept in same.items() if kept in found}
     whole = torch.load(path, weights_only=False)
     return whole.get("model_state_dict", whole) if isinstance(whole, dict) else whole
 
@@ -210,6 +215,8 @@ def adapter_of(out, adapter):
     theirs = {}
     for name, value in load_file(Path(adapter) / "adapter_model.safetensors").items():
         name = name.removeprefix("base_model.model.")
+        if ".base_layer." in name:
+            continue
         if "lora_embedding" in name:
             assert name.startswith("model.embed_tokens.")
             is_a = name.endswith("A")
@@ -258,4 +265,7 @@ def renamed(out, source, prefix, by):
 
 
 if __name__ == "__main__":
-    print(json.dumps(globals()[sys.argv[1]](*sys.argv[2:])))
+    asked = [[]]
+    for argument in sys.argv[1:]:
+        asked.append([]) if argument == "--" else asked[-1].append(argument)
+    print(json.dumps([globals()[name](*arguments) for name, *arguments in asked]))

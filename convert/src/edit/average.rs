@@ -29,7 +29,7 @@ pub(super) const ROW: Row = Row {
         Setting {
             flag: "ema",
             value: "DECAY",
-            about: "An exponential moving average over the checkpoints by their steps: each counts DECAY times what the next one counts",
+            about: "An exponential moving average over the steps of the checkpoints: at each, DECAY of the average so far and the rest of the checkpoint",
         },
     ],
     make: |given| Ok(Box::new(Average { weights: chosen(given)? })),
@@ -364,7 +364,7 @@ impl fmt::Display for Averaged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "averaged {} of {} checkpoints", super::tensors(self.tensors), self.paths.len())?;
         let steps: Option<Vec<u64>> = self.steps.iter().copied().collect();
-        if let Some(steps) = steps.filter(|steps| steps.is_sorted()) {
+        if let Some(steps) = steps.filter(|steps| steps.is_sorted_by(|a, b| a < b)) {
             write!(f, ", steps {} to {}", steps[0], steps[steps.len() - 1])?;
         }
         match &self.weights {

@@ -38,6 +38,7 @@ use std::sync::Arc;
 use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{Checkpoint, DType, TensorInfo};
 
+use crate::note::Note;
 use crate::plan::{Options, Plan};
 use crate::sharing::tied_names;
 use crate::source::helpers;
@@ -183,7 +184,7 @@ pub struct Draft {
     stripped: bool,
     /// Whether tensors have names that were asked for.
     renamed: bool,
-    /// Whether tensors were left out or renamed on purpose.
+    /// Whether tensors were left out on purpose.
     partial: bool,
 }
 
@@ -366,9 +367,16 @@ impl Edited {
             return gguf_adapter::plan(&self.0, keys, options);
         }
         let mut options = options.clone();
-        options.own_names |= self.0.renamed;
-        options.allow_incomplete |= self.0.partial;
-        Plan::new(&self.0.checkpoint, &options)
+        // GGUF's names are made of those that are known.
+        let own_names = self.0.renamed && !matches!(options.target, Target::Gguf(_));
+        options.own_names |= own_names;
+        options.allow_incomplete |= self.0.partial || own_names;
+        let mut plan = Plan::new(&self.0.checkpoint, &options)?;
+        if own_names && !self.0.partial {
+            // Under other names nothing is known of what a model needs.
+            plan.notes.retain(|note| !matches!(note, Note::Incomplete(_)));
+        }
+        Ok(plan)
     }
 
     /// The tensors that came out with values that are not finite, and how many there are, as far as they have been computed.

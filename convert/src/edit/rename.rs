@@ -94,7 +94,7 @@ impl Edit for Rename {
             draft.checkpoint.tensors[i].name.clone_from(&names[i]);
         }
         draft.changes.push(Box::new(Renamed { tensors: changed.len(), first }));
-        (draft.renamed, draft.partial) = (true, true);
+        draft.renamed = true;
         Ok(())
     }
 }

@@ -136,8 +136,7 @@ fn damaged_sources_are_refused_whole_and_late() {
     place.run(&args).exits(3).complains(&["step-2.pt"]);
     // A bit of a tensor, which its checksum tells while it is averaged.
     let mut flipped = good.clone();
-    let at = flipped.len() / 2;
-    flipped[at] ^= 1;
+    flipped[100_000] ^= 1;
     std::fs::write(&cut, &flipped).unwrap();
     place.run(&args).exits(3).complains(&["step-2.pt", "checksum mismatch"]);
     place
@@ -175,18 +174,7 @@ fn hostile_adapters_are_refused_by_name() {
             &filled(b),
         )
     };
-    let rows = |name: &str| {
-        let inspected =
-            place.run(&["inspect", text(&base), "--tensor", name, "--format", "json"]).exits(0).json();
-        inspected["shape"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|n| n.as_u64().unwrap() as usize)
-            .collect::<Vec<_>>()
-    };
-    let shape = rows("layers.0.self_attn.q_proj.weight");
-    let (out, inp) = (shape[0], shape[1]);
+    let (out, inp) = (64, 64);
     let set = |key: &'static str, value: Value| move |config: &mut Value| config[key] = value;
     let keep = |_: &mut Value| ();
     let r = 2;
@@ -305,6 +293,6 @@ fn hostile_adapters_are_refused_by_name() {
     place
         .run(&args)
         .exits(2)
-        .complains(&["is q8_0, and what LoRA changes are floating-point numbers", "--quant q8_0"]);
+        .complains(&["is Q8_0, and what LoRA changes are floating-point numbers", "--quant q8_0"]);
     place.run(&[&args[..], &["--quant", "q8_0", "--latent"]].concat()).exits(0);
 }
