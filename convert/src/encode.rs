@@ -522,9 +522,12 @@ pub(crate) fn round_f64(values: &[f64], dtype: DType, out: &mut Vec<u8>) {
         DType::F64 => append(values.iter().map(|x| x.to_le_bytes()), out),
         DType::F32 => append(values.iter().map(|&x| (x as f32).to_le_bytes()), out),
         _ => {
-            let mut odd = vec![0.0; values.len()];
-            round_to_odd(values, &mut odd);
-            narrow(&odd, dtype, out);
+            let mut odd = [0.0; 1024];
+            for values in values.chunks(odd.len()) {
+                let odd = &mut odd[..values.len()];
+                round_to_odd(values, odd);
+                narrow(odd, dtype, out);
+            }
         }
     }
 }

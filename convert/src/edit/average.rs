@@ -9,7 +9,7 @@ use ckpt_inspect::{Checkpoint, DType, Format, Memory, Result as ReadResult, Stor
 use serde_json::json;
 
 use super::derived::{Derived, Make, is_made};
-use super::input::{Input, Reader, Values};
+use super::input::{Input, Reader};
 use super::{Change, Draft, Edit, Given, Row, Setting, listed, sum};
 use crate::verify::weights;
 use crate::{Error, Result};
@@ -323,20 +323,60 @@ struct Mean {
     factors: Vec<f64>,
 }
 
+/// Elements that are summed together: they stay in the first-level cache.
+const BLOCK: usize = 1024;
+
 impl Make for Mean {
     fn make(&self, range: Range<usize>, take: &mut dyn FnMut(&[f64])) -> ReadResult<()> {
-        // To which adding keeps the sign of a zero.
+        let parts: Option<Vec<TensorInfo>> = self.inputs.iter().map(|input| input.part(&range)).collect();
+        match parts {
+            Some(parts) => self.of_stored(range, &parts, take),
+            None => self.of_any(range, take),
+        }
+    }
+}
+
+impl Mean {
+    /// What the sums of elements are divided by.
+    fn total(&self) -> f64 {
+        self.factors.iter().sum()
+    }
+
+    /// The mean where all elements are there as they are stored, of which `parts` are those of `range`.
+    fn of_stored(
+        &self,
+        range: Range<usize>,
+        parts: &[TensorInfo],
+        take: &mut dyn FnMut(&[f64]),
+    ) -> ReadResult<()> {
+        let stored = self.inputs.iter().zip(parts).map(|(input, part)| {
+            let size = part.dtype.element_size().unwrap_or(1);
+            Ok((input.stored(&range, part)?, part.dtype, size))
+        });
+        let stored = stored.collect::<ReadResult<Vec<_>>>()?;
+        let total = self.total();
+        for start in (0..range.len()).step_by(BLOCK) {
+            let end = range.len().min(start + BLOCK);
+            // To which adding keeps the sign of a zero.
+            let mut sums = [-0.0; BLOCK];
+            let sums = &mut sums[..end - start];
+            for ((bytes, dtype, size), &factor) in stored.iter().zip(&self.factors) {
+                sum::add(&bytes[start * size..end * size], *dtype, factor, sums);
+            }
+            sum::divide(sums, total);
+            take(sums);
+        }
+        Ok(())
+    }
+
+    /// The mean of elements that are decoded.
+    fn of_any(&self, range: Range<usize>, take: &mut dyn FnMut(&[f64])) -> ReadResult<()> {
         let mut sums = vec![-0.0; range.len()];
         for (input, &factor) in self.inputs.iter().zip(&self.factors) {
-            input.read(range.clone(), |values| match values {
-                Values::Stored(bytes, dtype) => sum::add(&bytes, dtype, factor, &mut sums),
-                Values::Decoded(numbers) => {
-                    sums.iter_mut().zip(numbers).for_each(|(sum, x)| *sum += factor * x);
-                }
-            })?;
+            let numbers = input.numbers(range.clone())?;
+            sums.iter_mut().zip(numbers).for_each(|(sum, x)| *sum += factor * x);
         }
-        let total: f64 = self.factors.iter().sum();
-        sums.iter_mut().for_each(|sum| *sum /= total);
+        sum::divide(&mut sums, self.total());
         take(&sums);
         Ok(())
     }

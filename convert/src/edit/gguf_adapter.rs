@@ -1,6 +1,7 @@
 //! A LoRA adapter as a GGUF file of its own, which llama.cpp loads beside its base (`--lora`). Its form is that of llama.cpp's
 //! convert_lora_to_gguf.py; the scale of a tensor there is alpha / rank (`llama_adapter_lora_weight::get_scale`).
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -70,7 +71,7 @@ impl Edit for AdapterOf {
             }
         };
         let targets = Targets::of(&base.tensors);
-        let (mut tensors, mut rotated) = (Vec::new(), Vec::new());
+        let (mut tensors, mut rotated) = (Vec::new(), HashMap::new());
         let reader = Reader::new(&base.path);
         for (name, tensor) in &adapter.replaced {
             // PEFT saves embeddings that it changes with their changes.
@@ -216,7 +217,7 @@ pub(super) fn plan<'d>(draft: &'d Draft, keys: &Keys, options: &Options) -> Resu
         keys: Some(keys.clone()),
     };
     for tensor in &source.tensors {
-        let order = draft.rotated.iter().find(|(name, _)| *name == tensor.name).map(|(_, order)| *order);
+        let order = draft.rotated.get(&tensor.name).copied();
         let elements = Elements::new(tensor.clone(), order);
         let bytes = dtype.bytes_for(&tensor.shape);
         let bytes = bytes.ok_or_else(|| ReadError::damaged("its size overflows").in_tensor(&tensor.name))?;

@@ -6,12 +6,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ckpt_inspect::{
-    Checkpoint, DType, DamageKind, Error as ReadError, Memory, Result as ReadResult, TensorInfo,
-};
+use ckpt_inspect::{Checkpoint, DamageKind, Error as ReadError, Memory, Result as ReadResult, TensorInfo};
 use crc32fast::Hasher;
 
 use super::derived::{PIECE, is_made};
+use super::sum;
 use crate::plan::Elements;
 
 /// What tensors of one checkpoint are read with. They know where their bytes are; it has the name for messages, and what had to be
@@ -58,14 +57,6 @@ pub(crate) struct Input {
     check: Option<Check>,
 }
 
-/// Elements as they lie in a file, or decoded.
-pub(crate) enum Values<'v> {
-    /// Bytes of a floating-point type.
-    Stored(Cow<'v, [u8]>, DType),
-    /// Numbers.
-    Decoded(Vec<f64>),
-}
-
 impl Input {
     /// `tensor` of the checkpoint that `reader` reads.
     pub fn new(reader: &Arc<Reader>, tensor: &TensorInfo) -> Self {
@@ -83,18 +74,30 @@ impl Input {
         &self.elements.tensor
     }
 
-    /// Passes the elements `range` to `take`.
-    pub fn read<T>(&self, range: Range<usize>, take: impl FnOnce(Values<'_>) -> T) -> ReadResult<T> {
+    /// The elements `range` as a tensor of their own, if they are of a floating-point type and stored one after another.
+    pub fn part(&self, range: &Range<usize>) -> Option<TensorInfo> {
         let tensor = self.tensor();
-        let at = |e: ReadError| e.in_tensor(&tensor.name).in_file(self.reader.path());
-        let stretch =
-            is_made(tensor.dtype).then(|| tensor.stretch(range.start as u64, range.len() as u64)).flatten();
-        if let Some(part) = stretch {
-            let bytes = self.reader.named.tensor_bytes(&part)?;
-            if let Some(check) = &self.check {
-                check.saw(range, &bytes).map_err(at)?;
-            }
-            return Ok(take(Values::Stored(bytes, tensor.dtype)));
+        is_made(tensor.dtype).then(|| tensor.stretch(range.start as u64, range.len() as u64)).flatten()
+    }
+
+    /// The bytes of `part`, which is the elements `range`.
+    pub fn stored<'p>(&'p self, range: &Range<usize>, part: &'p TensorInfo) -> ReadResult<Cow<'p, [u8]>> {
+        let bytes = self.reader.named.tensor_bytes(part)?;
+        if let Some(check) = &self.check {
+            check.saw(range, &bytes).map_err(|e| e.in_tensor(&part.name).in_file(self.reader.path()))?;
+        }
+        Ok(bytes)
+    }
+
+    /// The elements `range` as numbers.
+    pub fn numbers(&self, range: Range<usize>) -> ReadResult<Vec<f64>> {
+        let tensor = self.tensor();
+        if let Some(part) = self.part(&range) {
+            let bytes = self.stored(&range, &part)?;
+            // To which adding keeps the sign of a zero.
+            let mut numbers = vec![-0.0; range.len()];
+            sum::add(&bytes, tensor.dtype, 1.0, &mut numbers);
+            return Ok(numbers);
         }
         let copies = tensor.sparse.is_some() || self.reader.named.copied_bytes(tensor) > 0;
         let (copied, borrowed);
@@ -108,23 +111,11 @@ impl Input {
                 &borrowed
             }
         };
-        let elements = self.reader.named.elements_in(self.elements.dense(), bytes)?.real().map_err(at)?;
+        let elements = self.reader.named.elements_in(self.elements.dense(), bytes)?.real();
+        let elements = elements.map_err(|e| e.in_tensor(&tensor.name).in_file(self.reader.path()))?;
         let mut numbers = vec![0.0; range.len()];
         elements.read_f64(range.start, &mut numbers);
-        Ok(take(Values::Decoded(numbers)))
-    }
-
-    /// The elements `range` as numbers.
-    pub fn numbers(&self, range: Range<usize>) -> ReadResult<Vec<f64>> {
-        self.read(range, |values| match values {
-            Values::Decoded(numbers) => numbers,
-            Values::Stored(bytes, dtype) => {
-                // To which adding keeps the sign of a zero.
-                let mut numbers = vec![-0.0; bytes.len() / dtype.element_size().unwrap_or(1)];
-                super::sum::add(&bytes, dtype, 1.0, &mut numbers);
-                numbers
-            }
-        })
+        Ok(numbers)
     }
 
     /// All elements in f32.
@@ -192,7 +183,7 @@ impl Check {
     }
 
     /// Takes notice of the `bytes` of the elements `range`; compares when all pieces have been seen.
-    fn saw(&self, range: Range<usize>, bytes: &[u8]) -> ReadResult<()> {
+    fn saw(&self, range: &Range<usize>, bytes: &[u8]) -> ReadResult<()> {
         let piece = range.start / PIECE;
         let is_whole = range.start == piece * PIECE && range.end == self.len.min(range.start + PIECE);
         if !is_whole || self.pieces[piece].load(Ordering::Relaxed) != 0 {

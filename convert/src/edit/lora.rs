@@ -16,6 +16,7 @@ use super::derived::{Derived, Make, PIECE};
 use super::input::{Input, Reader};
 use super::{Change, Draft, Edit, Row, listed, sum, tensors};
 use crate::names;
+use crate::sharing::Place;
 use crate::source::row_order;
 use crate::{Error, Result, Rotary};
 
@@ -61,6 +62,8 @@ pub(crate) struct Targets {
     exact: HashMap<String, usize>,
     /// Without wrappers, and as all naming schemes share it.
     shared: HashMap<String, Vec<usize>>,
+    /// Without the module around all others, such as `transformer.` of GPT-2.
+    inner: HashMap<String, Vec<usize>>,
 }
 
 fn shared(name: &str) -> String {
@@ -70,39 +73,65 @@ fn shared(name: &str) -> String {
 impl Targets {
     /// Those of `tensors`.
     pub fn of(tensors: &[TensorInfo]) -> Self {
-        let mut by_shared: HashMap<String, Vec<usize>> = HashMap::new();
+        let (mut by_shared, mut inner) = (HashMap::<_, Vec<usize>>::new(), HashMap::<_, Vec<usize>>::new());
         for (i, tensor) in tensors.iter().enumerate() {
             by_shared.entry(shared(&tensor.name)).or_default().push(i);
+            if let Some((_, rest)) = tensor.name.split_once('.') {
+                inner.entry(rest.to_string()).or_default().push(i);
+            }
         }
-        Targets {
-            exact: tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect(),
-            shared: by_shared,
-        }
+        let exact = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
+        Targets { exact, shared: by_shared, inner }
     }
 
     /// The tensor called `name` in the adapter's model; `None` unless there is one.
     pub fn find(&self, name: &str) -> Option<usize> {
         let one = |found: &Vec<usize>| (found.len() == 1).then(|| found[0]);
-        self.exact.get(name).copied().or_else(|| self.shared.get(&shared(name)).and_then(one)).or_else(|| {
-            // One more or one less module around all others, such as `transformer.` of GPT-2.
-            let inner =
-                name.split_once('.').map(|(_, rest)| rest).and_then(|rest| self.exact.get(rest).copied());
-            inner.or_else(|| {
-                let outer: Vec<usize> = self
-                    .exact
-                    .iter()
-                    .filter(|(own, _)| own.split_once('.').is_some_and(|(_, rest)| rest == name))
-                    .map(|(_, i)| *i)
-                    .collect();
-                one(&outer)
-            })
-        })
+        let same = || self.shared.get(&shared(name)).and_then(one);
+        let outer = || name.split_once('.').and_then(|(_, rest)| self.exact.get(rest).copied());
+        let inner = || self.inner.get(name).and_then(one);
+        self.exact.get(name).copied().or_else(same).or_else(outer).or_else(inner)
+    }
+}
+
+/// Which tensors are one under several names.
+struct Ties {
+    /// For each tensor, the first of those that it is one with.
+    first: Vec<usize>,
+    /// All of them, by the first.
+    all: HashMap<usize, Vec<usize>>,
+}
+
+impl Ties {
+    fn of(tensors: &[TensorInfo]) -> Self {
+        let mut places: HashMap<Place, usize> = HashMap::new();
+        let mut ties = Ties { first: Vec::with_capacity(tensors.len()), all: HashMap::new() };
+        for (i, tensor) in tensors.iter().enumerate() {
+            let first = Place::of(tensor, tensor.dtype).map_or(i, |place| *places.entry(place).or_insert(i));
+            ties.first.push(first);
+            ties.all.entry(first).or_default().push(i);
+        }
+        ties
+    }
+
+    /// The tensors that `index` is one with, itself among them.
+    fn with(&self, index: usize) -> Vec<usize> {
+        match self.first[index] {
+            usize::MAX => vec![index],
+            first => self.all[&first].iter().copied().filter(|&i| self.first[i] == first).collect(),
+        }
+    }
+
+    /// Makes `index` one of its own.
+    fn part(&mut self, index: usize) {
+        self.first[index] = usize::MAX;
     }
 }
 
 /// Merges `adapter` into `draft`.
 fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
     let targets = Targets::of(&draft.checkpoint.tensors);
+    let mut ties = Ties::of(&draft.checkpoint.tensors);
     let base = Reader::new(&draft.checkpoint.path);
     let weight = |module: &str| targets.find(&format!("{module}.weight"));
     let unknown: Vec<String> = adapter
@@ -124,7 +153,7 @@ fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
     // First, as low-rank changes are made to what an adapter has of their layers.
     for (name, tensor) in &adapter.replaced {
         let Some(index) = targets.find(name) else { continue };
-        changed.extend(put(draft, &adapter, (name, index), tensor)?);
+        changed.extend(put(draft, &adapter, &mut ties, (name, index), tensor)?);
     }
     for (number, (module, change)) in adapter.changes.iter().enumerate() {
         let Some(index) = weight(module) else { continue };
@@ -161,11 +190,11 @@ fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
             Merged { base: Input::new(&base, &tensor), product, scaling: change.scaling, magnitude, order };
         let in_base = |e: ckpt_inspect::Error| e.in_file(&draft.checkpoint.path);
         let (made, derived) = Derived::tensor(&tensor, dtype, Box::new(merged)).map_err(in_base)?;
-        let names = draft.names_of(index);
+        let names = ties.with(index);
         changed.extend(names.iter().copied());
         draft.replace(&names, &made, derived);
         if let Some(bias) = &change.bias {
-            changed.extend(shift(draft, &adapter, &targets, &base, (module, bias, change.scaling))?);
+            changed.extend(shift(draft, &adapter, (&targets, &ties), &base, (module, bias, change.scaling))?);
         }
     }
     let dora = adapter.changes.values().filter(|change| change.magnitude.is_some()).count();
@@ -218,7 +247,7 @@ fn file_order(draft: &Draft, tensor: &TensorInfo) -> Option<Rotary> {
 fn shift(
     draft: &mut Draft,
     adapter: &Adapter,
-    targets: &Targets,
+    (targets, ties): (&Targets, &Ties),
     base: &Arc<Reader>,
     (module, bias, scaling): (&str, &TensorInfo, f64),
 ) -> Result<Vec<usize>> {
@@ -234,7 +263,7 @@ fn shift(
     let order = file_order(draft, &tensor);
     let shifted = Shifted { base: Input::new(base, &tensor), by: adapter.input(bias), scaling, order };
     let (made, derived) = Derived::tensor(&tensor, dtype, Box::new(shifted))?;
-    let names = draft.names_of(index);
+    let names = ties.with(index);
     draft.replace(&names, &made, derived);
     Ok(names)
 }
@@ -243,6 +272,7 @@ fn shift(
 fn put(
     draft: &mut Draft,
     adapter: &Adapter,
+    ties: &mut Ties,
     (name, index): (&str, usize),
     tensor: &TensorInfo,
 ) -> Result<Vec<usize>> {
@@ -255,7 +285,10 @@ fn put(
     let copied = Copied { input: adapter.input(tensor), order };
     let (made, derived) = Derived::tensor(&own, dtype, Box::new(copied))?;
     // A module that was saved whole is a copy of its own, also where the base has it under two names.
-    let names = if adapter.below.contains(name) { draft.names_of(index) } else { vec![index] };
+    if !adapter.below.contains(name) {
+        ties.part(index);
+    }
+    let names = ties.with(index);
     draft.replace(&names, &made, derived);
     Ok(names)
 }

@@ -30,7 +30,7 @@ mod rename;
 mod strip;
 mod sum;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -179,7 +179,7 @@ pub struct Draft {
     /// The type of its tensors there.
     dtype: Option<DType>,
     /// Rows in another order, by tensor.
-    rotated: Vec<(String, crate::Rotary)>,
+    rotated: HashMap<String, crate::Rotary>,
     /// Whether what only training needs has been left out.
     stripped: bool,
     /// Whether tensors have names that were asked for.
@@ -214,7 +214,7 @@ pub fn edit(mut sources: Vec<Checkpoint>, edits: &[Box<dyn Edit>], settings: &Se
         derived: Vec::new(),
         keys: None,
         dtype: None,
-        rotated: Vec::new(),
+        rotated: HashMap::new(),
         stripped: false,
         renamed: false,
         partial: false,
@@ -272,15 +272,6 @@ impl Draft {
                 "its weights are codes as they are stored, which are not computed with",
             )),
         }
-    }
-
-    /// The place of `tensor`: others in it are the same tensor under another name.
-    fn names_of(&self, index: usize) -> Vec<usize> {
-        let tensor = &self.checkpoint.tensors[index];
-        let place = |t: &TensorInfo| crate::sharing::Place::of(t, t.dtype);
-        let Some(own) = place(tensor) else { return vec![index] };
-        let all = self.checkpoint.tensors.iter().enumerate();
-        all.filter(|(_, other)| place(other).as_ref() == Some(&own)).map(|(i, _)| i).collect()
     }
 
     /// The type of what is computed from `tensor`: its own, or f32 for one that is not stored as plain floats, where that is wanted.

@@ -60,6 +60,14 @@ fn portable_bf16(bytes: &[u8], weight: f64, sums: &mut [f64]) {
     });
 }
 
+with_avx2!(pub(crate) divide(values: &mut [f64], by: f64) = portable_divide);
+
+/// Divides each of `values`.
+#[inline(always)]
+fn portable_divide(values: &mut [f64], by: f64) {
+    values.iter_mut().for_each(|x| *x /= by);
+}
+
 with_avx2!(pub(crate) add_products(factors: &[f32], rows: &[f32], width: usize, first: usize, sums: &mut [f64]) = portable_products);
 
 /// Adds the sum of `rows`, of `width` numbers each and times their `factors`, to `sums`, which are of the columns from `first` on.
