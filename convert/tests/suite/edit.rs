@@ -79,7 +79,9 @@ impl StoredFile for Counted {
 
     fn read(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
         let range = range.start as usize..range.end as usize;
-        self.reads[range.clone()].iter().for_each(|count| drop(count.fetch_add(1, Ordering::Relaxed)));
+        self.reads[range.clone()].iter().for_each(|count| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
         Ok(self.bytes[range].to_vec())
     }
 
@@ -121,6 +123,8 @@ fn every_byte_of_every_source_is_read_once() {
     let files: Vec<_> =
         (0..4).map(|i| COUNTING.put(&format!("once/{i}.safetensors"), drawn(i).bytes())).collect();
     let sources = files.iter().map(|(path, _)| open(path).unwrap()).collect();
+    // What opening read around the headers does not count.
+    files.iter().flat_map(|(_, file)| &file.reads).for_each(|count| count.store(0, Ordering::Relaxed));
     let options = Options::new(Target::SafeTensors);
     let path = folder.path().join("mean.safetensors");
     let report = made(sources, &average(Weights::Equal), &options, &path).unwrap();
