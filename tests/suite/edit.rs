@@ -99,8 +99,8 @@ fn an_average_is_that_of_pytorch() {
         let swa = ["swa".to_string(), text(&outputs.join("all.pt")).into()];
         asked.push(swa.into_iter().chain(all.iter().map(|path| text(path).into())).collect());
         let mut reports = ask_all(&python, &asked);
-        // Which adds up in the type of the weights.
-        assert_close(&reports.pop().unwrap(), if dtype == "float32" { 1e-6 } else { 0.05 });
+        // Which adds up in the type of the weights, of which one is of float16.
+        assert_close(&reports.pop().unwrap(), if dtype == "float32" { 2e-3 } else { 0.05 });
         for report in reports {
             assert_close(&report, 1e-2);
             assert_nearest(&report);
