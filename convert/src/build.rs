@@ -1,6 +1,7 @@
 //! Making a plan: which source tensors are written, under which names and as which types.
 
 mod choose;
+pub(crate) mod experts;
 mod kept;
 mod outputs;
 mod types;
@@ -141,9 +142,18 @@ struct Chosen {
     index: usize,
     name: String,
     dtype: DType,
+    /// What is written where that is not the source's tensor itself: a part of it, or several of them together.
+    tensor: Option<Box<TensorInfo>>,
     grid: Option<Grid>,
     /// Set if its codes and scales are kept in blocks.
     kept: Option<Kept>,
+}
+
+impl Chosen {
+    /// What is written.
+    fn tensor<'t>(&'t self, source: &'t Checkpoint) -> &'t TensorInfo {
+        self.tensor.as_deref().unwrap_or(&source.tensors[self.index])
+    }
 }
 
 struct Builder<'c, 'o> {
@@ -222,9 +232,11 @@ impl<'c, 'o> Builder<'c, 'o> {
             keys: None,
         };
         let has_config = matches!(target, Target::Hf { .. }) || gguf_student(source).is_some();
-        let is_llama3 = |config: ModelConfig| matches!(config.rope_scaling, RopeScaling::Llama3 { .. });
-        let llama3 = || source.model_config().is_ok_and(is_llama3);
-        let config_has_rope = has_config && !matches!(target, Target::Gguf(_)) && llama3();
+        let is_told = |config: ModelConfig| {
+            matches!(config.rope_scaling, RopeScaling::Llama3 { .. } | RopeScaling::LongRope { .. })
+        };
+        let told = || source.model_config().is_ok_and(is_told);
+        let config_has_rope = has_config && !matches!(target, Target::Gguf(_)) && told();
         Ok(Builder { plan, options, nested, prefix, style, own_names, config_has_rope })
     }
 

@@ -10,6 +10,7 @@ use ckpt_inspect::{Checkpoint, Format, ModelConfig};
 use crate::names::{self, Style};
 use crate::plan::Plan;
 use crate::source::student;
+use crate::target::Target;
 
 /// More layers than any model has; a configuration may say any number.
 const MOST_LAYERS: usize = 1 << 12;
@@ -69,11 +70,27 @@ fn configured(source: &Checkpoint) -> Option<ModelConfig> {
 /// What the model of `plan` lacks; `None` where it is complete or not recognised.
 pub(crate) fn lacks(plan: &Plan<'_>) -> Option<Lacks> {
     let source = plan.source;
+    // Of what the table does not describe it promises nothing.
+    if source.model.given().is_ok_and(|given| given.unread.is_some()) {
+        return None;
+    }
     let mut config = configured(source)?;
+    // Where each expert has a tensor of its own, there are as many.
+    let mut experts: HashMap<Role, usize> = HashMap::new();
+    for pair in &plan.pairs {
+        if let (Some(role), Some(_)) =
+            (names::role_in(Some(config.architecture), &pair.name), names::expert(&pair.name))
+        {
+            *experts.entry(role).or_default() += 1;
+        }
+    }
     let shapes: HashMap<Role, &[usize]> = plan
         .pairs
         .iter()
-        .filter_map(|pair| Some((names::role(&pair.name)?, pair.elements.tensor.shape.as_slice())))
+        .filter_map(|pair| {
+            let role = names::role_in(Some(config.architecture), &pair.name)?;
+            Some((role, pair.elements.tensor.shape.as_slice()))
+        })
         .collect();
     // Tensors of which none belongs to such a model are something else, such as an adapter for it.
     if shapes.is_empty() {
@@ -90,17 +107,32 @@ pub(crate) fn lacks(plan: &Plan<'_>) -> Option<Lacks> {
 
     // Sizes of heads are in no shape, and those that were assumed prove nothing.
     let of_heads = |role: &Role| {
-        use Part::{K, KBias, KNorm, O, OBias, Q, QBias, QNorm, V, VBias};
-        matches!(role, Role::Layer(_, Q | K | V | O | QBias | KBias | VBias | OBias | QNorm | KNorm))
+        use Part::{K, KBias, KNorm, O, OBias, Q, QBias, QNorm, Qkv, V, VBias};
+        matches!(role, Role::Layer(_, Qkv | Q | K | V | O | QBias | KBias | VBias | OBias | QNorm | KNorm))
     };
     let is_sure = |role: &Role| source.model.assumed.is_empty() || !of_heads(role);
+    let is_stack = |role: &Role| config.architecture.tensor(*role).is_some_and(|row| row.is_stack());
+    // transformers' own classes have the gates of all experts and the other projections in one tensor, which GGUF has not.
+    let fused = !shapes.keys().any(is_stack) && !matches!(plan.target, Target::Gguf(_));
     let mut faults = Vec::new();
     let mut count = 0;
     let in_layers = |role: &Role| matches!(role, Role::Layer(..));
     let outer = config.tensors().filter(|(role, _)| !in_layers(role));
     for (role, tensor) in outer.chain(config.tensors().filter(|(role, _)| in_layers(role))) {
-        let wanted = tensor.shape_in(&config);
-        let shape = match shapes.get(&role) {
+        if tensor.is_stack() && fused {
+            continue;
+        }
+        let mut wanted = tensor.shape_in(&config);
+        let mut name = config.architecture.name(role, Style::Student).unwrap_or_default();
+        let mut found = shapes.get(&role);
+        if let Some(count) = experts.get(&role) {
+            let all = wanted.remove(0);
+            if *count < all {
+                name = names::of_expert(&name, *count);
+                found = None;
+            }
+        }
+        let shape = match found {
             None => None,
             // Tables of more rows than there are ids are common.
             Some(shape)
@@ -112,7 +144,6 @@ pub(crate) fn lacks(plan: &Plan<'_>) -> Option<Lacks> {
         };
         count += 1;
         if faults.len() < NAMED {
-            let name = config.architecture.name(role, Style::Student).unwrap_or_default();
             faults.push(Fault { name, shape, wanted });
         }
     }

@@ -59,6 +59,7 @@ fn allocated(source: &Checkpoint, tensor: &TensorInfo) -> u64 {
 /// A tensor's values in the order they are to be written.
 pub(crate) struct Decoded<'b> {
     latent: Values<'b>,
+    shift: f32,
     grid: Option<Grid>,
 }
 
@@ -76,7 +77,7 @@ impl<'b> Decoded<'b> {
             let cols = tensor.shape.iter().skip(1).product();
             latent = latent.with_rows(cols, Arc::new(move |row| rotary.source_row(row)));
         }
-        Ok(Decoded { latent, grid: elements.grid })
+        Ok(Decoded { latent, shift: elements.shift, grid: elements.grid })
     }
 
     /// The same, refusing packed values with the invalid code 3.
@@ -102,12 +103,19 @@ impl<'b> Decoded<'b> {
 
     /// Values `start..start + n` as the source has them, in `buffer` if they must be decoded.
     pub fn get_latent<'v>(&'v self, start: usize, n: usize, buffer: &'v mut Vec<f32>) -> &'v [f32] {
-        if let Some(ready) = self.latent.as_f32() {
+        if let Some(ready) = self.latent.as_f32().filter(|_| self.shift == 0.0) {
             return &ready[start..start + n];
         }
         buffer.resize(n, 0.0);
-        self.latent.read_f32(start, buffer);
+        self.read_latent(start, buffer);
         buffer
+    }
+
+    fn read_latent(&self, start: usize, out: &mut [f32]) {
+        self.latent.read_f32(start, out);
+        if self.shift != 0.0 {
+            out.iter_mut().for_each(|x| *x += self.shift);
+        }
     }
 
     /// The blocks of GGML that hold the codes and scales of the values, as they lie in `source`.
@@ -130,7 +138,7 @@ impl<'b> Decoded<'b> {
 
     /// Fills `out` with the values from `start`, in their ternary form if that is written.
     pub fn read(&self, start: usize, out: &mut [f32]) {
-        self.latent.read_f32(start, out);
+        self.read_latent(start, out);
         if let Some(grid) = self.grid {
             let (line, scale) = (grid.line(), grid.scale.unwrap_or(1.0));
             out.iter_mut().for_each(|x| *x = if x.abs() > line { scale.copysign(*x) } else { 0.0 });

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::gguf::{ALIGNMENT_KEY, Keys, Layout, OutputEntry};
-use ckpt_inspect::meaning::ConfigError;
-use ckpt_inspect::meaning::architecture::{Program, Role, TABLE};
+use ckpt_inspect::meaning::architecture::{Kind, Program, Role, TABLE};
+use ckpt_inspect::meaning::{ConfigError, RopeScaling};
 use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
 use ckpt_inspect::vocabulary::Vocabulary;
 use ckpt_inspect::{Checkpoint, DType, Format, ModelConfig, TensorInfo};
@@ -183,8 +183,9 @@ impl Rules {
         asked: Option<Quant>,
         choices: &mut Choices,
     ) -> Quant {
-        // llama.cpp computes with norms and biases in F32.
-        if tensor.shape.len() < 2 {
+        // llama.cpp computes with norms and biases in F32, and its converter keeps so what chooses experts.
+        let is_router = || names::role(name).is_some_and(|role| role.kind() == Kind::Router);
+        if tensor.shape.len() < 2 || is_router() {
             return Quant::F32;
         }
         let own = match tensor.dtype {
@@ -307,13 +308,25 @@ fn program(source: &Checkpoint) -> Program {
     source.model_config().map_or(Program::LlamaCpp, |config| config.written_as().graph.program)
 }
 
-/// The divisors of the rotary frequencies of `source` in GGUF, if it is a Llama 3 model in another format.
-pub(crate) fn rope_factors(source: &Checkpoint) -> Option<Vec<f32>> {
+/// The divisors of the rotary frequencies of `source` in GGUF, by the tensors' names, if it is in another format and has
+/// such.
+pub(crate) fn rope_factors(source: &Checkpoint) -> Vec<(&'static str, Vec<f32>)> {
     if let Format::Gguf { .. } = source.format {
-        return None;
+        return Vec::new();
     }
-    let config = source.model_config().ok()?;
-    config.rope_scaling.factors(config.rope_base, config.head_dim)
+    let Ok(config) = source.model_config() else { return Vec::new() };
+    let narrow = |factors: &[f64]| factors.iter().map(|x| *x as f32).collect();
+    match &config.rope_scaling {
+        RopeScaling::LongRope { short_factor, long_factor, .. }
+            if config.rope_scaling.is_known_in_gguf(config.written_as()) =>
+        {
+            vec![(names::LONG_FACTORS, narrow(long_factor)), (names::SHORT_FACTORS, narrow(short_factor))]
+        }
+        scaling => {
+            let factors = scaling.factors(config.rope_base, config.head_dim);
+            factors.map(|factors| (names::ROPE_FACTORS, factors)).into_iter().collect()
+        }
+    }
 }
 
 /// Keys of a GGUF source that do not apply to a file written from it.
@@ -395,7 +408,7 @@ fn described(plan: &mut Plan<'_>, latent: bool) -> Result<Keys> {
     let latent = latent && !source.model.holds_codes();
     let mut keys = config.to_gguf(latent);
     let architecture = config.gguf_name();
-    if !config.rope_scaling.is_known_in_gguf() {
+    if !config.rope_scaling.is_known_in_gguf(config.written_as()) {
         plan.notes.push(Note::RopeScaling { kind: config.rope_scaling.kind().to_string() });
     }
     if config.rope_scaling.has_own_bounds() {

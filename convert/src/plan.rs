@@ -137,6 +137,8 @@ pub struct Elements {
     pub tensor: TensorInfo,
     /// Set if the rows are put in another order.
     pub rotary: Option<Rotary>,
+    /// Added to each: 0 if they stay as they are.
+    pub shift: f32,
     /// Set if the ternary form of the values is written.
     pub grid: Option<Grid>,
     dense: Option<Box<TensorInfo>>,
@@ -150,12 +152,18 @@ impl Elements {
             (dense.sparse, dense.strides) = (None, contiguous_strides(&tensor.shape));
             Box::new(dense)
         });
-        Elements { tensor, rotary, grid: None, dense }
+        Elements { tensor, rotary, shift: 0.0, grid: None, dense }
+    }
+
+    /// The same with `shift` added to each.
+    pub(crate) fn shifted(mut self, shift: f32) -> Self {
+        self.shift = shift;
+        self
     }
 
     /// Whether they are the tensor's own in its own order.
     pub(crate) fn is_source(&self) -> bool {
-        self.rotary.is_none() && self.grid.is_none()
+        self.rotary.is_none() && self.grid.is_none() && self.shift == 0.0
     }
 
     /// The tensor, made dense if it is sparse.

@@ -41,7 +41,21 @@ pub(crate) fn notes(plan: &Plan<'_>, config: &ModelConfig) -> Result<Vec<Note>> 
         );
         return Err(Error::of_source(source, why));
     }
-    if config.sliding_window.is_some() && config.sliding_layers != SlidingLayers::All {
+    if let Some(unread) = source.model.given().ok().and_then(|given| given.unread.as_ref()) {
+        return Err(Error::of_source(source, format!("it {unread}, and a GGUF file of it could not say so")));
+    }
+    if let Some(unsaid) = config.written_as().unsaid(config) {
+        return Err(Error::of_source(source, format!("it {unsaid}")));
+    }
+    let in_order = |period: usize| {
+        let slides = |n: usize| !(n + 1).is_multiple_of(period);
+        (0..config.num_layers).all(|n| config.window_in(n).is_some() == slides(n))
+    };
+    let said = match graph.period {
+        Some(period) => in_order(period),
+        None => config.sliding_layers == SlidingLayers::All,
+    };
+    if config.sliding_window.is_some() && !said {
         let why = format!(
             "only some of its layers have an attention window, and a GGUF file of a {name} model cannot say which"
         );
@@ -53,7 +67,7 @@ pub(crate) fn notes(plan: &Plan<'_>, config: &ModelConfig) -> Result<Vec<Note>> 
     if biases > 0 && !graph.biased {
         notes.push(Note::Biases { count: biases, architecture: name.to_string() });
     }
-    if let Some(window) = config.sliding_window {
+    if let Some(window) = config.sliding_window.filter(|_| graph.period.is_none()) {
         notes.push(Note::SlidingWindow { window, architecture: name.to_string() });
     }
     Ok(notes)

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use ckpt_inspect::Role as TensorRole;
-use ckpt_inspect::meaning::architecture::{Part, Role, STUDENT};
+use ckpt_inspect::meaning::architecture::{Kind, Part, Role, STUDENT};
 use ckpt_inspect::meaning::{RopePairing, role};
 use ckpt_inspect::measure::Floor;
 use ckpt_inspect::{Checkpoint, DType, Format, ModelConfig, TensorInfo};
@@ -90,6 +90,21 @@ pub(crate) fn rotary(source: &Checkpoint, tensor: &TensorInfo, style: Option<Sty
     let rows = *tensor.shape.first()?;
     let fits = interleaved && heads > 0 && rows.is_multiple_of(heads.checked_mul(2)?);
     fits.then(|| Rotary { head_dim: rows / heads, interleave: !from_gguf })
+}
+
+/// What is added to the values of `tensor` in a file whose names are of `style`, where one side is a GGUF file: the gains of
+/// some architectures are stored less one outside of it.
+pub(crate) fn shift(source: &Checkpoint, tensor: &TensorInfo, style: Option<Style>) -> f32 {
+    let from_gguf = matches!(source.format, Format::Gguf { .. });
+    let family = source.model.family().filter(|family| family.network.gains_less_one);
+    if from_gguf == (style == Some(Style::Gguf)) || family.is_none() {
+        return 0.0;
+    }
+    match names::role_in(family, &tensor.name).map(Role::kind) {
+        Some(Kind::Norm) if from_gguf => -1.0,
+        Some(Kind::Norm) => 1.0,
+        _ => 0.0,
+    }
 }
 
 /// The student's configuration, where `source` is one, a GGUF file included that was written from one.

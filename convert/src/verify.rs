@@ -10,10 +10,11 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::agreement::{Agreement, Made, compare};
+use crate::build::experts::stacked;
 use crate::names::{self, Style};
 use crate::plan::{Content, Elements, Plan};
 use crate::sharing::tied_names;
-use crate::source::{beside_codes, grid, rotary};
+use crate::source::{beside_codes, grid, rotary, shift};
 use crate::ternary::Grid;
 
 /// How two checkpoints compare.
@@ -45,47 +46,55 @@ impl Report {
 /// # Errors
 /// When a tensor cannot be read.
 pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
-    let (ours, theirs) = (weights(a), weights(b));
+    let (ours, theirs) = (matrices(a), matrices(b));
     let mut report = Report::default();
-    let find = |map: &HashMap<String, usize>, key: &str| {
+    let find = |map: &HashMap<&str, usize>, key: &str| {
         let tied =
             || STUDENT.name(Role::Embedding, Style::Student).filter(|_| names::role(key) == Some(Role::Head));
-        map.get(key).or_else(|| map.get(&tied()?)).copied()
+        map.get(key).or_else(|| map.get(tied()?.as_str())).copied()
     };
     let (style_a, style_b) = (style(a), style(b));
     // Each side's rows in the order of Hugging Face's, unless both are GGUF's.
-    let pair = |i: usize, j: usize| {
-        let (ours, theirs) = (&a.tensors[i], &b.tensors[j]);
+    let pair = |ours: &TensorInfo, theirs: &TensorInfo| {
         let out_of_gguf = |c: &Checkpoint, tensor: &TensorInfo, style| match c.format {
             Format::Gguf { .. } => rotary(c, tensor, style),
             _ => None,
         };
-        let mut ours = Elements::new(ours.clone(), out_of_gguf(a, ours, style_b));
-        let mut theirs = Elements::new(theirs.clone(), out_of_gguf(b, theirs, style_a));
+        // What one side stores less one is compared as the other has it.
+        let into_gguf = |c: &Checkpoint, tensor: &TensorInfo, style| match c.format {
+            Format::Gguf { .. } => 0.0,
+            _ => shift(c, tensor, style),
+        };
+        let (shift_a, shift_b) = (into_gguf(a, ours, style_b), into_gguf(b, theirs, style_a));
+        let mut ours = Elements::new(ours.clone(), out_of_gguf(a, ours, style_b)).shifted(shift_a);
+        let mut theirs = Elements::new(theirs.clone(), out_of_gguf(b, theirs, style_a)).shifted(shift_b);
         ours.grid = ternary_form(a, &ours.tensor, b)?;
         theirs.grid = ternary_form(b, &theirs.tensor, a)?;
         compare(a, &ours, b, &theirs, Made::Either)
     };
-    let position: HashMap<&str, usize> = theirs.iter().map(|(key, i)| (key.as_str(), *i)).collect();
-    let (in_a, in_b): (HashMap<_, _>, HashMap<_, _>) =
-        (ours.iter().cloned().collect(), theirs.iter().cloned().collect());
-    for (key, i) in &ours {
+    let (in_a, in_b) = (by_name(&ours), by_name(&theirs));
+    for (key, tensor) in &ours {
         let Some(j) = find(&in_b, key) else {
             report.missing.push(key.clone());
             continue;
         };
-        report.tensors.push(pair(*i, j)?);
+        report.tensors.push(pair(tensor, &theirs[j].1)?);
     }
-    for (key, j) in &theirs {
-        if position.get(key.as_str()) != Some(j) || in_a.contains_key(key) {
+    for (j, (key, tensor)) in theirs.iter().enumerate() {
+        if in_b.get(key.as_str()) != Some(&j) || in_a.contains_key(key.as_str()) {
             continue;
         }
         match find(&in_a, key) {
-            Some(i) => report.tensors.push(pair(i, *j)?),
+            Some(i) => report.tensors.push(pair(&ours[i].1, tensor)?),
             None => report.extra.push(key.clone()),
         }
     }
     Ok(report)
+}
+
+/// Where the tensor of each name is; of several the last one.
+fn by_name(weights: &[(String, TensorInfo)]) -> HashMap<&str, usize> {
+    weights.iter().enumerate().map(|(i, (key, _))| (key.as_str(), i)).collect()
 }
 
 /// How a BitLinear's float matrix becomes ternary, if `other` records that it stores such matrices in ternary form.
@@ -117,16 +126,30 @@ pub(crate) fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
                 && !of_trainers.contains(&t.name)
                 && t.name != "__metadata__"
                 // Tensors that are plain values in other formats.
-                && t.name != names::ROPE_FACTORS
+                && !names::is_rope_factors(&t.name)
                 && (t.storage.is_some() || t.sparse.is_some())
         })
         .map(|(i, t)| (t.name.clone(), i))
         .collect();
     all.extend(tied_names(checkpoint));
     let names = wrappers::shared(all.iter().map(|(name, _)| name.as_str()), &|name| {
-        names::canonical(name).into_owned()
+        names::canonical_in(checkpoint.model.family(), name).into_owned()
     });
     names.into_iter().map(|name| name.into_owned()).zip(all.iter().map(|(_, i)| *i)).collect()
+}
+
+/// The same with the matrices of experts apart.
+fn matrices(checkpoint: &Checkpoint) -> Vec<(String, TensorInfo)> {
+    let apart = |(name, i): (String, usize)| {
+        let tensor = &checkpoint.tensors[i];
+        match stacked(checkpoint, tensor) {
+            None => vec![(name, tensor.clone())],
+            Some(parts) => {
+                parts.into_iter().map(|(number, part)| (names::of_expert(&name, number), part)).collect()
+            }
+        }
+    };
+    weights(checkpoint).into_iter().flat_map(apart).collect()
 }
 
 /// Reads back what was written from `plan` to `path` and compares it with the plan's source.

@@ -43,6 +43,8 @@ pub struct Cache {
     limit: usize,
     /// Ids of the positions held, the forgotten ones too.
     ids: Vec<u32>,
+    /// Whether its keys have the rotary frequencies of long texts.
+    is_long: bool,
 }
 
 #[derive(Debug)]
@@ -142,7 +144,7 @@ impl Cache {
             KvType::F32 => Pages::F32(Paged::new(config)),
             KvType::F16 => Pages::F16(Paged::new(config)),
         };
-        Cache { pages, when_full, limit: config.max_seq_len, ids: Vec::new() }
+        Cache { pages, when_full, limit: config.max_seq_len, ids: Vec::new(), is_long: false }
     }
 
     /// Positions that have gone through the model.
@@ -199,6 +201,26 @@ impl Cache {
         let pages = len.div_ceil(PAGE);
         with_pages!(&mut self.pages, paged => paged.pages.truncate(pages - paged.first));
         Ok(())
+    }
+
+    /// Whether its keys have the rotary frequencies of long texts, in models in which those differ.
+    pub(crate) fn is_long(&self) -> bool {
+        self.is_long
+    }
+
+    /// Says which frequencies the keys have that a file gives.
+    pub(crate) fn set_long(&mut self, is_long: bool) {
+        self.is_long = is_long;
+    }
+
+    /// Forgets all positions, and returns their ids. Those that follow have the rotary frequencies of long texts or not.
+    pub(crate) fn restart(&mut self, is_long: bool) -> Vec<u32> {
+        with_pages!(&mut self.pages, paged => {
+            paged.pages.clear();
+            paged.first = 0;
+        });
+        self.is_long = is_long;
+        std::mem::take(&mut self.ids)
     }
 
     /// How many more positions may be added.

@@ -3,7 +3,7 @@
 
 use ckpt_inspect::meaning::architecture::{Part, Role, STUDENT, TABLE};
 use ckpt_inspect::meaning::names::Names;
-use ckpt_inspect::meaning::{Activation, ConfigError, Given, RopePairing, RopeScaling, SlidingLayers};
+use ckpt_inspect::meaning::{Activation, ConfigError, Given, RopePairing, RopeScaling};
 use ckpt_inspect::measure::Floor;
 use ckpt_inspect::{Checkpoint, DType, ModelConfig};
 
@@ -11,6 +11,9 @@ use crate::{Assumption, Error, Result};
 
 /// Sizes of a model stay below this, so that no sum of int8 products leaves i32 and no product of sizes overflows.
 const LARGEST: usize = 1 << 16;
+
+/// More experts than a layer of any model has.
+const MOST_EXPERTS: usize = 1 << 12;
 
 /// The configuration of the model in `checkpoint`, and what had to be assumed. `flags` come first.
 ///
@@ -37,6 +40,7 @@ pub fn configuration(
             *cap = cap.filter(Option::is_some);
         }
     }
+    checkpoint.read_long_factors(names, &mut given);
     let read = checkpoint.tensors.iter().any(|tensor| tensor.quantized.is_some());
     refuse(&given, read).map_err(unsupported)?;
     let scaling = flags.rope_scaling.as_ref().or(given.rope_scaling.as_ref());
@@ -61,11 +65,16 @@ pub fn configuration(
         None => Err(inconsistent(format!("tensor `{}` is missing", names.called(role)))),
     };
     let (vocab_size, _) = matrix(Role::Embedding)?;
-    let (q_rows, _) = matrix(Role::Layer(0, Part::Q))?;
-    let (kv_rows, _) = matrix(Role::Layer(0, Part::K))?;
-    let (mlp_hidden_dim, _) = matrix(Role::Layer(0, Part::Gate))?;
-    if vocab_size > u32::MAX as usize || q_rows > LARGEST || mlp_hidden_dim > LARGEST {
-        return Err(inconsistent(format!("a matrix has more than {LARGEST} rows")));
+    let architecture = given.architecture.unwrap_or(&STUDENT);
+    let mut most_rows = 0;
+    for part in [Part::Q, Part::K, Part::Qkv, Part::Gate, Part::GateUp] {
+        // Stacks of experts are looked at when they are loaded.
+        if architecture.has(part) {
+            most_rows = matrix(Role::Layer(0, part))?.0.max(most_rows);
+        }
+    }
+    if vocab_size > u32::MAX as usize || most_rows > 2 * LARGEST {
+        return Err(inconsistent(format!("a matrix has more than {} rows", 2 * LARGEST)));
     }
     let shapes = names.shapes().ok_or_else(|| inconsistent("its tensors do not form a model".into()))?;
 
@@ -73,7 +82,6 @@ pub fn configuration(
     if flags.num_heads.is_some() {
         given.head_dim = None;
     }
-    let architecture = given.architecture.unwrap_or(&STUDENT);
     let (mut config, mut assumed) = shapes.configure(architecture, &[flags, &given]);
     config.num_layers = names.layers();
     if let Some(promised) = given.num_layers.filter(|promised| *promised > config.num_layers) {
@@ -83,11 +91,20 @@ pub fn configuration(
         )));
     }
     let head_dim = config.head_dim;
-    let divides = head_dim >= 2 && q_rows.is_multiple_of(head_dim) && kv_rows.is_multiple_of(head_dim);
-    if !divides {
-        return Err(of_heads(format!(
-            "the {q_rows} rows of Q and {kv_rows} rows of K do not divide into heads of {head_dim}"
-        )));
+    let divides = match shapes.fused {
+        None => [shapes.queries, shapes.keys].iter().all(|rows| rows.is_multiple_of(head_dim.max(1))),
+        Some(rows) => rows == (config.num_heads + 2 * config.num_kv_heads) * head_dim,
+    };
+    if !divides || head_dim < 2 || config.num_kv_heads == 0 {
+        let rows = match shapes.fused {
+            None => format!("{} rows of Q and {} rows of K", shapes.queries, shapes.keys),
+            Some(rows) => format!("{rows} rows of Q, K and V"),
+        };
+        return Err(of_heads(format!("the {rows} do not divide into heads of {head_dim}")));
+    }
+    let widest = config.mlp_hidden_dim.max(config.num_heads * head_dim);
+    if widest > LARGEST {
+        return Err(inconsistent(format!("a layer is wider than {LARGEST}")));
     }
     let (num_heads, num_kv_heads) = (config.num_heads, config.num_kv_heads);
     for (name, flag, found) in
@@ -114,10 +131,6 @@ pub fn configuration(
     if !(config.use_bitlinear_attn || config.use_bitlinear_ffn) {
         config.quantization_floor = STUDENT.defaults.quantization_floor;
         assumed.retain(|a| a.setting != "quantization_eps");
-    }
-    // With a sliding window, attention sees no more than the window.
-    if let (None, Some(window)) = (flags.max_seq_len, config.sliding_window) {
-        config.max_seq_len = config.max_seq_len.min(window);
     }
     let is_foreign = |role: Role| matches!(role, Role::Layer(..)) && config.shape(role).is_none();
     if let Some((_, tensor)) = names.played().find(|(role, _)| is_foreign(*role)) {
@@ -161,7 +174,13 @@ fn of_first_exporter(checkpoint: &Checkpoint, names: &Names<'_>) -> bool {
 /// matrices that they stand for.
 fn refuse(given: &Given, read: bool) -> Result<(), String> {
     if let Some(Activation::Other(name)) = &given.activation {
-        return Err(format!("has hidden_act `{}`; only silu and relu2 are supported", name.escape_debug()));
+        return Err(format!(
+            "has hidden_act `{}`; supported are silu, relu2, gelu and gelu_pytorch_tanh",
+            name.escape_debug()
+        ));
+    }
+    if let Some(unread) = &given.unread {
+        return Err(format!("{unread}; that is not supported"));
     }
     if let Some(other) = given.quantization.as_ref().filter(|q| !q.is_bitnet()) {
         if let Some(rounding) = &other.other {
@@ -172,12 +191,7 @@ fn refuse(given: &Given, read: bool) -> Result<(), String> {
             return Err(format!("is said to be quantized by `{method}`, and none of its weights is"));
         }
     }
-    match &given.sliding_layers {
-        None | Some(SlidingLayers::All) => Ok(()),
-        Some(_) => {
-            Err("has layers with attention windows of different lengths, which is not supported".into())
-        }
-    }
+    Ok(())
 }
 
 /// Refuses kinds of rotary scaling that are not supported here.
@@ -186,9 +200,13 @@ fn runs(scaling: &RopeScaling) -> Result<(), String> {
         return Err(format!("has rope_scaling without {missing}"));
     }
     match scaling {
-        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => Ok(()),
+        RopeScaling::None
+        | RopeScaling::Linear { .. }
+        | RopeScaling::Llama3 { .. }
+        | RopeScaling::Yarn { .. }
+        | RopeScaling::LongRope { .. } => Ok(()),
         other => Err(format!(
-            "has rope_scaling `{}`; only linear and llama3 are supported (the setting rope_scaling overrides it)",
+            "has rope_scaling `{}`; supported are linear, llama3, yarn and longrope (the setting rope_scaling overrides it)",
             other.kind().escape_debug()
         )),
     }
@@ -210,8 +228,51 @@ fn check(config: &ModelConfig) -> Result<(), String> {
         RopePairing::Halves | RopePairing::Neighbours => {}
         other => return Err(format!("pairs rotary elements in an unsupported way: {other:?}")),
     }
+    for scale in [config.embedding_scale, config.residual_scale, config.logit_divisor, config.attention_scale]
+    {
+        positive("a scale or multiplier", scale.unwrap_or(1.0))?;
+    }
+    positive("the base of local layers", config.local_rope_base.unwrap_or(1.0))?;
+    positive("sliding_window", config.sliding_window.unwrap_or(1) as f64)?;
+    if let Some(experts) = config.experts {
+        if !(1..=LARGEST).contains(&experts.hidden_dim) || !(1..=MOST_EXPERTS).contains(&experts.count) {
+            return Err(format!("has {} experts of width {}", experts.count, experts.hidden_dim));
+        }
+        if !(1..=experts.count).contains(&experts.used) {
+            return Err(format!("uses {} of {} experts", experts.used, experts.count));
+        }
+    }
+    let rotary = config.rotary_dim.unwrap_or(config.head_dim);
+    if rotary > config.head_dim || rotary < 2 || rotary % 2 != 0 {
+        return Err(format!("rotates {rotary} of the {} elements of a head", config.head_dim));
+    }
     match config.rope_scaling {
         RopeScaling::Linear { factor } => positive("rope_scaling.factor", factor),
+        RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
+            positive("rope_scaling.factor", factor)?;
+            positive("rope_base - 1", config.rope_base - 1.0)?;
+            let (fast, slow, _) = config.rope_scaling.yarn_bounds();
+            positive("rope_scaling.beta_slow", slow)?;
+            positive("rope_scaling.beta_fast", fast)?;
+            positive("rope_scaling.attention_factor", config.rope_scaling.attention_factor(1.0))?;
+            let original = original_max_position_embeddings.unwrap_or(1.0);
+            positive("rope_scaling.original_max_position_embeddings", original)
+        }
+        RopeScaling::LongRope {
+            ref short_factor, ref long_factor, original_max_position_embeddings, ..
+        } => {
+            for factors in [short_factor, long_factor] {
+                if factors.len() != rotary / 2 {
+                    let n = factors.len();
+                    return Err(format!("has {n} rotary factors for {} pairs", rotary / 2));
+                }
+                factors.iter().try_for_each(|factor| positive("a rotary factor", *factor))?;
+            }
+            let longest = config.max_seq_len as f64;
+            positive("rope_scaling.attention_factor", config.rope_scaling.attention_factor(longest))?;
+            let original = original_max_position_embeddings.unwrap_or(2.0);
+            positive("rope_scaling.original_max_position_embeddings - 1", original - 1.0)
+        }
         RopeScaling::Llama3 {
             factor,
             low_freq_factor,

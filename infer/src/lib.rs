@@ -34,6 +34,7 @@ mod conversation;
 pub mod diagnose;
 mod dump;
 mod error;
+mod experts;
 mod generate;
 mod ids;
 mod kernel;

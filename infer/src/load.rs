@@ -2,11 +2,14 @@
 
 use std::borrow::Cow;
 
-use ckpt_inspect::meaning::Quantization;
-use ckpt_inspect::{Checkpoint, DType, TensorInfo, TernaryPacking};
+use ckpt_inspect::meaning::architecture::Dim;
+use ckpt_inspect::meaning::names::of_expert;
+use ckpt_inspect::meaning::{Experts as ExpertSizes, Quantization};
+use ckpt_inspect::{Checkpoint, DType, Format, TensorInfo, TernaryPacking};
 use half::f16;
 
 use crate::config::configuration;
+use crate::experts::Experts;
 use crate::kernel::activation::Rounding;
 use crate::kernel::coded::Coded;
 use crate::kernel::float::Element;
@@ -15,9 +18,9 @@ use crate::kernel::pool::Pool;
 use crate::kernel::product::Stack;
 use crate::kernel::simd::LANES;
 use crate::kernel::{Aligned, Kernel, six};
-use crate::layer::{Gain, Layer, Projection};
+use crate::layer::{FeedForward, Gain, Layer, Mlp, Projection};
 use crate::model::Model;
-use crate::rope::Rope;
+use crate::rope::Ropes;
 use crate::rows::Rows;
 use crate::{Assumption, Config, Error, Names, Part, Result, Role, RopeScaling, Settings};
 
@@ -84,7 +87,7 @@ impl Model {
         let configured = matches!(config.rope_scaling, RopeScaling::Llama3 { .. });
         let factors = names.get(Role::RopeFactors).filter(|_| !configured);
         let factors = factors.map(|t| checkpoint.values(t)).transpose()?;
-        let rope = Rope::new(&config, factors.as_deref());
+        let rope = Ropes::new(&config, factors.as_deref());
         if loader.scale_is_lost() {
             assumed.push(Assumption::UnitScales);
         }
@@ -105,21 +108,87 @@ struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     fn layer(&self, n: usize) -> Result<Layer> {
-        let norm = |part| self.vector(Role::Layer(n, part));
-        let head_norm = |part| if self.config.use_qk_norm { norm(part).map(Some) } else { Ok(None) };
+        let norm = |part| {
+            let role = Role::Layer(n, part);
+            self.config.shape(role).map(|_| self.vector(role)).transpose()
+        };
         let sub_norm = |part| self.gain(Role::Layer(n, part), self.config.norm_eps);
+        let (q_norm, k_norm) = (norm(Part::QNorm)?, norm(Part::KNorm)?);
+        let of_heads = |part| self.config.architecture.tensor(Role::Layer(0, part));
+        let (q_norm, k_norm, row_norms) = match of_heads(Part::QNorm).is_some_and(|t| t.shape != [Dim::Head])
+        {
+            true => (None, None, q_norm.zip(k_norm).map(|(q, k)| [q, k])),
+            false => (q_norm, k_norm, None),
+        };
+        let fused = |fused, parts: &'static [Part]| match self.config.architecture.has(fused) {
+            true => self.projection(n, &[fused]).map(|one| vec![one]),
+            false => self.projections(n, parts),
+        };
         Ok(Layer {
             attention_norm: norm(Part::AttentionNorm)?,
-            qkv: self.projections(n, &[Part::Q, Part::K, Part::V])?,
-            q_norm: head_norm(Part::QNorm)?,
-            k_norm: head_norm(Part::KNorm)?,
+            qkv: fused(Part::Qkv, &[Part::Q, Part::K, Part::V])?,
+            q_norm,
+            k_norm,
+            row_norms,
+            rope: Ropes::of_layer(self.config, n),
+            window: self.config.window_in(n).unwrap_or(usize::MAX),
             attention_sub_norm: sub_norm(Part::AttentionSubNorm)?,
             o: self.projection(n, &[Part::O])?,
+            post_attention_norm: sub_norm(Part::PostAttentionNorm)?,
             ffn_norm: norm(Part::FfnNorm)?,
-            gate_up: self.projections(n, &[Part::Gate, Part::Up])?,
-            ffn_sub_norm: sub_norm(Part::FfnSubNorm)?,
-            down: self.projection(n, &[Part::Down])?,
+            mlp: match self.config.experts {
+                Some(experts) => Mlp::Experts(self.experts(n, experts)?),
+                None => Mlp::Dense(FeedForward {
+                    gate_up: fused(Part::GateUp, &[Part::Gate, Part::Up])?,
+                    sub_norm: sub_norm(Part::FfnSubNorm)?,
+                    down: self.projection(n, &[Part::Down])?,
+                }),
+            },
+            post_ffn_norm: sub_norm(Part::PostFfnNorm)?,
         })
+    }
+
+    /// The experts of layer `n`.
+    fn experts(&self, n: usize, experts: ExpertSizes) -> Result<Experts> {
+        let matrices = |part, number| self.expert(Role::Layer(n, part), number);
+        let (mut gate_up, mut down) = (Vec::new(), Vec::new());
+        for number in 0..experts.count {
+            let both = vec![matrices(Part::GateExperts, number)?, matrices(Part::UpExperts, number)?];
+            gate_up.push(Stack::new(both, Vec::new()));
+            down.push(Stack::new(vec![matrices(Part::DownExperts, number)?], Vec::new()));
+        }
+        let router = self.stack(n, &[Part::Router])?;
+        let ExpertSizes { used, normalized, hidden_dim: dim, .. } = experts;
+        Ok(Experts { router, gate_up, down, dim, used, normalized })
+    }
+
+    /// One expert's matrix, `role` being that of all of them.
+    fn expert(&self, role: Role, number: usize) -> Result<Matrix> {
+        let inconsistent = |what| Error::Inconsistent { path: self.checkpoint.path.clone(), what };
+        let shape = self.config.shape(role).unwrap_or_default();
+        let &[_, rows, cols] = &shape[..] else { return Err(inconsistent("experts are no matrices".into())) };
+        let part;
+        let tensor = if self.names.has_separate_experts() {
+            self.names.expert(role, number).ok_or_else(|| {
+                let name = of_expert(&self.names.called(role), number);
+                inconsistent(format!("tensor `{name}` is missing"))
+            })?
+        } else {
+            let stack = self.tensor(role)?;
+            part = stack.part(number).ok_or_else(|| {
+                let name = stack.name.escape_debug();
+                inconsistent(format!("tensor `{name}` cannot be divided among experts"))
+            })?;
+            &part
+        };
+        if tensor.shape != [rows, cols] {
+            let (name, found) = (tensor.name.escape_debug(), &tensor.shape);
+            return Err(inconsistent(format!(
+                "tensor `{name}` has shape {found:?} where the model needs {:?}",
+                [rows, cols]
+            )));
+        }
+        self.plain(tensor, (rows, cols))
     }
 
     /// The norm of `role`, where the model has it.
@@ -189,7 +258,7 @@ impl<'a> Loader<'a> {
         Error::Inconsistent { path: self.checkpoint.path.clone(), what }
     }
 
-    /// A weight vector, padded with zeros.
+    /// What a norm multiplies by, padded with zeros.
     fn vector(&self, role: Role) -> Result<Aligned<f32>> {
         let tensor = self.tensor(role)?;
         let values = self.checkpoint.values(tensor)?;
@@ -198,6 +267,11 @@ impl<'a> Loader<'a> {
         }
         let mut padded = Aligned::zeroed(values.len().next_multiple_of(LANES));
         padded[..values.len()].copy_from_slice(&values);
+        // GGUF files have the sums.
+        let is_gguf = matches!(self.checkpoint.format, Format::Gguf { .. });
+        if self.config.architecture.network.gains_less_one && !is_gguf {
+            padded[..values.len()].iter_mut().for_each(|gain| *gain += 1.0);
+        }
         Ok(padded)
     }
 

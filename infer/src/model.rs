@@ -1,4 +1,5 @@
-//! The model and its forward pass. One block is: x += o(attention(norm x)), x += down(f(gate) * up).
+//! The model and its forward pass. One block is: x += o(attention(norm x)), x += down(f(gate) * up), with norms of what is
+//! added, and other scales, in some architectures.
 
 use ckpt_inspect::Checkpoint;
 use serde_json::to_vec;
@@ -7,6 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::Config;
 use crate::attention::Attend;
 use crate::cache::{Cache, Paged, Pages, with_pages};
+use crate::experts::Routes;
 use crate::kernel::activation::{Activation, Forms};
 use crate::kernel::float::Element;
 use crate::kernel::packed::Matrix;
@@ -14,9 +16,9 @@ use crate::kernel::pool::{Block, Pool, cuts};
 use crate::kernel::product::{Output, Stack};
 use crate::kernel::simd::{LANES, Simd, Work};
 use crate::kernel::{Aligned, Kernel};
-use crate::layer::{Gain, Layer, Projection};
-use crate::prepare::{From, Prepare, normalize_in_place, prepare};
-use crate::rope::{Angles, Rope};
+use crate::layer::{FeedForward, Gain, Layer, Mlp, Projection};
+use crate::prepare::{From, Join, NormalizeRow, Prepare, normalize_in_place, prepare};
+use crate::rope::{Angles, Rope, Ropes};
 use crate::{Assumption, Error, Result};
 
 /// The most tokens that go through the model together.
@@ -37,7 +39,7 @@ pub struct Model {
     pub(crate) layers: Vec<Layer>,
     /// `[hidden_dim]`, padded
     pub(crate) norm: Aligned<f32>,
-    pub(crate) rope: Rope,
+    pub(crate) rope: Ropes,
 }
 
 impl Model {
@@ -56,18 +58,18 @@ impl Model {
         self.kernel
     }
 
-    /// Bytes of weights that one decoded token reads: all matrices, and of the embedding one row unless it is the
-    /// head.
+    /// Bytes of weights that one decoded token reads: all matrices but those of experts that it does not use, and of the
+    /// embedding one row unless it is the head.
     pub fn bytes_per_token(&self) -> usize {
-        let stacks = self.layers.iter().flat_map(Layer::stacks);
-        stacks.map(Stack::bytes).sum::<usize>() + self.head().bytes()
+        self.layers.iter().map(Layer::bytes_read).sum::<usize>() + self.head().bytes()
     }
 
     /// Bytes of all weights in memory.
     pub fn bytes(&self) -> usize {
         let outer = if self.head.is_some() { self.embedding.bytes() } else { 0 };
         let gains = self.layers.iter().flat_map(Layer::gains).map(|gain| gain.len()).sum::<usize>();
-        self.bytes_per_token() + outer + 4 * (gains + self.norm.len())
+        let matrices: usize = self.layers.iter().flat_map(Layer::stacks).map(Stack::bytes).sum();
+        matrices + self.head().bytes() + outer + 4 * (gains + self.norm.len())
     }
 
     /// A fingerprint of the configuration and weights in use, for files that belong to a model.
@@ -135,15 +137,20 @@ impl<'a> Sequence<'a> {
 /// Runs a model: its working memory, and the threads it uses.
 #[derive(Debug)]
 pub struct Runner<'m> {
-    model: &'m Model,
-    pool: &'m Pool,
+    pub(crate) model: &'m Model,
+    pub(crate) pool: &'m Pool,
     /// Residual stream [tokens, hidden_dim padded].
-    x: Aligned<f32>,
+    pub(crate) x: Aligned<f32>,
     /// Outputs of fused projections [tokens, …padded].
-    wide: Aligned<f32>,
+    pub(crate) wide: Aligned<f32>,
     /// Attention's results [tokens, num_heads * head_dim padded].
     mixed: Aligned<f32>,
-    activations: Vec<Activation>,
+    /// What is normalized or scaled before it is added to `x`, as wide.
+    pub(crate) added: Aligned<f32>,
+    pub(crate) activations: Vec<Activation>,
+    /// Which tokens use which experts.
+    pub(crate) routes: Routes,
+    /// Those of each token, for each kind of rotation.
     angles: Vec<Angles>,
     logits: Vec<f32>,
 }
@@ -165,7 +172,9 @@ impl<'m> Runner<'m> {
             x: Aligned::zeroed(0),
             wide: Aligned::zeroed(0),
             mixed: Aligned::zeroed(0),
+            added: Aligned::zeroed(0),
             activations: Vec::new(),
+            routes: Routes::default(),
             angles: Vec::new(),
             logits: Vec::new(),
         }
@@ -178,7 +187,8 @@ impl<'m> Runner<'m> {
 
     /// Runs the sequences' tokens through the model, and returns the wanted logits [rows, vocab_size], in the order of
     /// sequences and tokens. A sequence's logits do not depend on the others, nor on how its tokens are divided among
-    /// calls.
+    /// calls, except in models whose rotary frequencies are others in longer texts: there those count that the whole
+    /// sequence has after the call, and what a cache holds is computed anew once when it becomes that long.
     ///
     /// # Errors
     /// `Token` and `ContextFull`, before anything is computed.
@@ -190,6 +200,20 @@ impl<'m> Runner<'m> {
             }
             sequence.cache.check_room(sequence.ids.len())?;
         }
+        for sequence in sequences.iter_mut() {
+            let is_long = self.model.rope.is_long(sequence.cache.len() + sequence.ids.len());
+            if sequence.cache.is_long() == is_long || sequence.ids.is_empty() {
+                continue;
+            }
+            let before = sequence.cache.restart(is_long);
+            self.run(&mut [Sequence::new(&before, sequence.cache, Logits::None)])?;
+        }
+        self.run(sequences)?;
+        Ok(&self.logits)
+    }
+
+    /// Runs the sequences' tokens, with the rotary frequencies that their caches' keys have.
+    fn run(&mut self, sequences: &mut [Sequence<'_>]) -> Result<()> {
         self.logits.clear();
         let mut pieces: Vec<Piece<'_>> = Vec::new();
         let mut room = STEP;
@@ -214,8 +238,7 @@ impl<'m> Runner<'m> {
                 room = STEP;
             }
         }
-        self.step(&mut pieces)?;
-        Ok(&self.logits)
+        self.step(&mut pieces)
     }
 
     fn step(&mut self, pieces: &mut [Piece<'_>]) -> Result<()> {
@@ -225,17 +248,22 @@ impl<'m> Runner<'m> {
             return Ok(());
         }
         self.activations.resize_with(n.max(self.activations.len()), Activation::default);
-        self.angles.resize_with(n.max(self.angles.len()), Angles::default);
+        let kinds = rope.len();
+        self.angles.resize_with((n * kinds).max(self.angles.len()), Angles::default);
         let width = config.hidden_dim.next_multiple_of(LANES);
         self.x.resize(n * width);
         self.x.fill(0.0);
         let (mut rows, mut boundaries) = (0..n, vec![0]);
         for piece in pieces.iter_mut() {
-            let start = piece.cache.len();
+            let (start, is_long) = (piece.cache.len(), piece.cache.is_long());
             piece.cache.extend(piece.ids)?;
             for ((i, &id), row) in piece.ids.iter().enumerate().zip(&mut rows) {
-                embedding.row(id as usize, &mut self.x[row * width..][..config.hidden_dim]);
-                rope.angles(start + i, &mut self.angles[row]);
+                let x = &mut self.x[row * width..][..config.hidden_dim];
+                embedding.row(id as usize, x);
+                if let Some(scale) = config.embedding_scale {
+                    x.iter_mut().for_each(|x| *x *= scale as f32);
+                }
+                rope.angles(start + i, is_long, &mut self.angles[row * kinds..][..kinds]);
                 if i > 0 && i % ATTENTION_TOKENS == 0 {
                     boundaries.push(row);
                 }
@@ -243,15 +271,23 @@ impl<'m> Runner<'m> {
             boundaries.push(rows.start);
         }
         for (number, layer) in layers.iter().enumerate() {
-            self.project(n, &layer.attention_norm, &layer.qkv);
+            self.project(n, layer.attention_norm.as_deref(), &layer.qkv);
+            if let Some(norms) = &layer.row_norms {
+                self.normalize_rows(n, norms);
+            }
             self.remember(pieces, number, layer);
             self.attend(pieces, &boundaries, number, layer);
             self.take_mixed(n, layer);
-            self.add(n, &layer.o.stack);
+            self.add(n, &layer.o.stack, layer.post_attention_norm.as_ref());
 
-            self.project(n, &layer.ffn_norm, &layer.gate_up);
-            self.gate(n, layer);
-            self.add(n, &layer.down.stack);
+            match &layer.mlp {
+                Mlp::Dense(mlp) => {
+                    self.project(n, layer.ffn_norm.as_deref(), &mlp.gate_up);
+                    self.gate(n, mlp);
+                    self.add(n, &mlp.down.stack, layer.post_ffn_norm.as_ref());
+                }
+                Mlp::Experts(experts) => self.add_experts(n, layer, experts),
+            }
         }
         let wanted = pieces.iter().map(|p| p.logits).sum::<usize>();
         if wanted == 0 {
@@ -278,20 +314,51 @@ impl<'m> Runner<'m> {
         let old = self.logits.len();
         self.logits.resize(old + wanted * config.vocab_size, 0.0);
         let cap = config.final_logit_soft_cap.map(|cap| cap as f32);
+        let divisor = config.logit_divisor.map(|divisor| divisor as f32);
         let (width, out) = (config.vocab_size, &mut self.logits[old..]);
-        let output = Output { out, width, add: false, bias: None, cap };
+        let output = Output { out, width, add: false, bias: None, cap: cap.filter(|_| divisor.is_none()) };
         Stack::multiply(&[head], *kernel, self.pool, &self.activations[..wanted], output);
+        if let Some(divisor) = divisor {
+            let capped = |x: f32| cap.map_or(x, |cap| cap * (x / cap).tanh());
+            self.logits[old..].iter_mut().for_each(|x| *x = capped(*x / divisor));
+        }
         Ok(())
     }
 
-    /// Activations = norm(x), and again by `own` if there is such a norm, in the requested forms.
-    fn normalize(&mut self, n: usize, weight: &[f32], own: Option<&Gain>, forms: Forms) {
+    /// Activations = norm(x), or x where there is no norm, and again by `own` if there is such a norm, in the requested
+    /// forms.
+    pub(crate) fn normalize(&mut self, n: usize, weight: Option<&[f32]>, own: Option<&Gain>, forms: Forms) {
         let (config, x) = (&self.model.config, &self.x);
         let width = config.hidden_dim.next_multiple_of(LANES);
         let (eps, gains) = (config.norm_eps as f32, [own, None]);
         prepare(self.model, self.pool, &mut self.activations[..n], config.hidden_dim, forms, gains, |row| {
-            From::Norm { x: &x[row * width..][..width], weight, eps }
+            let x = &x[row * width..][..width];
+            match weight {
+                Some(weight) => From::Norm { x, weight, eps },
+                None => From::Copy(&x[..config.hidden_dim]),
+            }
         });
+    }
+
+    /// Normalizes the queries of all heads together, and the keys.
+    fn normalize_rows(&mut self, n: usize, [queries, keys]: &[Aligned<f32>; 2]) {
+        let config = &self.model.config;
+        let (q_rows, kv_rows) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+        let (width, eps) = (q_rows + 2 * kv_rows, config.norm_eps as f32);
+        let rows = cuts(0..n, ATTENTION_TOKENS);
+        let kernel = self.model.kernel;
+        self.pool.blocks(
+            &mut self.wide,
+            width,
+            &rows,
+            &[0, q_rows, q_rows + kv_rows],
+            |_, col, mut block| {
+                let weight = if col == 0 { queries } else { keys };
+                for row in 0..block.rows() {
+                    kernel.run(NormalizeRow { x: block.row(row), weight, eps });
+                }
+            },
+        );
     }
 
     /// Activations = attention's results, normalized where the model does so, as O needs them.
@@ -305,10 +372,10 @@ impl<'m> Runner<'m> {
     }
 
     /// Activations = f(gate) * up, normalized where the model does so, as the down projection needs them.
-    fn gate(&mut self, n: usize, layer: &Layer) {
+    fn gate(&mut self, n: usize, mlp: &FeedForward) {
         let (dim, function) = (self.model.config.mlp_hidden_dim, &self.model.config.activation);
-        let (wide, forms) = (&self.wide, layer.down.stack.forms());
-        let gains = [layer.ffn_sub_norm.as_ref(), layer.down.norm.as_ref()];
+        let (wide, forms) = (&self.wide, mlp.down.stack.forms());
+        let gains = [mlp.sub_norm.as_ref(), mlp.down.norm.as_ref()];
         prepare(self.model, self.pool, &mut self.activations[..n], dim, forms, gains, |row| {
             let (gate, up) = wide[row * 2 * dim..][..2 * dim].split_at(dim);
             From::Gated { gate, up, function }
@@ -316,7 +383,7 @@ impl<'m> Runner<'m> {
     }
 
     /// wide = norm(x) . weights + biases, the outputs of all projections side by side.
-    fn project(&mut self, n: usize, norm: &[f32], projections: &[Projection]) {
+    fn project(&mut self, n: usize, norm: Option<&[f32]>, projections: &[Projection]) {
         let width = projections.iter().map(|projection| projection.stack.rows()).sum::<usize>();
         // The last row of a projection whose outputs do not begin a row ends beyond the others'.
         self.wide.resize((n + projections.len() - 1) * width);
@@ -330,19 +397,46 @@ impl<'m> Runner<'m> {
         }
     }
 
-    /// x += activations . weights + biases
-    fn add(&mut self, n: usize, weights: &Stack) {
-        let width = self.model.config.hidden_dim.next_multiple_of(LANES);
-        let output = Output { out: &mut self.x, width, add: true, bias: weights.bias(), cap: None };
-        Stack::multiply(&weights.parts(), self.model.kernel, self.pool, &self.activations[..n], output);
+    /// x += activations . weights + biases, normalized and scaled where the model does so.
+    fn add(&mut self, n: usize, weights: &Stack, norm: Option<&Gain>) {
+        let config = &self.model.config;
+        let width = config.hidden_dim.next_multiple_of(LANES);
+        let (kernel, tokens) = (self.model.kernel, &self.activations[..n]);
+        if norm.is_none() && config.residual_scale.is_none() {
+            let output = Output { out: &mut self.x, width, add: true, bias: weights.bias(), cap: None };
+            return Stack::multiply(&weights.parts(), kernel, self.pool, tokens, output);
+        }
+        // Its padding stays zero: nothing else is written to it.
+        self.added.resize(n * width);
+        let output = Output { out: &mut self.added, width, add: false, bias: weights.bias(), cap: None };
+        Stack::multiply(&weights.parts(), kernel, self.pool, tokens, output);
+        let (added, scale) = (&self.added, config.residual_scale.map(|scale| scale as f32));
+        self.pool.blocks(
+            &mut self.x,
+            width,
+            &cuts(0..n, ATTENTION_TOKENS),
+            &[0, width],
+            |first, _, mut block| {
+                for i in 0..block.rows() {
+                    let added = &added[(first + i) * width..][..width];
+                    kernel.run(Join { x: block.row(i), added, norm, width: config.hidden_dim, scale });
+                }
+            },
+        );
+    }
+
+    /// How the queries and keys of the step's token `row` are rotated in a layer that has the rotation `kind`.
+    #[inline(always)]
+    fn turn(&self, row: usize, kind: Option<usize>) -> Option<(&Rope, &Angles)> {
+        let rope = &self.model.rope;
+        kind.map(|kind| (rope.kind(kind), &self.angles[row * rope.len() + kind]))
     }
 
     /// Normalizes and rotates the new keys, and stores them and the values.
     fn remember(&self, pieces: &mut [Piece<'_>], layer: usize, weights: &Layer) {
         let mut row = 0;
         for piece in pieces {
-            let work =
-                Remember { runner: self, row, n: piece.ids.len(), layer, k_norm: weights.k_norm.as_deref() };
+            let work = Remember { runner: self, row, n: piece.ids.len(), layer, weights };
             let start = piece.cache.len() - piece.ids.len();
             with_pages!(&mut piece.cache.pages, pages => self.model.kernel.run(work.of(start, pages)));
             row += piece.ids.len();
@@ -371,10 +465,10 @@ impl<'m> Runner<'m> {
                 runner: self,
                 row,
                 position,
-                window: piece.cache.window(),
+                window: piece.cache.window().min(weights.window),
                 layer,
+                weights,
                 head: col / group,
-                q_norm: weights.q_norm.as_deref(),
                 out,
             };
             let kernel = self.model.kernel;
@@ -390,7 +484,7 @@ struct Remember<'a> {
     row: usize,
     n: usize,
     layer: usize,
-    k_norm: Option<&'a [f32]>,
+    weights: &'a Layer,
 }
 
 struct RememberIn<'a, E> {
@@ -409,8 +503,8 @@ impl<E: Element> Work for RememberIn<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Remember { runner, row, n, layer, k_norm } = self.what;
-        let (config, rope) = (&runner.model.config, &runner.model.rope);
+        let Remember { runner, row, n, layer, weights } = self.what;
+        let (config, norm) = (&runner.model.config, weights.k_norm.as_deref());
         let (q_rows, kv_rows) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
         let mut key = vec![0.0; self.pages.value_dim];
         for i in 0..n {
@@ -418,22 +512,21 @@ impl<E: Element> Work for RememberIn<'_, E> {
             let (keys, values) = qkv[q_rows..].split_at(kv_rows);
             let heads = keys.chunks_exact(config.head_dim).zip(values.chunks_exact(config.head_dim));
             for (head, (k, v)) in heads.enumerate() {
-                head_vector(s, config, rope, k, k_norm, &runner.angles[row + i], &mut key);
+                head_vector(s, config, k, norm, runner.turn(row + i, weights.rope), &mut key);
                 self.pages.put(self.start + i, layer, head, &key[..config.head_dim], v);
             }
         }
     }
 }
 
-/// One head's query or key: normalized and rotated, into `out` padded to whole vectors.
+/// One head's query or key: normalized and rotated, if the layer rotates, into `out` padded to whole vectors.
 #[inline(always)]
 fn head_vector<S: Simd>(
     s: S,
     config: &Config,
-    rope: &Rope,
     x: &[f32],
     norm: Option<&[f32]>,
-    angles: &Angles,
+    turn: Option<(&Rope, &Angles)>,
     out: &mut [f32],
 ) {
     out[..x.len()].copy_from_slice(x);
@@ -441,7 +534,9 @@ fn head_vector<S: Simd>(
     if let Some(weight) = norm {
         normalize_in_place(s, out, weight, x.len(), config.norm_eps as f32);
     }
-    rope.rotate(&mut out[..x.len()], angles);
+    if let Some((rope, angles)) = turn {
+        rope.rotate(&mut out[..x.len()], angles);
+    }
 }
 
 /// Attention of some of one sequence's tokens, with one KV head.
@@ -451,8 +546,8 @@ struct Mix<'a, 'b> {
     position: usize,
     window: usize,
     layer: usize,
+    weights: &'a Layer,
     head: usize,
-    q_norm: Option<&'a [f32]>,
     out: Block<'b, f32>,
 }
 
@@ -472,7 +567,8 @@ impl<E: Element> Work for (Mix<'_, '_>, &Paged<E>) {
         for (i, query) in queries.chunks_exact_mut(padded).enumerate() {
             let (token, head) = (i / group, mix.head * group + i % group);
             let x = &runner.wide[(mix.row + token) * width + head * dim..][..dim];
-            head_vector(s, config, &runner.model.rope, x, mix.q_norm, &runner.angles[mix.row + token], query);
+            let turn = runner.turn(mix.row + token, mix.weights.rope);
+            head_vector(s, config, x, mix.weights.q_norm.as_deref(), turn, query);
             positions.push(mix.position + token);
         }
         let attend = Attend {
@@ -482,7 +578,7 @@ impl<E: Element> Work for (Mix<'_, '_>, &Paged<E>) {
             queries,
             positions: &positions,
             window: mix.window,
-            scale: 1.0 / (dim as f32).sqrt(),
+            scale: config.attention_scale.map_or_else(|| 1.0 / (dim as f32).sqrt(), |scale| scale as f32),
             cap: config.attn_logit_soft_cap.map(|cap| cap as f32),
             out: &mut *out,
         };

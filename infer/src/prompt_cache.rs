@@ -21,6 +21,8 @@ use crate::{Error, Result};
 const KIND: &str = "ckpt-infer prompt cache ";
 /// Incremented whenever the format changes. The first one had no checksum.
 const VERSION: &str = "2";
+/// What a file says whose keys have the rotary frequencies of long texts.
+const LONG: &str = "long";
 /// Bytes of the checksum.
 const CHECKSUM: u64 = 4;
 
@@ -41,7 +43,10 @@ impl Cache {
             KvType::F32 => ("F32", 4),
             KvType::F16 => ("F16", 2),
         };
-        let metadata = json!({"kind": format!("{KIND}{VERSION}"), "model": model.fingerprint()});
+        let mut metadata = json!({"kind": format!("{KIND}{VERSION}"), "model": model.fingerprint()});
+        if self.is_long() {
+            metadata["frequencies"] = json!(LONG);
+        }
         let mut entries = Map::from_iter([("__metadata__".to_string(), metadata)]);
         let mut end = 0;
         let mut entry = |name: String, dtype: &str, shape: &[usize], bytes: usize| {
@@ -152,6 +157,7 @@ impl Cache {
         }
         let mut cache = Cache::new(config, kv, when_full);
         cache.extend(&ids)?;
+        cache.set_long(text("frequencies") == Some(LONG));
         for (layer, (key, value)) in pairs.into_iter().enumerate() {
             with_pages!(&mut cache.pages, pages => fill(pages, layer, &file, key, value))?;
         }

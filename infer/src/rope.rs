@@ -5,10 +5,21 @@ use crate::{Config, RopePairing, RopeScaling};
 /// Frequencies of a model's heads.
 #[derive(Debug)]
 pub(crate) struct Rope {
-    /// Radians per position, head_dim / 2 values, in f32 as PyTorch computes them.
+    /// Radians per position of each pair that rotates, in f32 as PyTorch computes them.
     frequencies: Vec<f32>,
-    /// Whether pairs are neighbours; otherwise they have one element from each half of the head.
+    /// What sines and cosines are multiplied by.
+    scale: f32,
+    /// Whether pairs are neighbours; otherwise they have one element from each half of what rotates of a head.
     neighbours: bool,
+}
+
+/// How a model's layers rotate.
+#[derive(Debug)]
+pub(crate) struct Ropes {
+    /// One for each kind of layer that rotates: the usual ones, and those with a base of their own.
+    kinds: Vec<Rope>,
+    /// The usual layers' in texts of more positions than this, and the number.
+    long: Option<(usize, Rope)>,
 }
 
 /// Cosines and sines of one position.
@@ -18,34 +29,98 @@ pub(crate) struct Angles {
     sin: Vec<f32>,
 }
 
-impl Rope {
-    /// Frequencies base^(-2i / head_dim), scaled as configured; `factors` divide them further.
+impl Ropes {
+    /// The rotations of a model; `factors` divide the frequencies of its usual layers further.
     pub fn new(config: &Config, factors: Option<&[f32]>) -> Self {
-        let half = config.head_dim / 2;
-        let frequencies = (0..half).map(|i| {
-            let exponent = (2 * i) as f32 / config.head_dim as f32;
-            let frequency = 1.0 / (config.rope_base as f32).powf(exponent);
-            let stretched = stretch(f64::from(frequency), &config.rope_scaling) as f32;
-            stretched / factors.and_then(|f| f.get(i)).copied().unwrap_or(1.0)
+        let divided = |factors: Option<&[f32]>| {
+            Rope::new(config, config.rope_base, &config.rope_scaling, |i| {
+                factors.and_then(|f| f.get(i)).copied().unwrap_or(1.0)
+            })
+        };
+        let RopeScaling::LongRope { short_factor, long_factor, original_max_position_embeddings, .. } =
+            &config.rope_scaling
+        else {
+            let mut kinds = vec![divided(factors)];
+            let local = |base| Rope::new(config, base, &RopeScaling::None, |_| 1.0);
+            kinds.extend(config.local_rope_base.map(local));
+            return Ropes { kinds, long: None };
+        };
+        let narrow = |factors: &[f64]| factors.iter().map(|x| *x as f32).collect::<Vec<_>>();
+        let original = original_max_position_embeddings.map_or(config.max_seq_len, |n| n as usize);
+        Ropes {
+            kinds: vec![divided(Some(&narrow(short_factor)))],
+            long: Some((original, divided(Some(&narrow(long_factor))))),
+        }
+    }
+
+    /// Which of them `layer` uses; `None` if it does not rotate.
+    pub fn of_layer(config: &Config, layer: usize) -> Option<usize> {
+        let is_local = config.local_rope_base.is_some() && config.window_in(layer).is_some();
+        config.rotates(layer).then_some(usize::from(is_local))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// The rotation of a kind. Those of long texts differ in their angles only.
+    #[inline(always)]
+    pub fn kind(&self, kind: usize) -> &Rope {
+        &self.kinds[kind]
+    }
+
+    /// Whether a text of `len` positions has the frequencies of long ones.
+    pub fn is_long(&self, len: usize) -> bool {
+        self.long.as_ref().is_some_and(|(original, _)| len > *original)
+    }
+
+    /// The angles of `position` for each kind, in a text that `is_long` or not.
+    pub fn angles(&self, position: usize, is_long: bool, angles: &mut [Angles]) {
+        for (rope, angles) in self.kinds.iter().zip(&mut *angles) {
+            rope.angles(position, angles);
+        }
+        if let (Some((_, rope)), true, Some(usual)) = (&self.long, is_long, angles.first_mut()) {
+            rope.angles(position, usual);
+        }
+    }
+}
+
+impl Rope {
+    /// Frequencies base^(-2i / rotary_dim), scaled as configured; `divisor` divides each further.
+    fn new(config: &Config, base: f64, scaling: &RopeScaling, divisor: impl Fn(usize) -> f32) -> Self {
+        let dim = config.rotary_dim.unwrap_or(config.head_dim);
+        let longest = config.max_seq_len as f64;
+        let yarn = Yarn::of(scaling, base, dim, longest);
+        let frequencies = (0..dim / 2).map(|i| {
+            let exponent = (2 * i) as f32 / dim as f32;
+            let period = (base as f32).powf(exponent);
+            match (scaling, &yarn) {
+                (_, Some(yarn)) => yarn.frequency(period, i),
+                (RopeScaling::LongRope { .. }, _) => 1.0 / (divisor(i) * period),
+                _ => stretch(f64::from(1.0 / period), scaling) as f32 / divisor(i),
+            }
         });
+        let frequencies = frequencies.collect();
         let neighbours = config.rope_pairing == RopePairing::Neighbours;
-        Rope { frequencies: frequencies.collect(), neighbours }
+        Rope { frequencies, scale: scaling.attention_factor(longest) as f32, neighbours }
     }
 
     /// The angles of `position`.
-    pub fn angles(&self, position: usize, angles: &mut Angles) {
+    fn angles(&self, position: usize, angles: &mut Angles) {
         angles.cos.clear();
         angles.sin.clear();
         for frequency in &self.frequencies {
             let (sin, cos) = f64::from(position as f32 * frequency).sin_cos();
-            angles.cos.push(cos as f32);
-            angles.sin.push(sin as f32);
+            angles.cos.push(cos as f32 * self.scale);
+            angles.sin.push(sin as f32 * self.scale);
         }
     }
 
-    /// Rotates one head's vector.
+    /// Rotates one head's vector, or as much of it as rotates.
     #[inline(always)]
     pub fn rotate(&self, head: &mut [f32], angles: &Angles) {
+        let head = &mut head[..2 * self.frequencies.len()];
         let turns = angles.cos.iter().zip(&angles.sin);
         if self.neighbours {
             for ([a, b], (cos, sin)) in head.as_chunks_mut::<2>().0.iter_mut().zip(turns) {
@@ -57,6 +132,39 @@ impl Rope {
                 (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
             }
         }
+    }
+}
+
+/// YaRN's passage from kept to divided wavelengths (`_compute_yarn_parameters` of transformers).
+struct Yarn {
+    factor: f32,
+    /// The pair with which it begins, and the one with which it ends.
+    from: f32,
+    to: f32,
+}
+
+impl Yarn {
+    fn of(scaling: &RopeScaling, base: f64, dim: usize, longest: f64) -> Option<Yarn> {
+        let RopeScaling::Yarn { factor, original_max_position_embeddings, .. } = scaling else { return None };
+        let original = original_max_position_embeddings.unwrap_or(longest);
+        let (fast, slow, truncated) = scaling.yarn_bounds();
+        // The pair that turns so many times over the original length.
+        let pair =
+            |turns: f64| dim as f64 * (original / (turns * std::f64::consts::TAU)).ln() / (2.0 * base.ln());
+        let (mut from, mut to) = (pair(fast), pair(slow));
+        if truncated {
+            (from, to) = (from.floor(), to.ceil());
+        }
+        (from, to) = (from.max(0.0), to.min(dim as f64 - 1.0));
+        if from == to {
+            to += 0.001;
+        }
+        Some(Yarn { factor: *factor as f32, from: from as f32, to: to as f32 })
+    }
+
+    fn frequency(&self, period: f32, pair: usize) -> f32 {
+        let kept = 1.0 - ((pair as f32 - self.from) / (self.to - self.from)).clamp(0.0, 1.0);
+        1.0 / (self.factor * period) * (1.0 - kept) + 1.0 / period * kept
     }
 }
 
@@ -100,7 +208,7 @@ mod tests {
         };
         let mut config = Config::new(&STUDENT, sizes);
         (config.rope_base, config.rope_scaling, config.rope_pairing) = (base, scaling, pairing);
-        Rope::new(&config, None)
+        Ropes::new(&config, None).kinds.remove(0)
     }
 
     /// Rotating a pair of positions by the same amount leaves their product, and neighbours are halves permuted.

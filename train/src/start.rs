@@ -53,7 +53,7 @@ pub fn configuration_of(checkpoint: &Checkpoint, bitlinear: Option<bool>) -> Res
 /// # Errors
 /// What it has that cannot be trained.
 pub fn trainable(mut config: ModelConfig) -> Result<ModelConfig, String> {
-    const OTHER: [Part; 9] = [
+    const OTHER: [Part; 14] = [
         Part::AttentionSubNorm,
         Part::FfnSubNorm,
         Part::QInputNorm,
@@ -63,6 +63,11 @@ pub fn trainable(mut config: ModelConfig) -> Result<ModelConfig, String> {
         Part::GateInputNorm,
         Part::UpInputNorm,
         Part::DownInputNorm,
+        Part::PostAttentionNorm,
+        Part::PostFfnNorm,
+        Part::Qkv,
+        Part::GateUp,
+        Part::Router,
     ];
     plain_positions(&config)?;
     if config.attention_bias != AttentionBias::None || config.mlp_bias {
@@ -74,7 +79,13 @@ pub fn trainable(mut config: ModelConfig) -> Result<ModelConfig, String> {
     if OTHER.iter().any(|part| config.architecture.has(*part)) {
         return Err("it has norms within its attention or MLP, which are not supported".into());
     }
-    // Its window is already as long as the longest sequence.
+    let scales =
+        [config.embedding_scale, config.attention_scale, config.residual_scale, config.logit_divisor];
+    if scales.iter().any(Option::is_some) || config.architecture.network != Default::default() {
+        return Err(format!("it is a {}, whose scales are not supported", config.architecture.label));
+    }
+    // Within a window nothing is out of sight.
+    config.max_seq_len = config.sliding_window.unwrap_or(usize::MAX).min(config.max_seq_len);
     config.sliding_window = None;
     config.architecture = &STUDENT;
     // Its BitLinears add to their scales.
@@ -83,9 +94,11 @@ pub fn trainable(mut config: ModelConfig) -> Result<ModelConfig, String> {
 }
 
 fn plain_positions(config: &ModelConfig) -> Result<(), String> {
-    match config.rope_scaling == RopeScaling::None && config.rope_pairing == RopePairing::Halves {
+    let all =
+        config.rotated_layers.is_none() && config.rotary_dim.is_none() && config.local_rope_base.is_none();
+    match all && config.rope_scaling == RopeScaling::None && config.rope_pairing == RopePairing::Halves {
         true => Ok(()),
-        false => Err("its rotary positions are scaled or pair neighbouring elements; only the plain form can be trained".into()),
+        false => Err("its rotary positions are scaled, pair neighbouring elements or are not those of all layers; only the plain form can be trained".into()),
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{DType, Error as ReadError, Format, Group, TensorInfo, without_state_dict};
 
+use super::experts::separate;
 use super::{Builder, Chosen};
 use crate::gguf;
 use crate::names::{self, Style};
@@ -31,7 +32,7 @@ impl Builder<'_, '_> {
             let Some(inner) = inner else { continue };
             let training = tensor.group == Group::Optimizer
                 || (tensor.group == Group::Other && is_training_state(inner.split('.').next().unwrap_or("")));
-            let in_config = self.config_has_rope && inner == names::ROPE_FACTORS;
+            let in_config = self.config_has_rope && names::is_rope_factors(inner);
             if helpers.contains(&index) || in_config || (training && !options.keep_optimizer) {
                 continue;
             }
@@ -54,7 +55,11 @@ impl Builder<'_, '_> {
                 without_name.push(tensor.name.as_str());
                 continue;
             }
-            let name = if training { inner.to_string() } else { self.name(inner) };
+            let mut name = if training { inner.to_string() } else { self.name(inner) };
+            // All of a layer's have the same name in GGUF, and are put together below.
+            if let (Some(Style::Gguf), Some((_, number))) = (self.style, separate(source, tensor)) {
+                name = format!("{name}.{number}");
+            }
             if let Some(other) = names.insert(name.clone(), &tensor.name) {
                 let why = format!(
                     "`{}` and `{}` would both be named `{}`; choose one state dict",
@@ -65,13 +70,15 @@ impl Builder<'_, '_> {
                 return Err(Error::target(why).remedied_by(Remedy::Root));
             }
             let dtype = if training { tensor.dtype } else { self.dtype(tensor, &name)? };
-            chosen.push(Chosen { index, name, dtype, grid: None, kept: None });
+            chosen.push(Chosen { index, name, dtype, tensor: None, grid: None, kept: None });
         }
         for (name, index) in tied_names(source) {
             if let Some(dtype) = chosen.iter().find(|c| c.index == index).map(|c| c.dtype) {
-                chosen.push(Chosen { index, name: self.name(&name), dtype, grid: None, kept: None });
+                let name = self.name(&name);
+                chosen.push(Chosen { index, name, dtype, tensor: None, grid: None, kept: None });
             }
         }
+        let mut chosen = self.arrange_experts(chosen)?;
         if let (Some(root), true) = (&options.root, chosen.is_empty()) {
             return Err(self.no_root(root));
         }
@@ -121,14 +128,16 @@ impl Builder<'_, '_> {
     /// Whether a tensor has no name in GGUF: neither one that readers know, nor one that it had in a GGUF source.
     fn is_foreign(&self, inner: &str) -> bool {
         let from_gguf = matches!(self.plan.source.format, Format::Gguf { .. });
-        let known = names::translate(without_state_dict(inner), Style::Gguf).is_some();
+        let family = self.plan.source.model.family();
+        let known = names::translate_in(family, without_state_dict(inner), Style::Gguf).is_some();
         let nameless = !from_gguf && !known && !gguf::is_unknown(self.plan.source);
         matches!(self.options.target, Target::Gguf(_)) && nameless
     }
 
     fn name(&self, inner: &str) -> String {
         let bare = if self.own_names { self.without_key(inner) } else { without_state_dict(inner) };
-        let styled = self.style.and_then(|style| names::translate(bare, style));
+        let family = self.plan.source.model.family();
+        let styled = self.style.and_then(|style| names::translate_in(family, bare, style));
         let name = styled.unwrap_or_else(|| bare.to_string());
         if self.nested {
             let key = &inner[..inner.len() - bare.len()];
@@ -150,7 +159,7 @@ impl Builder<'_, '_> {
     }
 
     /// The stored type of a tensor that is not packed.
-    fn dtype(&self, tensor: &TensorInfo, name: &str) -> Result<DType> {
+    pub(super) fn dtype(&self, tensor: &TensorInfo, name: &str) -> Result<DType> {
         let quantized = matches!(tensor.dtype, DType::QI8 | DType::QU8 | DType::QI32);
         let packed = matches!(tensor.dtype, DType::Ggml(_) | DType::Ternary(_) | DType::Quantized(_));
         let real = tensor.dtype.is_float() || packed || quantized;

@@ -7,26 +7,26 @@ use ckpt_inspect::{DType, Error as ReadError, Storage, TernaryPacking, contiguou
 use super::{Builder, Chosen};
 use crate::Result;
 use crate::gguf::{self, Gguf};
-use crate::names;
 use crate::note::Note;
 use crate::plan::{Blob, Content, Elements, Output, Pair};
 use crate::quant::Quant;
 use crate::sharing::{Place, shared_runs};
-use crate::source::{has_scale_beside, rotary};
+use crate::source::{has_scale_beside, rotary, shift};
 use crate::target::Target;
 use crate::ternary::Grid;
 
 impl Builder<'_, '_> {
     pub(super) fn add(&mut self, chosen: Vec<Chosen>) -> Result<()> {
         let lost = chosen.iter().filter(|c| {
-            let tensor = &self.plan.source.tensors[c.index];
+            let tensor = c.tensor(self.plan.source);
             c.grid.is_none() && matches!(tensor.dtype, DType::Ternary(_)) && tensor.scale.is_none()
         });
         let lost = lost.count();
         if lost > 0 {
             self.plan.notes.push(Note::BareCodes { count: lost });
         }
-        let unpacked = chosen.iter().filter(|c| c.grid.is_none()).map(|c| (c.index, c.dtype));
+        let unpacked =
+            chosen.iter().filter(|c| c.grid.is_none() && c.tensor.is_none()).map(|c| (c.index, c.dtype));
         let form = self.options.target.form();
         let shared = match form.shares {
             true => shared_runs(self.plan.source, unpacked),
@@ -36,8 +36,11 @@ impl Builder<'_, '_> {
         let mut identical: HashMap<Place, String> = HashMap::new();
         let mut shapes = serde_json::Map::new();
         for c in chosen {
-            let tensor = &self.plan.source.tensors[c.index];
-            let mut elements = Elements::new(tensor.clone(), rotary(self.plan.source, tensor, self.style));
+            let source = self.plan.source;
+            let whole = c.tensor.clone();
+            let tensor = whole.as_deref().unwrap_or(&source.tensors[c.index]);
+            let mut elements = Elements::new(tensor.clone(), rotary(source, tensor, self.style))
+                .shifted(shift(source, tensor, self.style));
             if let Target::Gguf(settings) = self.options.target {
                 elements.grid = c.grid;
                 self.add_gguf(c, elements, settings, &mut identical)?;
@@ -48,7 +51,7 @@ impl Builder<'_, '_> {
                 self.add_packed(c.name, elements, grid, &mut shapes)?;
                 continue;
             }
-            if let Some(run) = shared.get(&c.index) {
+            if let Some(run) = shared.get(&c.index).filter(|_| c.tensor.is_none()) {
                 let size = c.dtype.element_size().unwrap_or(1);
                 let source_size = tensor.dtype.element_size().unwrap_or(1) as u64;
                 let blob = *blobs_of_runs
@@ -85,11 +88,12 @@ impl Builder<'_, '_> {
                 .ok_or_else(|| ReadError::damaged("its size overflows").in_tensor(&tensor.name))?;
             self.add_whole(c.name, c.dtype, tensor.shape.clone(), bytes, Content::Elements(elements));
         }
-        if let (Target::Gguf(_), Some(factors)) = (self.options.target, gguf::rope_factors(self.plan.source))
-        {
-            let bytes: Vec<u8> = factors.iter().flat_map(|x| x.to_le_bytes()).collect();
-            let (shape, len) = (vec![factors.len()], bytes.len() as u64);
-            self.add_whole(names::ROPE_FACTORS.into(), DType::F32, shape, len, Content::Bytes(bytes));
+        if let Target::Gguf(_) = self.options.target {
+            for (name, factors) in gguf::rope_factors(self.plan.source) {
+                let bytes: Vec<u8> = factors.iter().flat_map(|x| x.to_le_bytes()).collect();
+                let (shape, len) = (vec![factors.len()], bytes.len() as u64);
+                self.add_whole(name.into(), DType::F32, shape, len, Content::Bytes(bytes));
+            }
         }
         if self.options.target == Target::I2sSafeTensors {
             let text = serde_json::Value::Object(shapes).to_string().into_bytes();

@@ -18,15 +18,14 @@ impl Builder<'_, '_> {
         let student = source.model.student.as_ref();
         let floor = source.model.quantization_floor();
         let packable = |c: &Chosen| {
-            let tensor = &source.tensors[c.index];
+            let tensor = c.tensor(source);
             let wanted = match &options.ternary {
                 Some(glob) => glob.is_match(without_state_dict(&c.name)),
                 None => source.model.is_ternary(tensor),
             };
             wanted && tensor.shape.len() == 2 && c.name.ends_with(".weight") && tensor.group == Group::Weights
         };
-        let misfits =
-            chosen.iter().filter(|c| packable(c) && !packing.tells_rows(&source.tensors[c.index].shape));
+        let misfits = chosen.iter().filter(|c| packable(c) && !packing.tells_rows(&c.tensor(source).shape));
         let misfits = misfits.count();
         // A configuration says one thing of all of them.
         if misfits > 0 && options.target == (Target::Hf { packed: true }) {
@@ -39,11 +38,12 @@ impl Builder<'_, '_> {
             self.plan.notes.push(Note::Unpacked { count: misfits });
         }
         for c in chosen.iter_mut() {
-            let tensor = &source.tensors[c.index];
+            let tensor = c.tensor(source);
             if !packable(c) || !packing.tells_rows(&tensor.shape) {
                 continue;
             }
-            c.grid = Some(grid(source, tensor, floor)?);
+            let grid = grid(source, tensor, floor)?;
+            c.grid = Some(grid);
         }
         let packed: Vec<&Chosen> = chosen.iter().filter(|c| c.grid.is_some()).collect();
         if packed.is_empty() {
@@ -90,7 +90,7 @@ impl Builder<'_, '_> {
             };
             wanted && tensor.shape.len() == 2 && !gguf::is_outer(name)
         };
-        let any = chosen.iter().any(|c| is_ternary(&c.name, &source.tensors[c.index]));
+        let any = chosen.iter().any(|c| is_ternary(&c.name, c.tensor(source)));
         let mut rules = gguf::Rules::new(settings, source, any, options.ternary.as_ref())?;
         if options.keep_quantized && settings.quant.is_none() {
             rules.keep_types(any);
@@ -102,7 +102,8 @@ impl Builder<'_, '_> {
         let unknown = gguf::is_unknown(source);
         let (mut choices, mut reciprocals) = (gguf::Choices::default(), 0);
         for c in chosen.iter_mut() {
-            let tensor = &source.tensors[c.index];
+            let whole = c.tensor.clone();
+            let tensor = whole.as_deref().unwrap_or(&source.tensors[c.index]);
             if options.keep_quantized && matches!(tensor.dtype, DType::Quantized(_)) {
                 let kept = self.kept(tensor, &c.name, &mut reciprocals)?;
                 c.dtype = kept.dtype;

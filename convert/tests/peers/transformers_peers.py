@@ -48,6 +48,13 @@ TERNARY = {
 }
 # Others' heads are not their embeddings.
 TIED = {"bitnet": dict(tie_word_embeddings=True)}
+# Few enough experts, and a size of heads that YaRN needs to be told.
+EXPERTS = {
+    "mixtral": dict(num_local_experts=4, head_dim=8),
+    "qwen3_moe": dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, norm_topk_prob=True, head_dim=8),
+}
+# Of those whose own are beyond these sizes.
+TOKENS = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2)
 NAMES_OF_1BITLLM = {"attn_sub_norm": "inner_attn_ln", "ffn_sub_norm": "ffn_layernorm"}
 ENDS = [2, 5, 7, 9]
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{{ eos_token }}{% endfor %}é"
@@ -178,8 +185,17 @@ def make(folder, theirs, *kinds):
         known = AutoConfig.for_model(kind)
         for name, settings in SETTINGS.items():
             own = {key: value for key, value in settings.items() if key == "rope_parameters" or hasattr(known, key)}
-            if own or not settings:
-                save(f"{kind}-{name}", AutoConfig.for_model(kind, **SIZES | TIED.get(kind, {}) | own))
+            if not own and settings or kind == "phi3" and "rope_parameters" in own:
+                continue
+            if kind == "gemma3_text" and own.get("rope_parameters"):
+                own["rope_parameters"] = {"full_attention": own["rope_parameters"],
+                                          "sliding_attention": dict(rope_type="default", rope_theta=2e4)}
+            if kind.startswith("gemma"):
+                own.setdefault("head_dim", 8)
+                own["query_pre_attn_scalar"] = own["head_dim"]
+            own = EXPERTS.get(kind, {}) | own
+            tokens = {} if getattr(known, "pad_token_id", None) is None else TOKENS
+            save(f"{kind}-{name}", AutoConfig.for_model(kind, **SIZES | TIED.get(kind, {}) | tokens | own))
     save("bitnet-silu", AutoConfig.for_model("bitnet", **SIZES | TIED["bitnet"], hidden_act="silu"))
     ternary(folder, theirs)
     for name, tokenizer in tokenizers().items():

@@ -26,6 +26,18 @@ fn hf() -> Options {
     Options::new(Target::Hf { packed: false })
 }
 
+/// What llama.cpp's graphs of these architectures do not compute, so that no GGUF file is made of it.
+const UNSAID: [&str; 8] = [
+    "gemma2-llama3",
+    "gemma3_text-biases",
+    "gemma3_text-llama3",
+    "olmo2-biases",
+    "olmo2-llama3",
+    "olmo2-tied",
+    "qwen3_moe-llama3",
+    "smollm3-llama3",
+];
+
 #[test]
 fn transformers_computes_the_same_before_and_after() {
     let Some(python) = peers::python(&["torch", "transformers", "safetensors", "tokenizers"]) else { return };
@@ -41,7 +53,7 @@ fn transformers_computes_the_same_before_and_after() {
     let arguments = [PathBuf::from("make"), made.clone(), of_1bitllm.clone()];
     let made_by = arguments.into_iter().chain(kinds.into_iter().map(PathBuf::from));
     python.script("convert", SCRIPT, &made_by.collect::<Vec<_>>());
-    let (mut count, mut rounding) = (0, 0);
+    let (mut count, mut rounding, mut refused) = (0, 0, Vec::new());
     for entry in std::fs::read_dir(&made).unwrap() {
         let folder = entry.unwrap().path();
         let name = folder.file_name().unwrap();
@@ -56,13 +68,22 @@ fn transformers_computes_the_same_before_and_after() {
             rounding += 1;
             continue;
         }
-        convert(&folder, &gguf().with(|o| o.force = true), &file);
-        convert(&file, &hf(), &back.join(name));
-        count += 1;
+        let options = gguf().with(|o| o.force = true);
+        if Plan::new(&ckpt_inspect::open(&folder).unwrap(), &options).is_ok_and(|mut plan| {
+            write(&mut plan, &options, &file, Control::new(&|_| (), &Default::default())).is_ok()
+        }) {
+            convert(&folder, &options, &file);
+            convert(&file, &hf(), &back.join(name));
+            count += 1;
+        } else {
+            refused.push(name.to_string_lossy().into_owned());
+        }
     }
     assert!(count > 4 * (TABLE.len() - 1), "only {count} models");
     assert_eq!(rounding, 9);
-    for (copies, count) in [(&copied, count + rounding), (&back, count)] {
+    refused.sort();
+    assert_eq!(refused, UNSAID);
+    for (copies, count) in [(&copied, count + rounding + refused.len()), (&back, count)] {
         let said = python.script("convert", SCRIPT, &[Path::new("compare"), &made, copies]);
         assert!(said.contains(&format!("{count} models")), "{said}");
     }

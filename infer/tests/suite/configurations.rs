@@ -121,8 +121,18 @@ fn networks_that_are_not_run_say_why() {
         }
     };
     assert!(refused("GPT2LMHeadModel", r#""head_dim": 32"#).contains("is a GPT2LMHeadModel"));
-    assert!(refused("LlamaForCausalLM", r#""hidden_act": "gelu""#).contains("gelu"));
-    assert!(refused("LlamaForCausalLM", r#""rope_scaling": {"type": "yarn", "factor": 4}"#).contains("yarn"));
+    assert!(refused("LlamaForCausalLM", r#""hidden_act": "quick_gelu""#).contains("quick_gelu"));
+    let dynamic = refused("LlamaForCausalLM", r#""rope_scaling": {"type": "dynamic", "factor": 4}"#);
+    assert!(dynamic.contains("`dynamic`"), "{dynamic}");
+    assert!(refused("LlamaForCausalLM", r#""rope_scaling": {"type": "yarn"}"#).contains("without factor"));
+    let share = refused("LlamaForCausalLM", r#""partial_rotary_factor": 0.5"#);
+    assert!(share.contains("partial_rotary_factor"), "{share}");
+    let both = refused("Gemma2ForCausalLM", r#""use_bidirectional_attention": true"#);
+    assert!(both.contains("use_bidirectional_attention"), "{both}");
+    let nested = r#""rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}"#;
+    assert!(refused("LlamaForCausalLM", nested).contains("full_attention"));
+    let local = r#""rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}"#;
+    assert!(refused("Gemma3ForCausalLM", local).contains("scales rotary positions in layers"));
     assert!(
         refused("LlamaForCausalLM", r#""quantization_config": {"quant_method": "gptq"}"#).contains("gptq")
     );

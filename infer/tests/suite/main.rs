@@ -3,6 +3,7 @@
 mod blocks;
 mod cache;
 mod configurations;
+mod families;
 mod formats;
 mod gguf;
 mod logits;

@@ -15,7 +15,7 @@ fn folder(name: &str) -> PathBuf {
 
 /// Logits of the model in `file`, all at once and token by token, on every instruction set, are those of `name`'s
 /// truth.
-fn agrees(name: &str, file: &Path, when_full: WhenFull) {
+fn agrees(name: &str, file: &Path) {
     let truth = ckpt_inspect::open(folder(name).join("truth.safetensors")).unwrap();
     let ids = truth.view::<i32>(truth.tensor("ids").unwrap()).unwrap();
     let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
@@ -26,7 +26,7 @@ fn agrees(name: &str, file: &Path, when_full: WhenFull) {
         let model = Model::open(file, &options, &pool).unwrap();
         assert_eq!(model.assumed(), [], "{name}");
         for step in [ids.len(), 1] {
-            let mut cache = Cache::new(model.config(), KvType::F32, when_full);
+            let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
             let mut runner = Runner::new(&model, &pool);
             let mut logits = Vec::new();
             for ids in ids.chunks(step) {
@@ -52,28 +52,15 @@ fn agrees(name: &str, file: &Path, when_full: WhenFull) {
 /// tables, and Mistral, whose window is shorter than the text.
 #[test]
 fn logits_agree_with_transformers() {
-    for (name, when_full) in [
-        ("llama", WhenFull::Stop),
-        ("llama-biases", WhenFull::Stop),
-        ("llama-bitlinear", WhenFull::Stop),
-        ("qwen2", WhenFull::Stop),
-        ("qwen3", WhenFull::Stop),
-        ("mistral", WhenFull::Slide),
-    ] {
-        agrees(name, &folder(name).join("model.safetensors"), when_full);
+    for name in ["llama", "llama-biases", "llama-bitlinear", "qwen2", "qwen3", "mistral"] {
+        agrees(name, &folder(name).join("model.safetensors"));
     }
 }
 
 /// The same from GGUF, and from the folder that is made from that.
 #[test]
 fn logits_agree_out_of_gguf_and_back() {
-    for (name, when_full) in [
-        ("llama", WhenFull::Stop),
-        ("llama-biases", WhenFull::Stop),
-        ("qwen2", WhenFull::Stop),
-        ("qwen3", WhenFull::Stop),
-        ("mistral", WhenFull::Slide),
-    ] {
+    for name in ["llama", "llama-biases", "qwen2", "qwen3", "mistral"] {
         let place = tempfile::tempdir().unwrap();
         let at = |name: &str| place.path().join(name);
         let convert = |from: &Path, target: Target, to: &Path| {
@@ -86,9 +73,9 @@ fn logits_agree_out_of_gguf_and_back() {
         };
         let f32s = Gguf::new(Quant::F32, Quant::F32);
         convert(&folder(name).join("model.safetensors"), Target::Gguf(f32s), &at("model.gguf"));
-        agrees(name, &at("model.gguf"), when_full);
+        agrees(name, &at("model.gguf"));
         convert(&at("model.gguf"), Target::Hf { packed: false }, &at("back"));
-        agrees(name, &at("back"), when_full);
+        agrees(name, &at("back"));
         let [first, back] = [folder(name).join("model.safetensors"), at("back")].map(|path| {
             let mut config = ckpt_inspect::open(&path).unwrap().model_config().unwrap();
             // GGUF has it as f32.

@@ -391,6 +391,52 @@ impl TensorInfo {
         Some(stretch)
     }
 
+    /// Its `number`-th part along the first dimension, such as one expert's matrix; `None` where it is no plain run of
+    /// elements or blocks, or has no such part.
+    pub fn part(&self, number: usize) -> Option<TensorInfo> {
+        let plain = self.sparse.is_none() && self.quantizer.is_none() && self.quantized.is_none();
+        let (count, rest) = self.shape.split_first()?;
+        if !plain || self.damage.is_some() || !self.is_contiguous() || number >= *count {
+            return None;
+        }
+        let mut part = self.clone();
+        (part.shape, part.strides) = (rest.to_vec(), contiguous_strides(rest));
+        let bytes = part.dtype.bytes_for(rest)?;
+        if bytes.checked_mul(*count as u64) != self.byte_len() {
+            return None;
+        }
+        part.byte_offset = self.byte_offset.checked_add(bytes.checked_mul(number as u64)?)?;
+        if let Some(scales) = &self.scales {
+            (part.scale, part.scales) = (Some(*scales.get(number)?), None);
+        }
+        Some(part)
+    }
+
+    /// The tensor of which `parts` are the parts along the first dimension, one after another; `None` where they are not
+    /// alike, or no plain runs of elements or blocks.
+    pub fn stack(parts: &[&TensorInfo]) -> Option<TensorInfo> {
+        let first = *parts.first()?;
+        let bytes = first.byte_len()?;
+        let is_alike = |part: &&TensorInfo| {
+            let plain = part.sparse.is_none() && part.quantizer.is_none() && part.quantized.is_none();
+            let bare = part.scale.is_none() && part.scales.is_none() && part.damage.is_none();
+            plain && bare && part.is_contiguous() && (part.dtype, &part.shape) == (first.dtype, &first.shape)
+        };
+        if !parts.iter().all(is_alike) {
+            return None;
+        }
+        let ranges = parts.iter().map(|part| {
+            let end = part.byte_offset.checked_add(bytes)?;
+            Some((part.storage.as_ref()?, part.byte_offset..end))
+        });
+        let storage = Storage::pieced(ranges.collect::<Option<Vec<_>>>()?).ok()?;
+        let mut stack = first.clone();
+        stack.shape.insert(0, parts.len());
+        stack.strides = contiguous_strides(&stack.shape);
+        (stack.storage, stack.byte_offset) = (Some(storage), 0);
+        Some(stack)
+    }
+
     /// Refuses a view that repeats its storage out of proportion, before it is copied.
     pub(crate) fn check_expansion(&self) -> Result<()> {
         let span = self.span().unwrap_or(0);

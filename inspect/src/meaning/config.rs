@@ -1,5 +1,5 @@
-//! A model's configuration, and how trainers, Hugging Face and GGUF write it. [`Given`](super::Given) reads these
-//! forms.
+//! A model's configuration, and how its trainer writes it. The words of Hugging Face's config.json and GGUF's keys are
+//! beside it; [`Given`](super::Given) is what a source says.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
@@ -7,7 +7,6 @@ use serde_json::{Map, Value as Json, json};
 use super::architecture::{Architecture, Biases, Kind, Part, Role, STUDENT};
 use super::elements::Floor;
 use super::rope::RopeScaling;
-use crate::gguf::Keys;
 
 /// A model's configuration. Together with the weights it determines the computation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,6 +73,45 @@ pub struct ModelConfig {
     /// Which layers have that window.
     #[serde(default, skip_serializing_if = "is_default")]
     pub sliding_layers: SlidingLayers,
+    /// Base of the rotary frequencies in layers that have a window, where positions are not scaled; by default that of all.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub local_rope_base: Option<f64>,
+    /// Elements of a head that rotate: the first ones. By default all of them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rotary_dim: Option<usize>,
+    /// Whether a layer rotates queries and keys, for each; by default all do.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rotated_layers: Option<Vec<bool>>,
+    /// What embeddings are multiplied by.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub embedding_scale: Option<f64>,
+    /// What attention scores are multiplied by; by default 1 / sqrt(head_dim).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub attention_scale: Option<f64>,
+    /// What the outputs of attention and of the feed-forward layer are multiplied by, before they are added to the residual
+    /// stream.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub residual_scale: Option<f64>,
+    /// What logits are divided by.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub logit_divisor: Option<f64>,
+    /// Its experts, where the feed-forward layer consists of such.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub experts: Option<Experts>,
+}
+
+/// The experts of a model's feed-forward layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Experts {
+    /// How many there are in a layer.
+    pub count: usize,
+    /// How many of them a token uses.
+    pub used: usize,
+    /// Width of each.
+    pub hidden_dim: usize,
+    /// Whether the weights of those that a token uses are divided by their sum.
+    pub normalized: bool,
 }
 
 /// Sizes of a model, as in [`ModelConfig`]. All are required, so that none is forgotten.
@@ -134,6 +172,10 @@ pub enum Activation {
     Silu,
     /// max(x, 0)^2.
     Relu2,
+    /// x * (1 + erf(x / sqrt(2))) / 2.
+    Gelu,
+    /// x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2.
+    GeluTanh,
     /// Another function, by the name that config.json gives.
     Other(String),
 }
@@ -144,6 +186,9 @@ impl Activation {
         match name {
             "silu" | "swish" => Activation::Silu,
             "relu2" => Activation::Relu2,
+            "gelu" => Activation::Gelu,
+            // All of them compute this, by transformers' `ACT2FN`.
+            "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Activation::GeluTanh,
             other => Activation::Other(other.to_string()),
         }
     }
@@ -153,6 +198,8 @@ impl Activation {
         match self {
             Activation::Silu => "silu",
             Activation::Relu2 => "relu2",
+            Activation::Gelu => "gelu",
+            Activation::GeluTanh => "gelu_pytorch_tanh",
             Activation::Other(name) => name,
         }
     }
@@ -169,6 +216,31 @@ pub enum SlidingLayers {
     From(usize),
     /// The layers whose entry is true.
     Listed(Vec<bool>),
+}
+
+impl SlidingLayers {
+    /// Whether `layer` is one of them.
+    pub fn include(&self, layer: usize) -> bool {
+        match self {
+            SlidingLayers::All => true,
+            SlidingLayers::From(first) => layer >= *first,
+            SlidingLayers::Listed(layers) => layers.get(layer).copied().unwrap_or(false),
+        }
+    }
+
+    /// All of `layers` layers but each `period`-th.
+    pub(crate) fn but_each(period: usize, layers: usize) -> SlidingLayers {
+        SlidingLayers::Listed((1..=layers).map(|n| n % period.max(1) != 0).collect()).settled()
+    }
+
+    /// The same layers, named as all of them where they are.
+    pub(crate) fn settled(self) -> SlidingLayers {
+        match self {
+            SlidingLayers::From(0) => SlidingLayers::All,
+            SlidingLayers::Listed(layers) if layers.iter().all(|slides| *slides) => SlidingLayers::All,
+            other => other,
+        }
+    }
 }
 
 impl ModelConfig {
@@ -206,7 +278,25 @@ impl ModelConfig {
             bitlinear_norm_eps: None,
             sliding_window: None,
             sliding_layers: SlidingLayers::All,
+            local_rope_base: None,
+            rotary_dim: None,
+            rotated_layers: None,
+            embedding_scale: architecture.network.scaled_embedding.then(|| (sizes.hidden_dim as f64).sqrt()),
+            attention_scale: None,
+            residual_scale: None,
+            logit_divisor: None,
+            experts: None,
         }
+    }
+
+    /// The positions that attention sees in `layer`, its own included, if there it has a window.
+    pub fn window_in(&self, layer: usize) -> Option<usize> {
+        self.sliding_window.filter(|_| self.sliding_layers.include(layer))
+    }
+
+    /// Whether `layer` rotates queries and keys.
+    pub fn rotates(&self, layer: usize) -> bool {
+        self.rotated_layers.as_ref().is_none_or(|layers| layers.get(layer).copied().unwrap_or(true))
     }
 
     /// Whether it is bitnet-student's.
@@ -250,104 +340,6 @@ impl ModelConfig {
         config
     }
 
-    /// config.json. It cannot express BitLinear and soft caps.
-    pub fn to_hugging_face(&self) -> Map<String, Json> {
-        let written = self.written_as();
-        let mut config = object(json!({
-            "architectures": written.classes.first().into_iter().collect::<Vec<_>>(),
-            "model_type": written.model_types.first(),
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_dim,
-            "intermediate_size": self.mlp_hidden_dim,
-            "num_hidden_layers": self.num_layers,
-            "num_attention_heads": self.num_heads,
-            "num_key_value_heads": self.num_kv_heads,
-            "head_dim": self.head_dim,
-            "max_position_embeddings": self.max_seq_len,
-            "rope_theta": self.rope_base,
-            "rms_norm_eps": self.norm_eps,
-            "tie_word_embeddings": self.tie_word_embeddings,
-            "hidden_act": self.activation.name(),
-            "attention_dropout": 0.0,
-            "mlp_bias": self.mlp_bias,
-            "use_cache": true,
-            "sliding_window": self.sliding_window,
-        }));
-        if written.biases == Biases::Configured {
-            config.insert("attention_bias".into(), json!(self.attention_bias != AttentionBias::None));
-        }
-        if self.sliding_window.is_some() {
-            let (key, value) = match &self.sliding_layers {
-                SlidingLayers::All => ("max_window_layers", json!(0)),
-                SlidingLayers::From(first) => ("max_window_layers", json!(first)),
-                SlidingLayers::Listed(layers) => {
-                    let kind = |slides: &bool| if *slides { SLIDING } else { "full_attention" };
-                    ("layer_types", layers.iter().map(kind).collect())
-                }
-            };
-            config.insert("use_sliding_window".into(), json!(true));
-            config.insert(key.into(), value);
-        }
-        if let Some(scaling) = self.rope_scaling.to_json() {
-            config.insert("rope_scaling".into(), scaling);
-        }
-        config
-    }
-
-    /// Its architecture in GGUF files.
-    pub fn gguf_name(&self) -> &'static str {
-        self.written_as().gguf.first().copied().unwrap_or(self.architecture.name)
-    }
-
-    /// The keys of a GGUF file. `latent` says whether the matrices of its BitLinears are float weights there, and not
-    /// codes times a scale.
-    pub fn to_gguf(&self, latent: bool) -> Keys {
-        let mut keys = Keys::default();
-        let architecture = self.gguf_name();
-        keys.set("general.architecture", architecture);
-        let name = |key: &str| format!("{architecture}.{key}");
-        let mut count = |key: &str, n: usize| keys.set(&name(key), &u32::try_from(n).unwrap_or(u32::MAX));
-        count("block_count", self.num_layers);
-        count("context_length", self.max_seq_len);
-        count("embedding_length", self.hidden_dim);
-        count("feed_forward_length", self.mlp_hidden_dim);
-        count("attention.head_count", self.num_heads);
-        count("attention.head_count_kv", self.num_kv_heads);
-        count("attention.key_length", self.head_dim);
-        count("attention.value_length", self.head_dim);
-        count("rope.dimension_count", self.head_dim);
-        if self.vocab_size > 0 {
-            count("vocab_size", self.vocab_size);
-        }
-        if let (Some(window), SlidingLayers::All) = (self.sliding_window, &self.sliding_layers) {
-            count("attention.sliding_window", window);
-        }
-        keys.set(&name("attention.layer_norm_rms_epsilon"), &(self.norm_eps as f32));
-        keys.set(&name("rope.freq_base"), &(self.rope_base as f32));
-        self.rope_scaling.to_gguf(architecture, &mut keys);
-        for (key, cap) in [
-            ("attn_logit_softcapping", self.attn_logit_soft_cap),
-            ("final_logit_softcapping", self.final_logit_soft_cap),
-        ] {
-            if let Some(cap) = cap {
-                keys.set(&name(key), &(cap as f32));
-            }
-        }
-        if !self.is_student() {
-            return keys;
-        }
-        keys.set("ckpt.use_bitlinear_ffn", &self.use_bitlinear_ffn);
-        keys.set("ckpt.use_bitlinear_attn", &self.use_bitlinear_attn);
-        if self.use_bitlinear_ffn || self.use_bitlinear_attn {
-            keys.set("ckpt.quantization_eps", &(self.quantization_floor.number() as f32));
-            keys.set("ckpt.latent", &latent);
-            if latent {
-                keys.set("ckpt.bitlinear_per_channel", &self.bitlinear_per_channel);
-            }
-        }
-        keys
-    }
-
     /// Whether a tensor of `role` is a matrix that a BitLinear uses.
     pub fn is_bitlinear(&self, role: Role) -> bool {
         match role.kind() {
@@ -358,10 +350,7 @@ impl ModelConfig {
     }
 }
 
-/// The name of a layer with a window in config.json.
-pub(super) const SLIDING: &str = "sliding_attention";
-
-fn object(value: Json) -> Map<String, Json> {
+pub(super) fn object(value: Json) -> Map<String, Json> {
     match value {
         Json::Object(map) => map,
         _ => Map::new(),

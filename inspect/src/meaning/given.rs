@@ -5,12 +5,13 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use super::architecture::{Architecture, Biases, Part};
-use super::config::{Activation, AttentionBias, ModelConfig, RopePairing, SLIDING, Sizes, SlidingLayers};
+use super::architecture::Architecture;
+use super::config::{Activation, AttentionBias, Experts, ModelConfig, RopePairing, Sizes, SlidingLayers};
+use super::config_json::scaling;
 use super::elements::Floor;
 use super::quantization::Quantization;
-use super::rope::{RopeScaling, single};
-use crate::metadata::{HashableValue, Value, as_u64, lookup};
+use super::rope::RopeScaling;
+use crate::metadata::{Value, as_u64, lookup};
 
 /// The settings that a source gives; `None` for those it does not.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,17 +49,24 @@ pub struct Given {
     pub bitlinear_norm_eps: Option<f64>,
     pub sliding_window: Option<usize>,
     pub sliding_layers: Option<SlidingLayers>,
+    pub local_rope_base: Option<f64>,
+    pub rotary_dim: Option<usize>,
+    pub rotated_layers: Option<Vec<bool>>,
+    pub embedding_scale: Option<f64>,
+    pub attention_scale: Option<f64>,
+    pub residual_scale: Option<f64>,
+    pub logit_divisor: Option<f64>,
+    pub experts: Option<Experts>,
+    /// Positions up to which the divisors for short texts hold, in GGUF files that have divisors for long ones too.
+    pub rope_original: Option<f64>,
+    /// What sines and cosines are multiplied by in such files.
+    pub rope_attention: Option<f64>,
+    /// What it says that no program here computes, in words that follow "it".
+    pub unread: Option<String>,
     /// Whether the matrices of its BitLinears are float weights, and not codes times a scale.
     pub latent: Option<bool>,
     /// `quantization_config` of config.json.
     pub quantization: Option<Quantization>,
-}
-
-/// The number that all elements of a list are, as GGUF files have it that give one for each layer.
-fn alike(list: &Value) -> Option<usize> {
-    let Value::List(items) = list else { return None };
-    let first = as_u64(items.first()?)?;
-    items.iter().all(|item| as_u64(item) == Some(first)).then(|| usize::try_from(first).ok())?
 }
 
 /// Why a source does not describe a model.
@@ -184,53 +192,8 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<O
     Option::<f64>::deserialize(deserializer).map(Some)
 }
 
-/// config.json.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct HuggingFaceFile {
-    vocab_size: Option<usize>,
-    hidden_size: Option<usize>,
-    intermediate_size: Option<usize>,
-    num_hidden_layers: Option<usize>,
-    num_attention_heads: Option<usize>,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    max_position_embeddings: Option<usize>,
-    rope_theta: Option<f64>,
-    sliding_window: Option<usize>,
-    use_sliding_window: Option<bool>,
-    max_window_layers: Option<usize>,
-    layer_types: Option<Vec<String>>,
-    rms_norm_eps: Option<f64>,
-    tie_word_embeddings: Option<bool>,
-    attention_bias: Option<bool>,
-    mlp_bias: Option<bool>,
-    hidden_act: Option<String>,
-}
-
-fn typed<T: serde::de::DeserializeOwned>(config: &Value) -> Result<T, ConfigError> {
+pub(super) fn typed<T: serde::de::DeserializeOwned>(config: &Value) -> Result<T, ConfigError> {
     serde_pickle::from_value(config.clone()).map_err(|e| ConfigError::NotUnderstood(e.to_string()))
-}
-
-/// The rotary scaling in a configuration: transformers 5 has it next to the base.
-fn scaling(config: &Value) -> Option<&Value> {
-    let value = ["rope_parameters", "rope_scaling"].into_iter().filter_map(|key| lookup(config, key));
-    value.into_iter().find(|value| !matches!(value, Value::None))
-}
-
-/// The class that config.json names, or else its `model_type`.
-pub(super) fn class(config: &Value) -> Option<&str> {
-    fn text(value: &Value) -> Option<&str> {
-        match value {
-            Value::String(text) => Some(text.as_str()),
-            _ => None,
-        }
-    }
-    let first = match lookup(config, "architectures") {
-        Some(Value::List(classes)) => classes.first().and_then(text),
-        _ => None,
-    };
-    first.or_else(|| lookup(config, "model_type").and_then(text))
 }
 
 impl Given {
@@ -281,134 +244,6 @@ impl Given {
             latent: switch("latent")?,
             ..Given::default()
         })
-    }
-
-    /// What config.json says.
-    ///
-    /// # Errors
-    /// `Unknown`, `Architecture` and `NotUnderstood`.
-    pub fn of_hugging_face(config: &Value) -> Result<Given, ConfigError> {
-        let name = class(config).ok_or(ConfigError::Unknown)?;
-        let architecture = Architecture::of_hugging_face(name);
-        let architecture = architecture.ok_or_else(|| ConfigError::Architecture(name.to_string()))?;
-        let file: HuggingFaceFile = typed(config)?;
-        let quantization = Quantization::of_config(config);
-        let bitnet = quantization.as_ref().is_some_and(Quantization::is_bitnet);
-        let value = scaling(config);
-        let theta = value.and_then(|value| crate::metadata::as_f64(lookup(value, "rope_theta")?));
-        let by_heads = || {
-            file.hidden_size.zip(file.num_attention_heads).and_then(|(width, heads)| width.checked_div(heads))
-        };
-        let types = file.layer_types.unwrap_or_default();
-        let slides = |kind: &String| kind == SLIDING;
-        let window = file.sliding_window.filter(|_| file.use_sliding_window != Some(false));
-        let layers = match (&types[..], file.use_sliding_window, file.max_window_layers) {
-            ([], Some(true), Some(first)) if first > 0 => SlidingLayers::From(first),
-            ([], ..) => SlidingLayers::All,
-            (types, ..) if types.iter().all(slides) => SlidingLayers::All,
-            (types, ..) => SlidingLayers::Listed(types.iter().map(slides).collect()),
-        };
-        let none = match &layers {
-            SlidingLayers::From(first) => file.num_hidden_layers.is_some_and(|layers| *first >= layers),
-            SlidingLayers::Listed(layers) => !layers.contains(&true),
-            SlidingLayers::All => false,
-        };
-        let window = window.filter(|_| !none);
-        let mut given = Given {
-            architecture: Some(architecture),
-            vocab_size: file.vocab_size,
-            hidden_dim: file.hidden_size,
-            num_layers: file.num_hidden_layers,
-            num_heads: file.num_attention_heads,
-            num_kv_heads: file.num_key_value_heads,
-            head_dim: file.head_dim.or_else(by_heads),
-            mlp_hidden_dim: file.intermediate_size,
-            max_seq_len: file.max_position_embeddings,
-            rope_base: file.rope_theta.or(theta),
-            rope_scaling: value.map(RopeScaling::of_config),
-            rope_pairing: None,
-            use_bitlinear_ffn: Some(bitnet),
-            use_bitlinear_attn: Some(bitnet),
-            bitlinear_per_channel: None,
-            // The least mean|W| and max|x| in transformers' BitLinear.
-            quantization_eps: bitnet.then_some(1e-5),
-            quantization_least: bitnet.then_some(true),
-            norm_eps: file.rms_norm_eps,
-            tie_word_embeddings: file.tie_word_embeddings,
-            use_qk_norm: None,
-            attn_logit_soft_cap: None,
-            final_logit_soft_cap: None,
-            attention_bias: (architecture.biases == Biases::Configured).then_some(
-                match file.attention_bias {
-                    Some(true) => AttentionBias::All,
-                    _ => AttentionBias::None,
-                },
-            ),
-            // Others have no such setting, and ignore it.
-            mlp_bias: architecture.has(Part::GateBias).then_some(file.mlp_bias.unwrap_or(false)),
-            activation: file.hidden_act.as_deref().map(Activation::called),
-            bitlinear_norm_eps: quantization.as_ref().filter(|_| bitnet).and_then(|q| q.norm_eps),
-            sliding_window: window,
-            sliding_layers: window.map(|_| layers),
-            latent: None,
-            quantization,
-        };
-        given.architecture = Architecture::meant_in_config(name, &given);
-        Ok(given)
-    }
-
-    /// What the keys of a GGUF file say. Soft caps, and keys that begin with `ckpt.`, are written by ckpt only.
-    ///
-    /// # Errors
-    /// `Unknown` and `Architecture`.
-    pub fn of_gguf(metadata: &Value) -> Result<Given, ConfigError> {
-        let own = |key: &str| match metadata {
-            // The keys hold dots, so they are not paths.
-            Value::Dict(keys) => keys.get(&HashableValue::String(key.into())),
-            _ => None,
-        };
-        let Some(Value::String(name)) = own("general.architecture") else { return Err(ConfigError::Unknown) };
-        let of_model = |key: &str| own(&format!("{name}.{key}"));
-        let size = |key: &str| usize::try_from(as_u64(of_model(key)?)?).ok();
-        let float = |key: &str| of_model(key).and_then(single);
-        let switch = |key: &str| match own(key) {
-            Some(Value::Bool(yes)) => Some(*yes),
-            _ => None,
-        };
-        let by_heads = || size("embedding_length")?.checked_div(size("attention.head_count")?);
-        let mut given = Given {
-            vocab_size: size("vocab_size"),
-            hidden_dim: size("embedding_length"),
-            num_layers: size("block_count"),
-            num_heads: size("attention.head_count"),
-            num_kv_heads: size("attention.head_count_kv")
-                .or_else(|| alike(of_model("attention.head_count_kv")?)),
-            head_dim: size("attention.key_length").or_else(by_heads).or_else(|| size("rope.dimension_count")),
-            mlp_hidden_dim: size("feed_forward_length"),
-            max_seq_len: size("context_length"),
-            rope_base: float("rope.freq_base"),
-            rope_scaling: RopeScaling::of_gguf(name, &own),
-            use_bitlinear_ffn: switch("ckpt.use_bitlinear_ffn"),
-            use_bitlinear_attn: switch("ckpt.use_bitlinear_attn"),
-            bitlinear_per_channel: switch("ckpt.bitlinear_per_channel"),
-            quantization_eps: own("ckpt.quantization_eps").and_then(single),
-            norm_eps: float("attention.layer_norm_rms_epsilon"),
-            attn_logit_soft_cap: Some(float("attn_logit_softcapping")),
-            final_logit_soft_cap: Some(float("final_logit_softcapping")),
-            sliding_window: size("attention.sliding_window"),
-            latent: switch("ckpt.latent"),
-            ..Given::default()
-        };
-        let unknown = || ConfigError::Architecture(name.clone());
-        let host = Architecture::of_gguf(name).ok_or_else(unknown)?;
-        given.architecture = Architecture::meant_in_gguf(name, &given);
-        given.use_qk_norm = Some(host.has(Part::QNorm));
-        given.rope_pairing = host.interleaved.then_some(RopePairing::Neighbours);
-        // In files of others no layer is a BitLinear unless its tensors are packed.
-        for switch in [&mut given.use_bitlinear_ffn, &mut given.use_bitlinear_attn] {
-            switch.get_or_insert(false);
-        }
-        Ok(given)
     }
 
     /// The configuration from this alone.
@@ -474,5 +309,19 @@ impl Given {
             config.sliding_window = self.sliding_window;
         }
         put(&mut config.sliding_layers, &self.sliding_layers);
+        for (slot, value) in [
+            (&mut config.local_rope_base, self.local_rope_base),
+            (&mut config.embedding_scale, self.embedding_scale),
+            (&mut config.attention_scale, self.attention_scale),
+            (&mut config.residual_scale, self.residual_scale),
+            (&mut config.logit_divisor, self.logit_divisor),
+        ] {
+            *slot = value.or(*slot);
+        }
+        config.rotary_dim = self.rotary_dim.or(config.rotary_dim);
+        config.experts = self.experts.or(config.experts);
+        if self.rotated_layers.is_some() {
+            config.rotated_layers.clone_from(&self.rotated_layers);
+        }
     }
 }

@@ -4,7 +4,9 @@ pub mod architecture;
 pub(crate) mod checkpoint;
 mod compose;
 mod config;
+mod config_json;
 pub mod elements;
+mod gguf_keys;
 mod given;
 pub(crate) mod group;
 pub(crate) mod keys;
@@ -23,7 +25,7 @@ pub(crate) mod ternary;
 pub mod vocabulary;
 pub mod wrappers;
 
-pub use config::{Activation, AttentionBias, ModelConfig, RopePairing, Sizes, SlidingLayers};
+pub use config::{Activation, AttentionBias, Experts, ModelConfig, RopePairing, Sizes, SlidingLayers};
 pub use given::{Assumed, Assumption, ConfigError, Given, Setting};
 pub use model::{Model, ModelRecord};
 pub use quantization::{Quantization, Rounding};

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Biases, Kind, Part, Role, STUDENT};
 use super::config::ModelConfig;
+use super::config_json;
 use super::elements::Floor;
-use super::given::{self, Assumption, ConfigError, Given};
+use super::given::{Assumption, ConfigError, Given};
 use super::names::{self, Names, Style};
 use super::quantization::Quantization;
 use super::rope::RopeScaling;
@@ -92,7 +93,7 @@ impl Model {
             return model;
         }
         if let Some(config) = hf_config
-            && let Some(name) = given::class(config)
+            && let Some(name) = config_json::class(config)
         {
             return Model {
                 architecture: name.to_string(),
@@ -149,14 +150,14 @@ impl Model {
             return false;
         }
         if let Some(keys) = keys {
-            let used = match names::role(&tensor.name).map(Role::kind) {
+            let used = match names::role_in(self.family(), &tensor.name).map(Role::kind) {
                 Some(Kind::Attention) => keys.use_bitlinear_attn,
                 Some(Kind::Mlp) => keys.use_bitlinear_ffn,
                 _ => None,
             };
             return used == Some(true);
         }
-        names::role(&tensor.name).is_some_and(|role| match &self.student {
+        names::role_in(self.family(), &tensor.name).is_some_and(|role| match &self.student {
             Some(student) => student.is_bitlinear(role),
             None => matches!(role.kind(), Kind::Attention | Kind::Mlp) && self.is_bitnet(),
         })
@@ -244,11 +245,30 @@ impl Checkpoint {
             // Numbers that a file lacks have llama.cpp's defaults.
             let base = *given.rope_base.get_or_insert(1e4);
             let factors = || self.values(names.get(Role::RopeFactors)?).ok();
+            self.read_long_factors(&names, &mut given);
             given.rope_scaling = given.rope_scaling.or_else(|| RopeScaling::of_factors(&factors()?, base));
         } else {
             given.vocab_size = rows.or(given.vocab_size).or(Some(0));
         }
         given.complete()
+    }
+}
+
+impl Checkpoint {
+    /// Adds to `given` the scaling of rotary positions for long texts that a GGUF file has as tensors, if it has them and
+    /// its keys do not say the same.
+    pub fn read_long_factors(&self, names: &Names<'_>, given: &mut Given) {
+        let values = |role| self.values(names.get(role)?).ok();
+        let told = given.rope_scaling.as_ref().is_some_and(|scaling| scaling.missing().is_none());
+        if let (false, Some(short), Some(long)) =
+            (told, values(Role::ShortFactors), values(Role::LongFactors))
+        {
+            let longest = given.max_seq_len.map(|n| n as f64);
+            let mut scaling =
+                RopeScaling::of_long_factors([&short, &long], given.rope_original, given.rope_attention);
+            scaling.settle_original(None, longest);
+            given.rope_scaling = Some(scaling);
+        }
     }
 }
 

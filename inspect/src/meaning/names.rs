@@ -24,12 +24,32 @@ pub enum Style {
 
 /// Divisors of the rotary frequencies, which only GGUF has as a tensor.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
+/// Those for texts that are longer than the model was trained with.
+pub const LONG_FACTORS: &str = "rope_factors_long.weight";
+/// Those for the others, where there are two kinds.
+pub const SHORT_FACTORS: &str = "rope_factors_short.weight";
+
+/// Whether a tensor of this name has divisors of the rotary frequencies.
+pub fn is_rope_factors(name: &str) -> bool {
+    [ROPE_FACTORS, LONG_FACTORS, SHORT_FACTORS].contains(&name)
+}
+
+/// The rows by which names are understood: those of the model's `family` first, since the same name means different things
+/// in some architectures.
+fn rows(family: Option<&'static Architecture>) -> impl Iterator<Item = &'static Tensor> {
+    // Experts are called so differently that only their own family's names are any good.
+    let foreign = move |t: &&Tensor| family.is_none() || !(t.is_stack() || t.role.kind() == Kind::Router);
+    family.into_iter().flat_map(|a| a.tensors).copied().chain(vocabulary().filter(foreign))
+}
 
 /// A name taken apart: `layers.0.self_attn.q_proj.weight` is of layer `0`, module `self_attn.q_proj` and leaf `weight`.
 struct Parsed<'n> {
     /// The layer, and whether it is written as GGUF does.
     layer: Option<(&'n str, bool)>,
-    module: &'n str,
+    /// Without the number of an expert.
+    module: Cow<'n, str>,
+    /// The number of the expert that it is a matrix of, if it says so.
+    expert: Option<usize>,
     leaf: &'n str,
 }
 
@@ -39,9 +59,19 @@ impl<'n> Parsed<'n> {
         let in_layers = [("layers.", false), ("blk.", true)]
             .into_iter()
             .find_map(|(prefix, gguf)| Some((module.strip_prefix(prefix)?, gguf)));
-        let Some((rest, gguf)) = in_layers else { return Some(Parsed { layer: None, module, leaf }) };
+        let Some((rest, gguf)) = in_layers else {
+            return Some(Parsed { layer: None, module: module.into(), expert: None, leaf });
+        };
         let (layer, module) = rest.split_once('.')?;
-        Some(Parsed { layer: Some((layer, gguf)), module, leaf })
+        let numbered = module.split_once(EXPERTS).and_then(|(before, rest)| {
+            let (number, after) = rest.split_once('.')?;
+            Some((number.parse().ok()?, format!("{before}{EXPERTS}{after}")))
+        });
+        let (module, expert) = match numbered {
+            Some((number, module)) => (Cow::Owned(module), Some(number)),
+            None => (Cow::Borrowed(module), None),
+        };
+        Some(Parsed { layer: Some((layer, gguf)), module, expert, leaf })
     }
 
     /// Whether its module is that of `tensor` in a style.
@@ -51,7 +81,7 @@ impl<'n> Parsed<'n> {
             false => [tensor.module, tensor.also],
         };
         let in_layer = matches!(tensor.role, Role::Layer(..));
-        in_layer == self.layer.is_some() && called.contains(&Some(self.module))
+        in_layer == self.layer.is_some() && called.contains(&Some(&*self.module))
     }
 
     fn is(&self, tensor: &Tensor) -> bool {
@@ -71,11 +101,26 @@ impl<'n> Parsed<'n> {
     }
 }
 
+/// What stands before the number of an expert.
+const EXPERTS: &str = ".experts.";
+
+/// The number of the expert that a tensor called `name` is a matrix of, if it says so.
+pub fn expert(name: &str) -> Option<usize> {
+    Parsed::new(&canonical(name))?.expert
+}
+
+/// The name of one expert's matrix, by the name of all of them in Hugging Face's style or the student's.
+pub fn of_expert(name: &str, number: usize) -> String {
+    name.replacen(EXPERTS, &format!("{EXPERTS}{number}."), 1)
+}
+
 impl Architecture {
-    /// The part that `name`, of any style, has in its models; without what surrounds names in state dicts.
+    /// The part that `name`, of any style, has in its models; without what surrounds names in state dicts. One expert's
+    /// matrix has that of all of them.
     pub fn role(&self, name: &str) -> Option<Role> {
         let parsed = Parsed::new(name)?;
-        parsed.role(self.tensors.iter().find(|t| parsed.is(t))?)
+        let tensor = self.tensors.iter().find(|t| parsed.is(t))?;
+        parsed.role(tensor).filter(|_| parsed.expert.is_none() || tensor.is_stack())
     }
 
     /// The name of a tensor of `role` in `style`; `None` if it has none.
@@ -98,13 +143,24 @@ impl Architecture {
 /// The part that `name`, of any style, has in the models of some architecture; without what surrounds it in state
 /// dicts.
 pub fn role(name: &str) -> Option<Role> {
-    let name = canonical(name);
-    TABLE.into_iter().find_map(|architecture| architecture.role(&name))
+    role_in(None, name)
+}
+
+/// The same in a model of `family`, if that is known.
+pub fn role_in(family: Option<&'static Architecture>, name: &str) -> Option<Role> {
+    let name = canonical_in(family, name);
+    family.into_iter().chain(TABLE).find_map(|architecture| architecture.role(&name))
 }
 
 /// `name` as the student calls it: without the key of a state dict and what PyTorch wraps models in, whichever style it
 /// has. A name that no style knows stays as it is.
 pub fn canonical(name: &str) -> Cow<'_, str> {
+    canonical_in(None, name)
+}
+
+/// The same for a tensor of a model of `family`, if that is known: some names of GGUF stand for other parts in some
+/// architectures.
+pub fn canonical_in<'n>(family: Option<&'static Architecture>, name: &'n str) -> Cow<'n, str> {
     /// What may be before a model's own names, also several times: the key of a state dict, wrappers of PyTorch.
     const BEFORE: [&str; 3] = ["model", "module", "_orig_mod"];
     let name = without_state_dict(name);
@@ -118,15 +174,15 @@ pub fn canonical(name: &str) -> Cow<'_, str> {
             return usual(rest);
         }
     }
-    from_gguf(name).map_or_else(|| usual(name), Cow::Owned)
+    from_gguf(family, name).map_or_else(|| usual(name), Cow::Owned)
 }
 
 /// `name` with what ckpt calls a module in place of what another program calls it.
 fn usual(name: &str) -> Cow<'_, str> {
-    let Some(Parsed { layer: Some((layer, false)), module, leaf }) = Parsed::new(name) else {
+    let Some(Parsed { layer: Some((layer, false)), module, leaf, .. }) = Parsed::new(name) else {
         return Cow::Borrowed(name);
     };
-    match vocabulary().find(|t| t.also == Some(module)).and_then(|t| t.module) {
+    match vocabulary().find(|t| t.also == Some(&*module)).and_then(|t| t.module) {
         Some(module) => Cow::Owned(format!("layers.{layer}.{module}.{leaf}")),
         None => Cow::Borrowed(name),
     }
@@ -134,7 +190,12 @@ fn usual(name: &str) -> Cow<'_, str> {
 
 /// `name`, of any style, in `style`; `None` if that style has no such name.
 pub fn translate(name: &str, style: Style) -> Option<String> {
-    let name = canonical(name);
+    translate_in(None, name, style)
+}
+
+/// The same for a tensor of a model of `family`, if that is known.
+pub fn translate_in(family: Option<&'static Architecture>, name: &str, style: Style) -> Option<String> {
+    let name = canonical_in(family, name);
     match style {
         Style::Student => Some(name.into_owned()),
         Style::Hf => {
@@ -143,7 +204,7 @@ pub fn translate(name: &str, style: Style) -> Option<String> {
             let in_model = first == "layers" || vocabulary().any(in_model);
             Some(if in_model { format!("model.{name}") } else { name.into_owned() })
         }
-        Style::Gguf => to_gguf(&name),
+        Style::Gguf => to_gguf(family, &name),
     }
 }
 
@@ -199,24 +260,24 @@ fn is_in_layers(tensor: &Tensor) -> bool {
     matches!(tensor.role, Role::Layer(..))
 }
 
-fn from_gguf(name: &str) -> Option<String> {
+fn from_gguf(family: Option<&'static Architecture>, name: &str) -> Option<String> {
     let parsed = Parsed::new(name)?;
     if let Some((_, false)) = parsed.layer {
         return None;
     }
-    let module = vocabulary().filter(|t| parsed.is_module(t, true)).find_map(|t| t.module)?;
+    let module = rows(family).filter(|t| parsed.is_module(t, true)).find_map(|t| t.module)?;
     Some(match parsed.layer {
         Some((layer, _)) => format!("layers.{layer}.{module}.{}", parsed.leaf),
         None => format!("{module}.{}", parsed.leaf),
     })
 }
 
-fn to_gguf(name: &str) -> Option<String> {
+fn to_gguf(family: Option<&'static Architecture>, name: &str) -> Option<String> {
     let parsed = Parsed::new(name)?;
     if let Some((_, true)) = parsed.layer {
         return None;
     }
-    let gguf = vocabulary().find(|t| parsed.is_module(t, false))?.gguf;
+    let gguf = rows(family).find(|t| parsed.is_module(t, false))?.gguf;
     Some(match parsed.layer {
         Some((layer, _)) => format!("blk.{layer}.{gguf}.{}", parsed.leaf),
         None => format!("{gguf}.{}", parsed.leaf),
@@ -228,6 +289,8 @@ fn to_gguf(name: &str) -> Option<String> {
 pub struct Names<'a> {
     architecture: &'static Architecture,
     roles: HashMap<Role, &'a TensorInfo>,
+    /// Matrices of single experts, by the role of all of them.
+    experts: HashMap<(Role, usize), &'a TensorInfo>,
     /// The style of their names.
     style: Style,
     /// Weights inside layers that no part of the model uses, such as biases and further norms.
@@ -256,13 +319,16 @@ impl<'a> Names<'a> {
         style: Style,
         bare: impl Fn(&'a str) -> &'a str,
     ) -> Self {
-        let (mut roles, mut unused) = (HashMap::new(), Vec::new());
+        let (mut roles, mut experts, mut unused) = (HashMap::new(), HashMap::new(), Vec::new());
         for tensor in tensors.iter().filter(|t| t.group == Group::Weights) {
             let name = bare(&tensor.name);
             let name = name.strip_prefix("model.").unwrap_or(name);
             match architecture.role(name) {
                 Some(role) => {
                     roles.entry(role).or_insert(tensor);
+                    if let Some(number) = Parsed::new(name).and_then(|parsed| parsed.expert) {
+                        experts.entry((role, number)).or_insert(tensor);
+                    }
                 }
                 // A buffer of older Llama files, computed from the base.
                 None if name.ends_with("rotary_emb.inv_freq") => {}
@@ -270,7 +336,7 @@ impl<'a> Names<'a> {
                 None => {}
             }
         }
-        Names { architecture, roles, style, unused }
+        Names { architecture, roles, experts, style, unused }
     }
 
     /// The name of a tensor of `role` in such a checkpoint, which may lack it.
@@ -281,6 +347,16 @@ impl<'a> Names<'a> {
     /// The tensor with `role`.
     pub fn get(&self, role: Role) -> Option<&'a TensorInfo> {
         self.roles.get(&role).copied()
+    }
+
+    /// The matrix of one expert, where each has a tensor of its own; `role` is that of all of them.
+    pub fn expert(&self, role: Role, number: usize) -> Option<&'a TensorInfo> {
+        self.experts.get(&(role, number)).copied()
+    }
+
+    /// Whether each expert has tensors of its own.
+    pub fn has_separate_experts(&self) -> bool {
+        !self.experts.is_empty()
     }
 
     /// The roles that tensors have, in no order.
@@ -303,13 +379,22 @@ impl<'a> Names<'a> {
         let of_first = |part| self.get(Role::Layer(0, part));
         let packed = |part| of_first(part).is_some_and(|t| t.dtype.is_ternary());
         let (vocab_size, hidden_dim) = matrix(Role::Embedding)?;
+        let rows = |part| matrix(Role::Layer(0, part)).map(|(rows, _)| rows);
+        let fused = rows(Part::Qkv);
+        let is_layer = |n| [Part::Gate, Part::GateUp, Part::Router].map(|part| Role::Layer(n, part));
+        let routed = rows(Part::Router);
         Some(Shapes {
             vocab_size,
             hidden_dim,
-            num_layers: (0..).take_while(|&n| self.get(Role::Layer(n, Part::Gate)).is_some()).count(),
-            queries: matrix(Role::Layer(0, Part::Q))?.0,
-            keys: matrix(Role::Layer(0, Part::K))?.0,
-            mlp_hidden_dim: matrix(Role::Layer(0, Part::Gate))?.0,
+            num_layers: (0..)
+                .take_while(|&n| is_layer(n).iter().any(|role| self.get(*role).is_some()))
+                .count(),
+            queries: rows(Part::Q).or(fused.map(|_| 0))?,
+            keys: rows(Part::K).or(fused.map(|_| 0))?,
+            fused,
+            mlp_hidden_dim: rows(Part::Gate)
+                .or_else(|| rows(Part::GateUp).map(|rows| rows / 2))
+                .or(routed.map(|_| 0))?,
             query_norm: of_first(Part::QNorm).map(|t| if let [dim] = t.shape[..] { dim } else { 0 }),
             tie_word_embeddings: self.is_tied(),
             attention_bias: self.attention_bias(),

@@ -1,6 +1,6 @@
 //! What config.json says of BitLinears: `quantization_config` of Hugging Face's BitNet.
 
-use super::given::class;
+use super::config_json::class;
 use crate::metadata::{Value, as_u64, lookup};
 
 /// What `quantization_config` of config.json says of a BitLinear.

@@ -6,6 +6,7 @@ use std::f64::consts::TAU;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
+use super::architecture::{Architecture, Role};
 use crate::gguf::Keys;
 use crate::metadata::{Value, as_f64, whole_json};
 
@@ -44,6 +45,18 @@ pub enum RopeScaling {
         /// Further parameters, under config.json's names.
         more: Map<String, Json>,
     },
+    /// LongRoPE: each frequency divided by a number of its own, and other numbers for texts that are longer than those that
+    /// the model was trained with.
+    LongRope {
+        /// The divisors for texts of at most the original length.
+        short_factor: Vec<f64>,
+        /// Those for longer texts, for all of their positions.
+        long_factor: Vec<f64>,
+        /// Length that the model was trained with, if it is given.
+        original_max_position_embeddings: Option<f64>,
+        /// Further parameters, under config.json's names.
+        more: Map<String, Json>,
+    },
     /// A kind that is not known here, or one that lacks what it needs.
     Other {
         /// Its name.
@@ -54,10 +67,11 @@ pub enum RopeScaling {
 }
 
 /// The parameters that each kind needs.
-const NEEDED: [(&str, &[&str]); 3] = [
+const NEEDED: [(&str, &[&str]); 4] = [
     ("linear", &["factor"]),
     ("llama3", &["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]),
     ("yarn", &["factor"]),
+    ("longrope", &["short_factor", "long_factor"]),
 ];
 
 impl RopeScaling {
@@ -72,8 +86,10 @@ impl RopeScaling {
             Json::Object(parameters) => parameters,
             other => return RopeScaling::Other { kind: other.to_string(), parameters: Map::new() },
         };
-        // `type` is the older name, which many files have beside the newer one. The base is not of the scaling.
-        let [kind, older, _] = ["rope_type", "type", "rope_theta"].map(|key| parameters.shift_remove(key));
+        // `type` is the older name, which many files have beside the newer one. The base and the rotating share are not of the
+        // scaling.
+        let [kind, older, ..] = ["rope_type", "type", "rope_theta", "partial_rotary_factor"]
+            .map(|key| parameters.shift_remove(key));
         let kind = match [kind, older].into_iter().flatten().find(|config| !config.is_null()) {
             None => return RopeScaling::None,
             Some(Json::String(kind)) => kind,
@@ -92,6 +108,7 @@ impl RopeScaling {
             RopeScaling::Linear { .. } => "linear",
             RopeScaling::Llama3 { .. } => "llama3",
             RopeScaling::Yarn { .. } => "yarn",
+            RopeScaling::LongRope { .. } => "longrope",
             RopeScaling::Other { kind, .. } => kind,
         }
     }
@@ -131,24 +148,111 @@ impl RopeScaling {
                 }
                 config.extend(more.clone());
             }
+            RopeScaling::LongRope { short_factor, long_factor, original_max_position_embeddings, more } => {
+                put("short_factor", json!(short_factor));
+                put("long_factor", json!(long_factor));
+                if let Some(original) = original_max_position_embeddings {
+                    put(ORIGINAL, positions(*original));
+                }
+                config.extend(more.clone());
+            }
             RopeScaling::Other { parameters, .. } => config.extend(parameters.clone()),
         }
         Some(Json::Object(config))
     }
 
-    /// Whether GGUF has keys for it that other programs know.
-    pub fn is_known_in_gguf(&self) -> bool {
-        !matches!(self, RopeScaling::Other { .. })
+    /// The same parameters as a scaling of another kind.
+    pub(super) fn called(&self, kind: &str) -> RopeScaling {
+        let mut config = self.to_json().unwrap_or_default();
+        config["rope_type"] = json!(kind);
+        Self::of_json(config)
     }
 
-    /// Writes what GGUF has keys for into `keys`, for `architecture`, and all of it under ckpt's own key. Llama 3's
-    /// factors are a tensor there.
-    pub(super) fn to_gguf(&self, architecture: &str, keys: &mut Keys) {
+    /// Settles the length that the model was trained with: what is given `beside` the parameters, else their own, else the
+    /// `longest` text.
+    pub(super) fn settle_original(&mut self, beside: Option<f64>, longest: Option<f64>) {
+        if !matches!(self.kind(), "llama3" | "yarn" | "longrope") {
+            return;
+        }
+        let Some(mut config) = self.to_json() else { return };
+        let Some(original) = beside.or(config[ORIGINAL].as_f64()).or(longest) else { return };
+        config[ORIGINAL] = positions(original);
+        // Later, a setting may change what the longest text is.
+        if let (RopeScaling::LongRope { .. }, Some(longest), true) =
+            (&*self, longest, config["factor"].is_null())
+        {
+            config["factor"] = json!(longest / original);
+        }
+        *self = Self::of_json(config);
+    }
+
+    /// Whether GGUF has keys or tensors for it that programs know which run models of `architecture`.
+    pub fn is_known_in_gguf(&self, architecture: &Architecture) -> bool {
+        match self {
+            RopeScaling::Other { .. } => false,
+            RopeScaling::LongRope { .. } => architecture.tensor(Role::LongFactors).is_some(),
+            _ => true,
+        }
+    }
+
+    /// What sines and cosines are multiplied by in a model whose longest text has `longest` positions
+    /// (`modeling_rope_utils.py` of transformers).
+    pub fn attention_factor(&self, longest: f64) -> f64 {
+        match self {
+            RopeScaling::Yarn { factor, more, .. } => yarn_attention(*factor, more),
+            RopeScaling::LongRope { original_max_position_embeddings, more, .. } => {
+                let number = |key: &str| more.get(key).and_then(Json::as_f64);
+                let original = original_max_position_embeddings.unwrap_or(longest);
+                let factor = number("factor").unwrap_or(longest / original);
+                let usual = || if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
+                number("attention_factor").unwrap_or_else(usual)
+            }
+            _ => 1.0,
+        }
+    }
+
+    /// Where YaRN's passage between kept and divided wavelengths begins and ends, in rotations, and whether its ends are
+    /// moved to whole pairs.
+    pub fn yarn_bounds(&self) -> (f64, f64, bool) {
+        let none = Map::new();
+        let more = if let RopeScaling::Yarn { more, .. } = self { more } else { &none };
+        let number = |key: &str| more.get(key).and_then(Json::as_f64).filter(|x| *x != 0.0);
+        let truncated = more.get("truncate").and_then(Json::as_bool).unwrap_or(true);
+        (number("beta_fast").unwrap_or(32.0), number("beta_slow").unwrap_or(1.0), truncated)
+    }
+
+    /// LongRoPE by the divisors that a GGUF file has as tensors, and what its keys say.
+    pub(super) fn of_long_factors(
+        [short, long]: [&[f32]; 2],
+        original: Option<f64>,
+        attention: Option<f64>,
+    ) -> RopeScaling {
+        let exact = |factors: &[f32]| factors.iter().map(|x| shortest(*x)).collect();
+        let attention = attention.map(|x| ("attention_factor".to_string(), json!(x)));
+        RopeScaling::LongRope {
+            short_factor: exact(short),
+            long_factor: exact(long),
+            original_max_position_embeddings: original,
+            more: attention.into_iter().collect(),
+        }
+    }
+
+    /// Writes what GGUF has keys for into `keys`, for `architecture`, and all of it under ckpt's own key. Divisors of
+    /// frequencies are tensors there. The longest text has `longest` positions.
+    pub(super) fn to_gguf(&self, architecture: &str, longest: f64, keys: &mut Keys) {
         let Some(config) = self.to_json() else { return };
         let (factor, original) = match self {
             RopeScaling::Linear { factor } => (Some(*factor), None),
             RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
                 (Some(*factor), *original_max_position_embeddings)
+            }
+            RopeScaling::LongRope { original_max_position_embeddings, .. } => {
+                // llama.cpp's converter names no kind either: it is told by the tensors.
+                keys.set(
+                    &format!("{architecture}.rope.scaling.attn_factor"),
+                    &(self.attention_factor(longest) as f32),
+                );
+                (None, *original_max_position_embeddings)
             }
             _ => (None, None),
         };
@@ -161,7 +265,7 @@ impl RopeScaling {
             keys.set(&name("original_context_length"), &(original as u32));
         }
         if let RopeScaling::Yarn { factor, more, .. } = self {
-            let attention = attention_factor(*factor, more) / usual_attention(*factor);
+            let attention = yarn_attention(*factor, more) / usual_attention(*factor);
             if (attention - 1.0).abs() > 1e-6 {
                 keys.set(&name("attn_factor"), &(attention as f32));
             }
@@ -297,7 +401,7 @@ fn magnitude(factor: f64, scale: f64) -> f64 {
 }
 
 /// What YaRN multiplies queries and keys by (`_compute_yarn_parameters` of transformers).
-fn attention_factor(factor: f64, more: &Map<String, Json>) -> f64 {
+fn yarn_attention(factor: f64, more: &Map<String, Json>) -> f64 {
     let number = |key: &str| more.get(key).and_then(Json::as_f64);
     let of_scales = || {
         let (scale, all) = (number("mscale")?, number("mscale_all_dim")?);
@@ -306,11 +410,27 @@ fn attention_factor(factor: f64, more: &Map<String, Json>) -> f64 {
     number("attention_factor").or_else(of_scales).unwrap_or_else(|| usual_attention(factor))
 }
 
-const ORIGINAL: &str = "original_max_position_embeddings";
+pub(super) const ORIGINAL: &str = "original_max_position_embeddings";
 
 /// The scaling of `kind` with these parameters; `None` where it is not known or they do not suffice.
 fn known(kind: &str, parameters: &Map<String, Json>) -> Option<RopeScaling> {
     let number = |key: &str| parameters.get(key)?.as_f64();
+    if kind == "longrope" {
+        let numbers = |key: &str| -> Option<Vec<f64>> {
+            parameters.get(key)?.as_array()?.iter().map(Json::as_f64).collect()
+        };
+        let original = number(ORIGINAL);
+        let mut more = parameters.clone();
+        more.retain(|key, _| {
+            !matches!(key.as_str(), "short_factor" | "long_factor") && (key != ORIGINAL || original.is_none())
+        });
+        return Some(RopeScaling::LongRope {
+            short_factor: numbers("short_factor")?,
+            long_factor: numbers("long_factor")?,
+            original_max_position_embeddings: original,
+            more,
+        });
+    }
     let factor = number("factor")?;
     Some(match kind {
         "linear" => RopeScaling::Linear { factor },
@@ -333,7 +453,10 @@ fn known(kind: &str, parameters: &Map<String, Json>) -> Option<RopeScaling> {
 /// The first thing that a scaling of `kind` needs and `parameters` lack.
 fn missing(kind: &str, parameters: &Map<String, Json>) -> Option<&'static str> {
     let (_, needed) = NEEDED.iter().find(|(known, _)| *known == kind)?;
-    needed.iter().copied().find(|key| parameters.get(*key).and_then(Json::as_f64).is_none())
+    needed
+        .iter()
+        .copied()
+        .find(|key| !parameters.get(*key).is_some_and(|value| value.is_number() || value.is_array()))
 }
 
 /// A number of positions, as an integer where it is one.
@@ -343,7 +466,11 @@ fn positions(x: f64) -> Json {
 
 /// An f32 of a GGUF file: its own shortest digits, not those of the f64 it became.
 pub(super) fn single(value: &Value) -> Option<f64> {
-    (as_f64(value)? as f32).to_string().parse().ok()
+    Some(shortest(as_f64(value)? as f32))
+}
+
+fn shortest(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or_else(|_| x.into())
 }
 
 #[cfg(test)]
@@ -406,7 +533,7 @@ mod tests {
             config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             let scaling = RopeScaling::of_json(config);
             let mut keys = Keys::default();
-            scaling.to_gguf("llama", &mut keys);
+            scaling.to_gguf("llama", 256.0, &mut keys);
             let Some(RopeScaling::Yarn { factor, original_max_position_embeddings, more }) = read(&keys)
             else {
                 panic!("{scaling:?}")
@@ -418,6 +545,27 @@ mod tests {
             assert_eq!(number("beta_fast").zip(number("beta_slow")), bounds);
             assert_eq!(scaling.has_own_bounds(), bounds.is_some());
         }
+    }
+
+    /// transformers' `_compute_longrope_parameters`, and the length that counts where it is given twice.
+    #[test]
+    fn long_texts_have_divisors_of_their_own() {
+        let config = json!({"rope_type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 4.0]});
+        let mut scaling = RopeScaling::of_json(config.clone());
+        scaling.settle_original(None, Some(64.0));
+        assert_eq!(scaling.attention_factor(64.0), 1.0);
+        scaling = RopeScaling::of_json(config);
+        scaling.settle_original(Some(16.0), Some(64.0));
+        let RopeScaling::LongRope { original_max_position_embeddings, .. } = &scaling else {
+            panic!("{scaling:?}")
+        };
+        assert_eq!(*original_max_position_embeddings, Some(16.0));
+        assert_eq!(scaling.attention_factor(64.0), (1.0 + 4f64.ln() / 16f64.ln()).sqrt());
+        let mut again = RopeScaling::of_long_factors([&[1.0, 1.5], &[2.0, 4.0]], Some(16.0), None);
+        again.settle_original(None, Some(64.0));
+        assert_eq!(again, scaling);
+        let lacking = RopeScaling::of_json(json!({"rope_type": "longrope", "short_factor": [1.0]}));
+        assert_eq!(lacking.missing(), Some("long_factor"));
     }
 
     #[test]

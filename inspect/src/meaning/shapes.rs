@@ -1,6 +1,6 @@
 //! What the shapes of tensors show of a model, and the configuration that they make with what sources say.
 
-use super::architecture::{Architecture, Biases, Part};
+use super::architecture::{Architecture, Biases, Dim, Part, Role};
 use super::config::{AttentionBias, ModelConfig, Sizes};
 use super::given::{Assumed, Given, Setting};
 
@@ -12,10 +12,13 @@ pub struct Shapes {
     pub vocab_size: usize,
     pub hidden_dim: usize,
     pub num_layers: usize,
-    /// Rows of Q.
+    /// Rows of Q; 0 where it is part of one matrix with K and V.
     pub queries: usize,
-    /// Rows of K.
+    /// Rows of K; 0 where it is part of one matrix with Q and V.
     pub keys: usize,
+    /// Rows of that matrix.
+    pub fused: Option<usize>,
+    /// 0 where the layer consists of experts.
     pub mlp_hidden_dim: usize,
     /// Length of the norm of queries.
     pub query_norm: Option<usize>,
@@ -37,21 +40,37 @@ impl Shapes {
         architecture: &'static Architecture,
         sources: &[&Given],
     ) -> (ModelConfig, Vec<Assumed>) {
-        let by_heads =
-            |heads: usize| self.queries.checked_div(heads).filter(|&n| n > 0 && n * heads == self.queries);
+        let by_heads = |heads: usize| {
+            let queries = if self.fused.is_some() { self.hidden_dim } else { self.queries };
+            queries.checked_div(heads).filter(|&n| n > 0 && n * heads == queries)
+        };
         let of_given =
             |given: &&Given| given.head_dim.filter(|&n| n > 0).or(given.num_heads.and_then(by_heads));
-        let of_norm = self.query_norm.filter(|&n| n > 0);
+        // Norms of all heads together say nothing of one.
+        let of_heads =
+            architecture.tensor(Role::Layer(0, Part::QNorm)).is_some_and(|t| t.shape == [Dim::Head]);
+        let of_norm = self.query_norm.filter(|&n| n > 0 && of_heads);
         let head_dim = of_norm.or_else(|| sources.iter().find_map(of_given));
         let usual = &architecture.defaults;
+        let dim = head_dim.unwrap_or(usual.head_dim).max(1);
+        let (num_heads, num_kv_heads) = match self.fused {
+            None => (self.queries / dim, self.keys / dim),
+            Some(rows) => {
+                let heads = sources.iter().find_map(|given| given.num_heads).unwrap_or(rows / dim / 3);
+                (heads, (rows / dim).saturating_sub(heads) / 2)
+            }
+        };
         let sizes = Sizes {
             vocab_size: self.vocab_size,
             hidden_dim: self.hidden_dim,
             num_layers: self.num_layers,
-            num_heads: self.queries / head_dim.unwrap_or(usual.head_dim),
-            num_kv_heads: self.keys / head_dim.unwrap_or(usual.head_dim),
-            head_dim: head_dim.unwrap_or(usual.head_dim),
-            mlp_hidden_dim: self.mlp_hidden_dim,
+            num_heads,
+            num_kv_heads,
+            head_dim: dim,
+            mlp_hidden_dim: match self.mlp_hidden_dim {
+                0 => sources.iter().find_map(|given| given.mlp_hidden_dim).unwrap_or(0),
+                rows => rows,
+            },
             max_seq_len: usual.max_seq_len,
         };
         let mut config = ModelConfig::new(architecture, sizes);

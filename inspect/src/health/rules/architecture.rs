@@ -5,10 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::missing::NAMED;
 use super::{Check, Network, Rule, Ruling};
-use crate::meaning::architecture::{
-    Architecture, Biases, Dim, Kind, Part as LayerPart, Role as Part, Tensor,
-};
-use crate::meaning::names::{Style, canonical};
+use crate::meaning::architecture::{Architecture, Biases, Dim, Kind, Part as LayerPart, Role as Part};
+use crate::meaning::names::{Style, canonical_in};
 use crate::meaning::role::Role;
 use crate::meaning::wrappers::unwrapped;
 use crate::meaning::{AttentionBias, Given, ModelConfig};
@@ -37,7 +35,7 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
         false => of_config(record),
     };
     // More layers than tensors need not be looked for one by one.
-    let Some(Promise { config, there, headed, style }) =
+    let Some(Promise { config, there, others, headed, style }) =
         told.filter(|told| told.config.num_layers <= record.tensors.len())
     else {
         return Vec::new();
@@ -46,8 +44,14 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
     let mut absent = Vec::new();
     for (part, row) in config.tensors() {
         match there.get(&part) {
-            Some(tensor) => found.extend(unlike(tensor, row, &config)),
+            // One expert's.
+            Some(tensor) if row.is_stack() && tensor.shape.len() + 1 == row.shape.len() => {
+                found.extend(unlike(tensor, &row.shape[1..], &row.shape_in(&config)[1..]));
+            }
+            Some(tensor) => found.extend(unlike(tensor, row.shape, &row.shape_in(&config))),
             None if part.kind() == Kind::Head && !headed => {}
+            // transformers' own classes have the gates of all experts and the other projections in one tensor.
+            None if row.is_stack() && others => {}
             None => absent.push(part),
         }
     }
@@ -80,6 +84,8 @@ type There<'r> = HashMap<Part, &'r TensorRecord>;
 struct Promise<'r> {
     config: ModelConfig,
     there: There<'r>,
+    /// Whether layers have tensors that the table does not know.
+    others: bool,
     /// Whether a head of its own is promised.
     headed: bool,
     /// The style in which what is missing is named.
@@ -101,14 +107,18 @@ fn of_config(record: &CheckpointRecord) -> Option<Promise<'_>> {
     // Its class may be one without a head.
     let headed =
         given.tie_word_embeddings == Some(false) && record.model.architecture.ends_with("ForCausalLM");
+    // Of what the table does not describe it promises nothing.
+    if given.unread.is_some() {
+        return None;
+    }
     let config = given.complete().ok()?;
     // A class that runs a model of another type names tensors as that type does.
     let kind = record.model.config.get("model_type").and_then(|kind| kind.as_str());
     if kind.is_some_and(|kind| !config.architecture.model_types.contains(&kind)) {
         return None;
     }
-    let (there, _) = parts(record, config.architecture);
-    Some(Promise { config, there, headed, style: Style::Hf })
+    let (there, others) = parts(record, config.architecture);
+    Some(Promise { config, there, others, headed, style: Style::Hf })
 }
 
 /// What the keys of a GGUF file promise. One name stands for many models there: those whose layers have tensors that the
@@ -138,14 +148,14 @@ fn of_keys(record: &CheckpointRecord) -> Option<Promise<'_>> {
     if architecture.has(LayerPart::GateBias) {
         given.mlp_bias = Some(has(LayerPart::GateBias));
     }
-    Some(Promise { config: given.complete().ok()?, there, headed: true, style: Style::Gguf })
+    Some(Promise { config: given.complete().ok()?, there, others, headed: true, style: Style::Gguf })
 }
 
 /// The weights of `record` by their part in a model of `architecture`, and whether its layers have others.
-fn parts<'r>(record: &'r CheckpointRecord, architecture: &Architecture) -> (There<'r>, bool) {
+fn parts<'r>(record: &'r CheckpointRecord, architecture: &'static Architecture) -> (There<'r>, bool) {
     let (mut there, mut others) = (There::new(), false);
     for tensor in record.tensors.iter().filter(|t| t.group == Group::Weights) {
-        let name = canonical(&unwrapped(&tensor.name)).into_owned();
+        let name = canonical_in(Some(architecture), &unwrapped(&tensor.name)).into_owned();
         match architecture.role(&name) {
             Some(part) => {
                 there.entry(part).or_insert(tensor);
@@ -156,14 +166,14 @@ fn parts<'r>(record: &'r CheckpointRecord, architecture: &Architecture) -> (Ther
     (there, others)
 }
 
-/// Whether `tensor` has another shape than `row` has in a model of this configuration.
-fn unlike(tensor: &TensorRecord, row: &Tensor, config: &ModelConfig) -> Option<Ruling> {
-    let promised: Vec<u64> = row.shape_in(config).iter().map(|&size| size as u64).collect();
+/// Whether `tensor` has another shape than the `promised` one of these dimensions.
+fn unlike(tensor: &TensorRecord, dims: &[Dim], promised: &[usize]) -> Option<Ruling> {
+    let promised: Vec<u64> = promised.iter().map(|&size| size as u64).collect();
     // Vocabularies are padded, and what has no elements is told as such.
     let fits = |(i, (is, should)): (usize, (&u64, &u64))| {
         // Packed rows come four together, whatever their number was.
         let packed = i == 0 && tensor.dtype.is_ternary() && *is == should.next_multiple_of(4);
-        is == should || packed || (row.shape[i] == Dim::Vocab && is >= should)
+        is == should || packed || (dims[i] == Dim::Vocab && is >= should)
     };
     let alike =
         tensor.shape.len() == promised.len() && tensor.shape.iter().zip(&promised).enumerate().all(fits);

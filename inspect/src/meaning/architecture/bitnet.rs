@@ -9,7 +9,7 @@ use super::tensors::{
     GATE, GATE_INPUT_NORM, HEAD, K, K_BIAS, K_INPUT_NORM, O, O_BIAS, O_INPUT_NORM, Q, Q_BIAS, Q_INPUT_NORM,
     ROPE_FACTORS, Tensor, UP, UP_INPUT_NORM, V, V_BIAS, V_INPUT_NORM,
 };
-use super::{Architecture, Biases, Defaults, Graph, Program, bitnet_silu};
+use super::{Architecture, Biases, Defaults, Graph, PLAIN_NETWORK, PLAIN_WORDS, Program, WHOLE, bitnet_silu};
 
 pub(super) static BITNET: Architecture = Architecture {
     name: "bitnet",
@@ -20,8 +20,11 @@ pub(super) static BITNET: Architecture = Architecture {
     interleaved: false,
     tensors: &TENSORS,
     biases: Biases::Configured,
-    graph: Graph { program: Program::BitnetCpp, biased: true, untied: false, factors: true },
+    graph: Graph { program: Program::BitnetCpp, untied: false, ..WHOLE },
     defaults: defaults(Activation::Relu2),
+    network: PLAIN_NETWORK,
+    words: PLAIN_WORDS,
+    unsaid: |_| None,
     is_meant: |given| given.activation != Some(Activation::Silu),
     written_as: |config| match config.activation {
         Activation::Silu => &bitnet_silu::BITNET_SILU,

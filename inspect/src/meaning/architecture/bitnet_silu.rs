@@ -3,7 +3,7 @@
 //! where the head is the embedding.
 
 use super::super::config::Activation;
-use super::{Architecture, Biases, Graph, Program, bitnet};
+use super::{Architecture, Biases, Graph, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, bitnet};
 
 pub(super) static BITNET_SILU: Architecture = Architecture {
     name: "bitnet-silu",
@@ -14,8 +14,11 @@ pub(super) static BITNET_SILU: Architecture = Architecture {
     interleaved: false,
     tensors: &bitnet::TENSORS,
     biases: Biases::Configured,
-    graph: Graph { program: Program::LlamaCpp, biased: false, untied: false, factors: false },
+    graph: Graph { biased: false, untied: false, factors: false, ..WHOLE },
     defaults: bitnet::defaults(Activation::Silu),
+    network: PLAIN_NETWORK,
+    words: PLAIN_WORDS,
+    unsaid: |_| None,
     is_meant: |_| true,
     written_as: |config| match config.activation {
         Activation::Relu2 => &bitnet::BITNET,

@@ -5,7 +5,7 @@ use super::super::config::AttentionBias;
 use super::tensors::{
     ATTENTION_NORM, DOWN, EMBEDDING, FFN_NORM, FINAL_NORM, GATE, HEAD, K, O, Q, ROPE_FACTORS, UP, V,
 };
-use super::{Architecture, Biases, PLAIN, WHOLE};
+use super::{Architecture, Biases, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, Words, windows};
 
 pub(super) static MISTRAL: Architecture = Architecture {
     name: "mistral",
@@ -32,6 +32,9 @@ pub(super) static MISTRAL: Architecture = Architecture {
     biases: Biases::Fixed(AttentionBias::None),
     graph: WHOLE,
     defaults: PLAIN,
-    is_meant: |given| given.sliding_window.is_some(),
+    network: PLAIN_NETWORK,
+    words: Words { windows: windows::everywhere_by_default, ..PLAIN_WORDS },
+    unsaid: |_| None,
+    is_meant: |given| given.sliding_window.is_some() && given.experts.is_none(),
     written_as: |_| &MISTRAL,
 };

@@ -4,27 +4,41 @@
 
 mod bitnet;
 mod bitnet_silu;
+mod gemma2;
+mod gemma3;
+mod granite;
 mod llama;
 mod mistral;
+mod mixtral;
+mod olmo2;
+mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3moe;
+mod smollm3;
 mod student;
 mod tensors;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 use std::fmt;
 
+use serde_json::{Map, Value as Json};
+
 pub use student::STUDENT;
 pub use tensors::{Dim, Tensor, When};
+pub(super) use windows::WindowWords;
 
 use super::config::{Activation, AttentionBias, ModelConfig};
 use super::elements::Floor;
 use super::given::Given;
+use crate::gguf::Keys;
+use crate::metadata::Value;
 
 /// Every architecture. Of those that share a name in GGUF or a class, the first one that the keys or config.json match is
 /// taken.
-pub static TABLE: [&Architecture; 7] = [
+pub static TABLE: [&Architecture; 15] = [
     &student::STUDENT,
     &llama::LLAMA,
     &mistral::MISTRAL,
@@ -32,6 +46,14 @@ pub static TABLE: [&Architecture; 7] = [
     &qwen3::QWEN3,
     &bitnet::BITNET,
     &bitnet_silu::BITNET_SILU,
+    &smollm3::SMOLLM3,
+    &granite::GRANITE,
+    &olmo2::OLMO2,
+    &phi3::PHI3,
+    &gemma2::GEMMA2,
+    &gemma3::GEMMA3,
+    &mixtral::MIXTRAL,
+    &qwen3moe::QWEN3MOE,
 ];
 
 /// A family of networks that differ only in sizes and settings.
@@ -58,6 +80,12 @@ pub struct Architecture {
     pub graph: Graph,
     /// Settings of models that do not give them.
     pub defaults: Defaults,
+    /// What its network does otherwise than a Llama's, besides what its tensors and its configuration show.
+    pub network: Network,
+    /// What is its own in config.json and in GGUF's keys.
+    pub(super) words: Words,
+    /// What such a model computes that a GGUF file cannot say, in words that follow "its" or "it", if it does.
+    unsaid: fn(&ModelConfig) -> Option<String>,
     /// Whether a GGUF file with one of its names, or a config.json with one of its classes, is of this family, by what else
     /// it says.
     is_meant: fn(&Given) -> bool,
@@ -87,7 +115,50 @@ pub struct Graph {
     pub untied: bool,
     /// Whether it divides rotary frequencies by the factors of a tensor.
     pub factors: bool,
+    /// Every how many layers one has no attention window, where it computes windows.
+    pub period: Option<usize>,
+    /// Every how many layers one does not rotate queries and keys, if there are such layers.
+    pub unrotated: Option<usize>,
 }
+
+/// What a network does otherwise than Llama's, besides what its tensors and its configuration show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Network {
+    /// Norms multiply by one more than the gains in its checkpoints. GGUF files have the sums.
+    pub gains_less_one: bool,
+    /// Embeddings are multiplied by the root of their width.
+    pub scaled_embedding: bool,
+}
+
+/// What is an architecture's own in config.json and in GGUF's keys.
+pub(super) struct Words {
+    /// Words of config.json that it knows, of those that others do not.
+    pub own: &'static [&'static str],
+    /// Which layers have a window by config.json.
+    pub windows: fn(&WindowWords<'_>) -> windows::Found,
+    /// Reads its own words of config.json.
+    pub read: fn(&Value, &mut Given),
+    /// Writes them.
+    pub write: fn(&ModelConfig, &mut Map<String, Json>),
+    /// Adds what a GGUF file of it means without a key.
+    pub read_keys: fn(&mut Given),
+    /// Writes its own keys, under the name of the architecture.
+    pub write_keys: fn(&ModelConfig, &str, &mut Keys),
+}
+
+/// No words but those that all have, and no windows.
+const PLAIN_WORDS: Words = Words {
+    own: &[],
+    windows: windows::none,
+    read: |_, _| (),
+    write: |_, _| (),
+    read_keys: |_| (),
+    write_keys: |_, _, _| (),
+};
+
+/// A network that does nothing otherwise.
+const PLAIN_NETWORK: Network = Network { gains_less_one: false, scaled_embedding: false };
 
 /// A program that runs GGUF files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +171,14 @@ pub enum Program {
 }
 
 /// A graph of llama.cpp that computes all that its models may have.
-const WHOLE: Graph = Graph { program: Program::LlamaCpp, biased: true, untied: true, factors: true };
+const WHOLE: Graph = Graph {
+    program: Program::LlamaCpp,
+    biased: true,
+    untied: true,
+    factors: true,
+    period: None,
+    unrotated: None,
+};
 
 /// Settings of models that do not give them.
 #[derive(Clone, Debug, PartialEq)]
@@ -141,6 +219,10 @@ pub enum Role {
     Head,
     /// Divisors of the rotary frequencies.
     RopeFactors,
+    /// Those for texts that are longer than the model was trained with.
+    LongFactors,
+    /// Those for the others, where there are two kinds.
+    ShortFactors,
     /// One of a layer's tensors.
     Layer(usize, Part),
 }
@@ -154,6 +236,8 @@ pub enum Part {
     Q,
     K,
     V,
+    /// Q, K and V, one after another.
+    Qkv,
     O,
     QBias,
     KBias,
@@ -162,14 +246,28 @@ pub enum Part {
     QNorm,
     KNorm,
     AttentionSubNorm,
+    /// Of attention's output, before it is added to the residual stream.
+    PostAttentionNorm,
     FfnNorm,
     Gate,
     Up,
+    /// The gate and the other one, one after another.
+    GateUp,
     Down,
+    /// What chooses experts.
+    Router,
+    /// The gates of all experts.
+    GateExperts,
+    /// The other projections of their input.
+    UpExperts,
+    /// The projections of their results.
+    DownExperts,
     GateBias,
     UpBias,
     DownBias,
     FfnSubNorm,
+    /// Of the feed-forward layer's output, before it is added to the residual stream.
+    PostFfnNorm,
     QInputNorm,
     KInputNorm,
     VInputNorm,
@@ -189,8 +287,10 @@ pub enum Kind {
     Norm,
     /// `{q,k,v,o}_proj`, `[out, in]`.
     Attention,
-    /// `{gate,up,down}_proj`, `[out, in]`.
+    /// `{gate,up,down}_proj`, `[out, in]`; of several experts, `[experts, out, in]`.
     Mlp,
+    /// What chooses experts, `[experts, hidden]`.
+    Router,
     /// Untied output head `[vocab, hidden]`.
     Head,
     /// Added to a projection's output.
@@ -206,7 +306,7 @@ impl Role {
             Role::Embedding => Kind::Embedding,
             Role::FinalNorm => Kind::Norm,
             Role::Head => Kind::Head,
-            Role::RopeFactors => Kind::RopeFactors,
+            Role::RopeFactors | Role::LongFactors | Role::ShortFactors => Kind::RopeFactors,
             Role::Layer(_, part) => part.kind(),
         }
     }
@@ -230,6 +330,8 @@ impl Part {
             | Part::KNorm
             | Part::AttentionSubNorm
             | Part::FfnSubNorm
+            | Part::PostAttentionNorm
+            | Part::PostFfnNorm
             | Part::QInputNorm
             | Part::KInputNorm
             | Part::VInputNorm
@@ -237,8 +339,10 @@ impl Part {
             | Part::GateInputNorm
             | Part::UpInputNorm
             | Part::DownInputNorm => Kind::Norm,
-            Part::Q | Part::K | Part::V | Part::O => Kind::Attention,
-            Part::Gate | Part::Up | Part::Down => Kind::Mlp,
+            Part::Q | Part::K | Part::V | Part::Qkv | Part::O => Kind::Attention,
+            Part::Gate | Part::Up | Part::GateUp | Part::Down => Kind::Mlp,
+            Part::GateExperts | Part::UpExperts | Part::DownExperts => Kind::Mlp,
+            Part::Router => Kind::Router,
             Part::QBias | Part::KBias | Part::VBias | Part::OBias => Kind::Bias,
             Part::GateBias | Part::UpBias | Part::DownBias => Kind::Bias,
         }
@@ -306,6 +410,12 @@ impl Architecture {
     /// The row of `role`, if its models can have it.
     pub fn tensor(&self, role: Role) -> Option<&'static Tensor> {
         self.tensors.iter().copied().find(|t| t.role == role.of_layer(0))
+    }
+
+    /// What a model of this configuration computes that a GGUF file of it cannot say, in words that follow "it", if there is
+    /// such a thing.
+    pub fn unsaid(&self, config: &ModelConfig) -> Option<String> {
+        (self.unsaid)(config)
     }
 
     /// Whether its models can have a tensor of `part` in their layers.

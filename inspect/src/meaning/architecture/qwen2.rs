@@ -5,7 +5,7 @@ use super::tensors::{
     ATTENTION_NORM, DOWN, EMBEDDING, FFN_NORM, FINAL_NORM, GATE, HEAD, K, K_BIAS, O, Q, Q_BIAS, ROPE_FACTORS,
     UP, V, V_BIAS,
 };
-use super::{Architecture, Biases, PLAIN, WHOLE};
+use super::{Architecture, Biases, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, Words, windows};
 
 pub(super) static QWEN2: Architecture = Architecture {
     name: "qwen2",
@@ -35,6 +35,9 @@ pub(super) static QWEN2: Architecture = Architecture {
     biases: Biases::Fixed(AttentionBias::Qkv),
     graph: WHOLE,
     defaults: PLAIN,
+    network: PLAIN_NETWORK,
+    words: Words { windows: windows::switched_from, ..PLAIN_WORDS },
+    unsaid: |_| None,
     is_meant: |_| true,
     written_as: |_| &QWEN2,
 };

@@ -4,7 +4,7 @@ use super::tensors::{
     ATTENTION_NORM, DOWN, EMBEDDING, FFN_NORM, FINAL_NORM, GATE, HEAD, K, K_BIAS, K_NORM, O, O_BIAS, Q,
     Q_BIAS, Q_NORM, ROPE_FACTORS, UP, V, V_BIAS,
 };
-use super::{Architecture, Biases, Graph, PLAIN, WHOLE};
+use super::{Architecture, Biases, Graph, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, Words, windows};
 
 pub(super) static QWEN3: Architecture = Architecture {
     name: "qwen3",
@@ -37,6 +37,9 @@ pub(super) static QWEN3: Architecture = Architecture {
     biases: Biases::Configured,
     graph: Graph { biased: false, ..WHOLE },
     defaults: PLAIN,
+    network: PLAIN_NETWORK,
+    words: Words { windows: windows::switched_from, ..PLAIN_WORDS },
+    unsaid: |_| None,
     is_meant: |_| true,
     written_as: |_| &QWEN3,
 };

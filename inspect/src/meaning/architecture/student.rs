@@ -8,7 +8,7 @@ use super::tensors::{
     ATTENTION_NORM, DOWN, EMBEDDING, FFN_NORM, FINAL_NORM, GATE, HEAD, K, K_NORM, O, Q, Q_NORM, ROPE_FACTORS,
     UP, V,
 };
-use super::{Architecture, Biases, Defaults, Graph, WHOLE, llama, qwen3};
+use super::{Architecture, Biases, Defaults, Graph, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, llama, qwen3};
 
 /// bitnet-student, the BitNet code model that ckpt trains and whose checkpoints it reads natively.
 pub static STUDENT: Architecture = Architecture {
@@ -48,6 +48,9 @@ pub static STUDENT: Architecture = Architecture {
         final_logit_soft_cap: Some(30.0),
         activation: Activation::Silu,
     },
+    network: PLAIN_NETWORK,
+    words: PLAIN_WORDS,
+    unsaid: |_| None,
     is_meant: |given| {
         let has_switch = given.use_bitlinear_ffn.or(given.use_bitlinear_attn).is_some();
         let caps = [given.attn_logit_soft_cap, given.final_logit_soft_cap];

@@ -40,8 +40,16 @@ pub enum Dim {
     Head,
     /// Pairs of a head that rotate together.
     Pairs,
+    /// All query, key and value heads.
+    Fused,
     /// The feed-forward layer.
     Mlp,
+    /// The feed-forward layer's gate, and as many more.
+    MlpTwice,
+    /// The experts of a feed-forward layer.
+    Experts,
+    /// One of them.
+    Expert,
 }
 
 /// Which models have a tensor.
@@ -83,6 +91,11 @@ impl When {
 }
 
 impl Tensor {
+    /// Whether it has the matrices of all experts. Hugging Face's files have one tensor for each.
+    pub fn is_stack(&self) -> bool {
+        matches!(self.shape, [Dim::Experts, _, _])
+    }
+
     /// Its shape in a model of this configuration.
     pub fn shape_in(&self, config: &ModelConfig) -> Vec<usize> {
         let size = |dim: &Dim| match dim {
@@ -91,8 +104,15 @@ impl Tensor {
             Dim::Queries => config.num_heads.saturating_mul(config.head_dim),
             Dim::Keys => config.num_kv_heads.saturating_mul(config.head_dim),
             Dim::Head => config.head_dim,
-            Dim::Pairs => config.head_dim / 2,
+            Dim::Pairs => config.rotary_dim.unwrap_or(config.head_dim) / 2,
+            Dim::Fused => {
+                let heads = config.num_kv_heads.saturating_mul(2).saturating_add(config.num_heads);
+                heads.saturating_mul(config.head_dim)
+            }
             Dim::Mlp => config.mlp_hidden_dim,
+            Dim::MlpTwice => config.mlp_hidden_dim.saturating_mul(2),
+            Dim::Experts => config.experts.map_or(0, |experts| experts.count),
+            Dim::Expert => config.experts.map_or(0, |experts| experts.hidden_dim),
         };
         self.shape.iter().map(size).collect()
     }
@@ -137,21 +157,20 @@ const fn input_norm(part: Part, module: &'static str, gguf: &'static str, dim: &
     weight(Role::Layer(0, part), module, gguf, dim, When::InputNorms)
 }
 
+/// Divisors of rotary frequencies, which only GGUF has as a tensor.
+const fn factors(role: Role, gguf: &'static str) -> Tensor {
+    Tensor { role, module: None, also: None, gguf, leaf: "weight", shape: &[Dim::Pairs], when: When::Never }
+}
+
 pub(super) static EMBEDDING: Tensor =
     weight(Role::Embedding, "embed_tokens", "token_embd", &[Dim::Vocab, Dim::Hidden], When::Always);
 pub(super) static FINAL_NORM: Tensor =
     weight(Role::FinalNorm, "norm", "output_norm", &[Dim::Hidden], When::Always);
 pub(super) static HEAD: Tensor =
     weight(Role::Head, "lm_head", "output", &[Dim::Vocab, Dim::Hidden], When::Untied);
-pub(super) static ROPE_FACTORS: Tensor = Tensor {
-    role: Role::RopeFactors,
-    module: None,
-    also: None,
-    gguf: "rope_freqs",
-    leaf: "weight",
-    shape: &[Dim::Pairs],
-    when: When::Never,
-};
+pub(super) static ROPE_FACTORS: Tensor = factors(Role::RopeFactors, "rope_freqs");
+pub(super) static LONG_FACTORS: Tensor = factors(Role::LongFactors, "rope_factors_long");
+pub(super) static SHORT_FACTORS: Tensor = factors(Role::ShortFactors, "rope_factors_short");
 
 pub(super) static ATTENTION_NORM: Tensor =
     of_layer(Part::AttentionNorm, "input_layernorm", "attn_norm", &[Dim::Hidden]);
@@ -166,6 +185,13 @@ pub(super) static V_BIAS: Tensor = bias(Part::VBias, &V, &[Dim::Keys], When::Qkv
 pub(super) static O_BIAS: Tensor = bias(Part::OBias, &O, &[Dim::Hidden], When::OutputBias);
 pub(super) static Q_NORM: Tensor = head_norm(Part::QNorm, "self_attn.q_norm", "attn_q_norm");
 pub(super) static K_NORM: Tensor = head_norm(Part::KNorm, "self_attn.k_norm", "attn_k_norm");
+pub(super) static Q_ROW_NORM: Tensor =
+    of_layer(Part::QNorm, "self_attn.q_norm", "attn_q_norm", &[Dim::Queries]);
+pub(super) static K_ROW_NORM: Tensor = of_layer(Part::KNorm, "self_attn.k_norm", "attn_k_norm", &[Dim::Keys]);
+pub(super) static QKV: Tensor =
+    of_layer(Part::Qkv, "self_attn.qkv_proj", "attn_qkv", &[Dim::Fused, Dim::Hidden]);
+pub(super) static POST_ATTENTION_NORM: Tensor =
+    of_layer(Part::PostAttentionNorm, "post_attention_layernorm", "post_attention_norm", &[Dim::Hidden]);
 pub(super) static ATTENTION_SUB_NORM: Tensor = sub_norm(
     Part::AttentionSubNorm,
     "self_attn.attn_sub_norm",
@@ -175,9 +201,34 @@ pub(super) static ATTENTION_SUB_NORM: Tensor = sub_norm(
 );
 pub(super) static FFN_NORM: Tensor =
     of_layer(Part::FfnNorm, "post_attention_layernorm", "ffn_norm", &[Dim::Hidden]);
+pub(super) static PRE_FFN_NORM: Tensor =
+    of_layer(Part::FfnNorm, "pre_feedforward_layernorm", "ffn_norm", &[Dim::Hidden]);
+pub(super) static POST_FFN_NORM: Tensor =
+    of_layer(Part::PostFfnNorm, "post_feedforward_layernorm", "post_ffw_norm", &[Dim::Hidden]);
+pub(super) static GATE_UP: Tensor =
+    of_layer(Part::GateUp, "mlp.gate_up_proj", "ffn_up", &[Dim::MlpTwice, Dim::Hidden]);
 pub(super) static GATE: Tensor = of_layer(Part::Gate, "mlp.gate_proj", "ffn_gate", &[Dim::Mlp, Dim::Hidden]);
 pub(super) static UP: Tensor = of_layer(Part::Up, "mlp.up_proj", "ffn_up", &[Dim::Mlp, Dim::Hidden]);
 pub(super) static DOWN: Tensor = of_layer(Part::Down, "mlp.down_proj", "ffn_down", &[Dim::Hidden, Dim::Mlp]);
+pub(super) static ROUTER: Tensor =
+    of_layer(Part::Router, "mlp.gate", "ffn_gate_inp", &[Dim::Experts, Dim::Hidden]);
+pub(super) static GATE_EXPERTS: Tensor =
+    of_layer(Part::GateExperts, "mlp.experts.gate_proj", "ffn_gate_exps", OF_INPUT);
+pub(super) static UP_EXPERTS: Tensor =
+    of_layer(Part::UpExperts, "mlp.experts.up_proj", "ffn_up_exps", OF_INPUT);
+pub(super) static DOWN_EXPERTS: Tensor =
+    of_layer(Part::DownExperts, "mlp.experts.down_proj", "ffn_down_exps", OF_RESULTS);
+const OF_INPUT: &[Dim] = &[Dim::Experts, Dim::Expert, Dim::Hidden];
+const OF_RESULTS: &[Dim] = &[Dim::Experts, Dim::Hidden, Dim::Expert];
+/// What Mixtral calls the same.
+pub(super) static W_ROUTER: Tensor =
+    of_layer(Part::Router, "block_sparse_moe.gate", "ffn_gate_inp", &[Dim::Experts, Dim::Hidden]);
+pub(super) static W1_EXPERTS: Tensor =
+    of_layer(Part::GateExperts, "block_sparse_moe.experts.w1", "ffn_gate_exps", OF_INPUT);
+pub(super) static W3_EXPERTS: Tensor =
+    of_layer(Part::UpExperts, "block_sparse_moe.experts.w3", "ffn_up_exps", OF_INPUT);
+pub(super) static W2_EXPERTS: Tensor =
+    of_layer(Part::DownExperts, "block_sparse_moe.experts.w2", "ffn_down_exps", OF_RESULTS);
 pub(super) static GATE_BIAS: Tensor = bias(Part::GateBias, &GATE, &[Dim::Mlp], When::MlpBias);
 pub(super) static UP_BIAS: Tensor = bias(Part::UpBias, &UP, &[Dim::Mlp], When::MlpBias);
 pub(super) static DOWN_BIAS: Tensor = bias(Part::DownBias, &DOWN, &[Dim::Hidden], When::MlpBias);

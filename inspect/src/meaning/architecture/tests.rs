@@ -2,11 +2,11 @@
 
 use serde_json::{Value as Json, json};
 
-use super::super::names::{self, Style, canonical, translate};
+use super::super::names::{self, Style, canonical, canonical_in, translate, translate_in};
 use super::*;
 use crate::gguf::{Keys, Layout};
 use crate::meaning::elements::Floor;
-use crate::meaning::{Activation, RopePairing, RopeScaling, Sizes, SlidingLayers};
+use crate::meaning::{Activation, Experts, RopePairing, RopeScaling, Sizes, SlidingLayers};
 use crate::metadata::from_json;
 
 /// A model of each architecture, with everything that it may have, and sizes that make all shapes distinct.
@@ -23,8 +23,34 @@ fn models() -> impl Iterator<Item = ModelConfig> {
             max_seq_len: 128,
         };
         let mut plain = ModelConfig::new(architecture, sizes);
-        if architecture.name == "mistral" {
-            plain.sliding_window = Some(9);
+        let scaling = |config| RopeScaling::of_config(&from_json(config));
+        match architecture.name {
+            "mistral" => plain.sliding_window = Some(9),
+            "granite" => {
+                (plain.embedding_scale, plain.residual_scale) = (Some(3.0), Some(0.5));
+                (plain.attention_scale, plain.logit_divisor) = (Some(0.25), Some(4.0));
+            }
+            "phi3" => {
+                plain.rotary_dim = Some(6);
+                plain.rope_scaling = scaling(json!({"rope_type": "longrope", "short_factor": [1.0, 1.5, 2.0],
+                    "long_factor": [1.5, 2.5, 4.5], "original_max_position_embeddings": 32, "factor": 4.0}));
+            }
+            "mixtral" => {
+                plain.experts = Some(Experts { count: 7, used: 2, hidden_dim: 52, normalized: true });
+            }
+            "qwen3moe" => {
+                plain.experts = Some(Experts { count: 7, used: 3, hidden_dim: 17, normalized: true });
+            }
+            "gemma2" | "gemma3" => {
+                plain.attention_scale = Some(1.0 / 10f64.sqrt());
+                plain.sliding_window = Some(9);
+                plain.sliding_layers = match architecture.name {
+                    "gemma2" => SlidingLayers::Listed(vec![true, false, true]),
+                    _ => SlidingLayers::All,
+                };
+                plain.local_rope_base = (architecture.name == "gemma3").then_some(2e4);
+            }
+            _ => {}
         }
         let mut odd = plain.clone();
         odd.rope_base = 5e5;
@@ -46,9 +72,12 @@ fn models() -> impl Iterator<Item = ModelConfig> {
             (odd.use_qk_norm, odd.quantization_floor) = (false, Floor::Added(1e-6));
         }
         let mut yarn = plain.clone();
-        yarn.rope_scaling = RopeScaling::of_config(&from_json(
-            json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 16.0}),
-        ));
+        // Of the class of Phi-3, that is an older name of its own kind.
+        if architecture.name != "phi3" {
+            yarn.rope_scaling = scaling(
+                json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 16.0}),
+            );
+        }
         [plain, odd, yarn]
     })
 }
@@ -112,13 +141,13 @@ fn windows_of_some_layers_are_kept() {
         let given = from_json(Json::Object(config.to_hugging_face()));
         assert_eq!(Given::of_hugging_face(&given).unwrap().complete().unwrap(), config);
     }
-    config.activation = Activation::Other("gelu".into());
+    config.activation = Activation::Other("quick_gelu".into());
     let given = |change: &[(&str, Json)]| {
         let mut json = config.to_hugging_face();
         json.extend(change.iter().map(|(key, value)| (key.to_string(), value.clone())));
         json.shift_remove(if change.len() > 1 { "layer_types" } else { "" });
         let given = Given::of_hugging_face(&from_json(Json::Object(json))).unwrap();
-        assert_eq!(given.activation, Some(Activation::Other("gelu".into())));
+        assert_eq!(given.activation, Some(Activation::Other("quick_gelu".into())));
         (given.sliding_window, given.sliding_layers)
     };
     assert_eq!(given(&[("use_sliding_window", json!(false))]), (None, None));
@@ -142,33 +171,61 @@ fn names_roles_and_shapes_agree() {
             assert!(names.insert(own.clone()), "{own} twice");
             for style in [Style::Student, Style::Hf, Style::Gguf] {
                 let name = architecture.name(role, style).unwrap();
-                assert_eq!(translate(&own, style).as_deref(), Some(name.as_str()));
-                assert_eq!(canonical(&name), own, "{name}");
-                assert_eq!(canonical(&format!("model_state_dict.{name}")), own, "{name}");
-                assert_eq!(translate(&name, Style::Hf), architecture.name(role, Style::Hf));
-                assert_eq!(names::role(&name), Some(role), "{name}");
+                let of_family = Some(architecture);
+                assert_eq!(translate_in(of_family, &own, style).as_deref(), Some(name.as_str()));
+                assert_eq!(canonical_in(of_family, &name), own, "{name}");
+                assert_eq!(canonical_in(of_family, &format!("model_state_dict.{name}")), own, "{name}");
+                assert_eq!(translate_in(of_family, &name, Style::Hf), architecture.name(role, Style::Hf));
+                assert_eq!(names::role_in(of_family, &name), Some(role), "{name}");
                 let bare = name.strip_prefix("model.").unwrap_or(&name);
                 assert_eq!(architecture.role(bare), Some(role), "{name}");
                 assert_eq!(names::style_of([name.as_str()]).unwrap_or(style), style, "{name}");
+                // Names that mean the same in all architectures are understood without knowing which it is.
+                if !AMBIGUOUS.iter().any(|part| name.contains(part)) {
+                    assert_eq!(translate(&own, style).as_deref(), Some(name.as_str()));
+                    assert_eq!(canonical(&name), own, "{name}");
+                    assert_eq!(translate(&name, Style::Hf), architecture.name(role, Style::Hf));
+                    assert_eq!(names::role(&name), Some(role), "{name}");
+                }
             }
             assert_eq!(written.name(role, Style::Gguf), architecture.name(role, Style::Gguf));
             assert_eq!(config.shape(role), Some(tensor.shape_in(&config)), "{own}");
-            let matrix = matches!(role.kind(), Kind::Attention | Kind::Mlp | Kind::Embedding | Kind::Head);
-            assert_eq!(tensor.shape.len(), if matrix { 2 } else { 1 }, "{own}");
+            let matrix = !matches!(role.kind(), Kind::Norm | Kind::Bias | Kind::RopeFactors);
+            let dimensions = 1 + usize::from(matrix) + usize::from(tensor.is_stack());
+            assert_eq!(tensor.shape.len(), dimensions, "{own}");
+            if tensor.is_stack() {
+                let third = names::of_expert(&own, 3);
+                assert_eq!(architecture.role(&third), Some(role), "{third}");
+                assert_eq!((names::expert(&third), names::expert(&own)), (Some(3), None));
+            }
             assert!(!config.is_bitlinear(role) || matrix);
         }
         let in_layer = seen - 2 - usize::from(!config.tie_word_embeddings);
         assert_eq!(in_layer % config.num_layers, 0);
     }
-    let rows = vocabulary().filter(|t| t.module.is_some());
-    for tensor in rows {
-        let layer = if matches!(tensor.role, Role::Layer(..)) { "layers.11." } else { "" };
-        let name = format!("{layer}{}.{}", tensor.module.unwrap(), tensor.leaf);
-        for style in [Style::Student, Style::Hf, Style::Gguf] {
-            assert_eq!(canonical(&translate(&name, style).unwrap()), name);
+    for architecture in TABLE {
+        for tensor in architecture.tensors.iter().filter(|t| t.module.is_some()) {
+            let layer = if matches!(tensor.role, Role::Layer(..)) { "layers.11." } else { "" };
+            let name = format!("{layer}{}.{}", tensor.module.unwrap(), tensor.leaf);
+            for style in [Style::Student, Style::Hf, Style::Gguf] {
+                let other = translate_in(Some(architecture), &name, style).unwrap();
+                assert_eq!(canonical_in(Some(architecture), &other), name);
+            }
         }
     }
 }
+
+/// Parts of names that stand for different parts of a layer, by the architecture.
+const AMBIGUOUS: [&str; 8] = [
+    "post_attention_layernorm",
+    "post_attention_norm",
+    "ffn_norm",
+    "pre_feedforward_layernorm",
+    "ffn_up",
+    "block_sparse_moe",
+    "ffn_gate_inp",
+    "_exps",
+];
 
 #[test]
 fn shapes_and_a_configuration_make_the_model() {
@@ -188,11 +245,18 @@ fn shapes_and_a_configuration_make_the_model() {
         assert!(names.unused.is_empty());
         let given = Given::of_trainer(&from_json(Json::Object(config.to_trainer()))).unwrap();
         let (mut back, assumed) = names.shapes().unwrap().configure(config.architecture, &[&given]);
-        (back.sliding_window, back.sliding_layers) = (config.sliding_window, SlidingLayers::All);
+        // What no trainer says.
+        (back.sliding_window, back.sliding_layers) = (config.sliding_window, config.sliding_layers.clone());
+        (back.local_rope_base, back.rotary_dim) = (config.local_rope_base, config.rotary_dim);
+        (back.embedding_scale, back.attention_scale) = (config.embedding_scale, config.attention_scale);
+        (back.residual_scale, back.logit_divisor) = (config.residual_scale, config.logit_divisor);
+        back.experts = config.experts;
         assert_eq!(back, config);
         assert_eq!(assumed, []);
         let (_, assumed) = names.shapes().unwrap().configure(config.architecture, &[]);
-        assert_eq!(assumed.iter().any(|a| a.setting == "head_dim"), !config.use_qk_norm);
+        let norm = config.architecture.tensor(Role::Layer(0, Part::QNorm));
+        let told = config.use_qk_norm && norm.is_some_and(|t| t.shape == [Dim::Head]);
+        assert_eq!(assumed.iter().any(|a| a.setting == "head_dim"), !told);
         assert!(assumed.iter().any(|a| a.setting == "rope_base"));
     }
 }

@@ -1,0 +1,106 @@
+//! Matrices of experts, of which GGUF has those of a layer in one tensor, and other formats a tensor for each.
+
+use std::collections::BTreeMap;
+
+use ckpt_inspect::meaning::architecture::{Architecture, Role};
+use ckpt_inspect::{Checkpoint, Format, TensorInfo};
+
+use super::{Builder, Chosen};
+use crate::names::{self, Style};
+use crate::{Error, Result};
+
+/// The role of `tensor` in `source` and its expert's number, where it is one expert's matrix.
+pub(crate) fn separate(source: &Checkpoint, tensor: &TensorInfo) -> Option<(Role, usize)> {
+    let family = source.model.family()?;
+    let role = role_of_stack(family, &tensor.name)?;
+    names::expert(&tensor.name).map(|number| (role, number))
+}
+
+/// The experts' matrices of `tensor` in `source`, with their numbers, where it has those of all.
+pub(crate) fn stacked(source: &Checkpoint, tensor: &TensorInfo) -> Option<Vec<(usize, TensorInfo)>> {
+    let family = source.model.family()?;
+    role_of_stack(family, &tensor.name).filter(|_| names::expert(&tensor.name).is_none())?;
+    let count = *tensor.shape.first().filter(|_| tensor.shape.len() == 3)?;
+    (0..count).map(|number| Some((number, tensor.part(number)?))).collect()
+}
+
+fn role_of_stack(family: &'static Architecture, name: &str) -> Option<Role> {
+    let role = family.role(&names::canonical_in(Some(family), name))?;
+    family.tensor(role).filter(|row| row.is_stack()).map(|_| role)
+}
+
+impl Builder<'_, '_> {
+    /// Puts the experts' matrices together for GGUF, or apart for other formats.
+    pub(super) fn arrange_experts(&self, chosen: Vec<Chosen>) -> Result<Vec<Chosen>> {
+        let source = self.plan.source;
+        let Some(family) = source.model.family() else { return Ok(chosen) };
+        let from_gguf = matches!(source.format, Format::Gguf { .. });
+        match self.style {
+            Some(Style::Gguf) if !from_gguf => self.put_together(family, chosen),
+            Some(Style::Gguf) => Ok(chosen),
+            _ if from_gguf => self.put_apart(chosen),
+            _ => Ok(chosen),
+        }
+    }
+
+    fn put_together(&self, family: &'static Architecture, chosen: Vec<Chosen>) -> Result<Vec<Chosen>> {
+        let source = self.plan.source;
+        let (mut out, mut stacks) = (Vec::new(), BTreeMap::<String, (usize, BTreeMap<usize, Chosen>)>::new());
+        for c in chosen {
+            let tensor = &source.tensors[c.index];
+            let name = separate(source, tensor)
+                .and_then(|(role, number)| Some((family.name(role, Style::Gguf)?, number)));
+            match name {
+                Some((name, number)) => {
+                    // Where the first one would be.
+                    let at = out.len();
+                    stacks.entry(name).or_insert((at, BTreeMap::new())).1.insert(number, c);
+                }
+                None => out.push(c),
+            }
+        }
+        let mut stacks: Vec<_> = stacks.into_iter().collect();
+        stacks.sort_by_key(|(_, (at, _))| std::cmp::Reverse(*at));
+        for (name, (at, members)) in stacks {
+            let refused = |why: String| Error::of_source(source, why);
+            if members.keys().copied().ne(0..members.len()) {
+                return Err(refused(format!(
+                    "it lacks matrices of some experts, which `{name}` would have: there are {} up to the {}th",
+                    members.len(),
+                    members.keys().last().map_or(0, |last| last + 1)
+                )));
+            }
+            let tensors: Vec<&TensorInfo> = members.values().map(|c| &source.tensors[c.index]).collect();
+            let Some(mut stack) = TensorInfo::stack(&tensors) else {
+                return Err(refused(format!(
+                    "the matrices of its experts, such as `{}`, are quantized or of several types, and cannot be put together as they are: write it as hf or safetensors first",
+                    tensors[0].name.escape_debug()
+                )));
+            };
+            stack.name.clone_from(&name);
+            let dtype = self.dtype(&stack, &name)?;
+            let index = members[&0].index;
+            let tensor = Some(Box::new(stack));
+            out.insert(at, Chosen { index, name, dtype, tensor, grid: None, kept: None });
+        }
+        Ok(out)
+    }
+
+    fn put_apart(&self, chosen: Vec<Chosen>) -> Result<Vec<Chosen>> {
+        let source = self.plan.source;
+        let mut out = Vec::new();
+        for c in chosen {
+            let Some(parts) = stacked(source, &source.tensors[c.index]) else {
+                out.push(c);
+                continue;
+            };
+            for (number, part) in parts {
+                let name = names::of_expert(&c.name, number);
+                let dtype = self.dtype(&part, &name)?;
+                let tensor = Some(Box::new(part));
+                out.push(Chosen { index: c.index, name, dtype, tensor, grid: None, kept: None });
+            }
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,198 @@
+//! Hugging Face's config.json, read and written. What an architecture says in words of its own is in its file.
+
+use serde::Deserialize;
+use serde_json::{Map, Value as Json, json};
+
+use super::architecture::{Architecture, Biases, Part, WindowWords};
+use super::config::{Activation, AttentionBias, ModelConfig, SlidingLayers, object};
+use super::given::{ConfigError, Given, typed};
+use super::quantization::Quantization;
+use super::rope::{ORIGINAL, RopeScaling};
+use crate::metadata::{Value, as_f64, as_u64, lookup};
+
+/// The name of a layer with a window.
+pub(super) const SLIDING: &str = "sliding_attention";
+/// The name of a layer without one.
+pub(super) const FULL: &str = "full_attention";
+
+/// What config.json says in the same words for every architecture.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct HuggingFaceFile {
+    vocab_size: Option<usize>,
+    hidden_size: Option<usize>,
+    intermediate_size: Option<usize>,
+    num_hidden_layers: Option<usize>,
+    num_attention_heads: Option<usize>,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    max_position_embeddings: Option<usize>,
+    rope_theta: Option<f64>,
+    sliding_window: Option<usize>,
+    use_sliding_window: Option<bool>,
+    max_window_layers: Option<usize>,
+    layer_types: Option<Vec<String>>,
+    rms_norm_eps: Option<f64>,
+    tie_word_embeddings: Option<bool>,
+    attention_bias: Option<bool>,
+    mlp_bias: Option<bool>,
+    hidden_act: Option<String>,
+}
+
+/// Words that change what is computed, for architectures that know them; the others' files do not have them unless they
+/// are of another network than their class says.
+const OWN: [(&str, fn(&Value) -> bool); 3] = [
+    ("partial_rotary_factor", |value| as_f64(value).is_some_and(|share| share != 1.0)),
+    (FULL, |value| !matches!(value, Value::None)),
+    ("use_bidirectional_attention", |value| matches!(value, Value::Bool(true))),
+];
+
+/// The rotary scaling in a configuration: transformers 5 has it next to the base.
+pub(super) fn scaling(config: &Value) -> Option<&Value> {
+    let value = ["rope_parameters", "rope_scaling"].into_iter().filter_map(|key| lookup(config, key));
+    value.into_iter().find(|value| !matches!(value, Value::None))
+}
+
+/// The class that config.json names, or else its `model_type`.
+pub(super) fn class(config: &Value) -> Option<&str> {
+    fn text(value: &Value) -> Option<&str> {
+        match value {
+            Value::String(text) => Some(text.as_str()),
+            _ => None,
+        }
+    }
+    let first = match lookup(config, "architectures") {
+        Some(Value::List(classes)) => classes.first().and_then(text),
+        _ => None,
+    };
+    first.or_else(|| lookup(config, "model_type").and_then(text))
+}
+
+/// A word that stands in `config` itself or among its rotary parameters.
+pub(super) fn word<'v>(config: &'v Value, key: &str) -> Option<&'v Value> {
+    lookup(config, key).or_else(|| lookup(scaling(config)?, key))
+}
+
+impl Given {
+    /// What config.json says.
+    ///
+    /// # Errors
+    /// `Unknown`, `Architecture` and `NotUnderstood`.
+    pub fn of_hugging_face(config: &Value) -> Result<Given, ConfigError> {
+        let name = class(config).ok_or(ConfigError::Unknown)?;
+        let architecture = Architecture::of_hugging_face(name);
+        let architecture = architecture.ok_or_else(|| ConfigError::Architecture(name.to_string()))?;
+        let file: HuggingFaceFile = typed(config)?;
+        let quantization = Quantization::of_config(config);
+        let bitnet = quantization.as_ref().is_some_and(Quantization::is_bitnet);
+        let value = scaling(config);
+        let theta = value.and_then(|value| as_f64(lookup(value, "rope_theta")?));
+        let by_heads = || {
+            file.hidden_size.zip(file.num_attention_heads).and_then(|(width, heads)| width.checked_div(heads))
+        };
+        let mut given = Given {
+            architecture: Some(architecture),
+            vocab_size: file.vocab_size,
+            hidden_dim: file.hidden_size,
+            num_layers: file.num_hidden_layers,
+            num_heads: file.num_attention_heads,
+            num_kv_heads: file.num_key_value_heads,
+            head_dim: file.head_dim.or_else(by_heads),
+            mlp_hidden_dim: file.intermediate_size,
+            max_seq_len: file.max_position_embeddings,
+            rope_base: file.rope_theta.or(theta),
+            use_bitlinear_ffn: Some(bitnet),
+            use_bitlinear_attn: Some(bitnet),
+            // The least mean|W| and max|x| in transformers' BitLinear.
+            quantization_eps: bitnet.then_some(1e-5),
+            quantization_least: bitnet.then_some(true),
+            norm_eps: file.rms_norm_eps,
+            tie_word_embeddings: file.tie_word_embeddings,
+            attention_bias: (architecture.biases == Biases::Configured).then_some(
+                match file.attention_bias {
+                    Some(true) => AttentionBias::All,
+                    _ => AttentionBias::None,
+                },
+            ),
+            // Others have no such setting, and ignore it.
+            mlp_bias: architecture.has(Part::GateBias).then_some(file.mlp_bias.unwrap_or(false)),
+            activation: file.hidden_act.as_deref().map(Activation::called),
+            bitlinear_norm_eps: quantization.as_ref().filter(|_| bitnet).and_then(|q| q.norm_eps),
+            quantization,
+            ..Given::default()
+        };
+        // Words that are there and not null.
+        let unread = OWN.iter().filter(|(word, _)| !architecture.words.own.contains(word));
+        given.unread = unread
+            .filter_map(|(key, counts)| word(config, key).filter(|value| counts(value)).map(|_| key))
+            .next()
+            .map(|key| format!("has `{key}`, which models of this class do not have"));
+        given.rope_scaling = value.map(RopeScaling::of_config);
+        (architecture.words.read)(config, &mut given);
+        if let Some(scaling) = &mut given.rope_scaling {
+            // One beside the parameters counts more than theirs (`standardize_rope_params` of transformers).
+            let longest = file.max_position_embeddings.map(|n| n as f64);
+            scaling.settle_original(lookup(config, ORIGINAL).and_then(as_f64), longest);
+        }
+        let windows = (architecture.words.windows)(&WindowWords {
+            window: lookup(config, "sliding_window").map(|_| file.sliding_window),
+            switch: file.use_sliding_window,
+            first: file.max_window_layers,
+            types: file.layer_types.as_deref().unwrap_or_default(),
+            period: lookup(config, "sliding_window_pattern").and_then(as_u64).map(|n| n as usize),
+            layers: file.num_hidden_layers.unwrap_or(0),
+            rotated: given.rotated_layers.as_deref(),
+        });
+        given.sliding_window = windows.as_ref().map(|(window, _)| *window);
+        given.sliding_layers = windows.map(|(_, layers)| layers);
+        given.architecture = Architecture::meant_in_config(name, &given);
+        Ok(given)
+    }
+}
+
+impl ModelConfig {
+    /// config.json. It cannot express BitLinear, nor bitnet-student's soft caps.
+    pub fn to_hugging_face(&self) -> Map<String, Json> {
+        let written = self.written_as();
+        let mut config = object(json!({
+            "architectures": written.classes.first().into_iter().collect::<Vec<_>>(),
+            "model_type": written.model_types.first(),
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_dim,
+            "intermediate_size": self.mlp_hidden_dim,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+            "max_position_embeddings": self.max_seq_len,
+            "rope_theta": self.rope_base,
+            "rms_norm_eps": self.norm_eps,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "hidden_act": self.activation.name(),
+            "attention_dropout": 0.0,
+            "mlp_bias": self.mlp_bias,
+            "use_cache": true,
+            "sliding_window": self.sliding_window,
+        }));
+        if written.biases == Biases::Configured {
+            config.insert("attention_bias".into(), json!(self.attention_bias != AttentionBias::None));
+        }
+        if self.sliding_window.is_some() {
+            let (key, value) = match &self.sliding_layers {
+                SlidingLayers::All => ("max_window_layers", json!(0)),
+                SlidingLayers::From(first) => ("max_window_layers", json!(first)),
+                SlidingLayers::Listed(layers) => {
+                    let kind = |slides: &bool| if *slides { SLIDING } else { FULL };
+                    ("layer_types", layers.iter().map(kind).collect())
+                }
+            };
+            config.insert("use_sliding_window".into(), json!(true));
+            config.insert(key.into(), value);
+        }
+        if let Some(scaling) = self.rope_scaling.to_json() {
+            config.insert("rope_scaling".into(), scaling);
+        }
+        (written.words.write)(self, &mut config);
+        config
+    }
+}
