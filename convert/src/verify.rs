@@ -46,7 +46,7 @@ impl Report {
 /// # Errors
 /// When a tensor cannot be read.
 pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
-    let (ours, theirs) = (matrices(a), matrices(b));
+    let (ours, theirs) = (weights(a), weights(b));
     let mut report = Report::default();
     let find = |map: &HashMap<&str, usize>, key: &str| {
         let tied =
@@ -111,9 +111,9 @@ fn style(checkpoint: &Checkpoint) -> Option<Style> {
     names::style_of(checkpoint.tensors.iter().map(|t| t.name.as_str()))
 }
 
-/// The weights of `checkpoint` by the names that all styles and wrappers share, including those recorded as tied. If
-/// several state dicts make a name ambiguous, full names are used.
-pub(crate) fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
+/// The weights of `checkpoint`, by their places, under the names that all styles and wrappers share, including those
+/// recorded as tied. If several state dicts make a name ambiguous, full names are used.
+pub(crate) fn shared_names(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
     let beside = beside_codes(checkpoint);
     let of_trainers: HashSet<String> = role::of_trainers(&checkpoint.tensors).collect();
     let mut all: Vec<(String, usize)> = checkpoint
@@ -138,8 +138,8 @@ pub(crate) fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
     names.into_iter().map(|name| name.into_owned()).zip(all.iter().map(|(_, i)| *i)).collect()
 }
 
-/// The same with the matrices of experts apart.
-fn matrices(checkpoint: &Checkpoint) -> Vec<(String, TensorInfo)> {
+/// [`shared_names`], with the matrices of experts apart.
+fn weights(checkpoint: &Checkpoint) -> Vec<(String, TensorInfo)> {
     let apart = |(name, i): (String, usize)| {
         let tensor = &checkpoint.tensors[i];
         match stacked(checkpoint, tensor) {
@@ -149,7 +149,7 @@ fn matrices(checkpoint: &Checkpoint) -> Vec<(String, TensorInfo)> {
             }
         }
     };
-    weights(checkpoint).into_iter().flat_map(apart).collect()
+    shared_names(checkpoint).into_iter().flat_map(apart).collect()
 }
 
 /// Reads back what was written from `plan` to `path` and compares it with the plan's source.

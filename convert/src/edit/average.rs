@@ -11,7 +11,7 @@ use serde_json::json;
 use super::derived::{Derived, Make, is_made};
 use super::input::{Input, Reader};
 use super::{Change, Draft, Edit, Given, Row, Setting, listed, sum};
-use crate::verify::weights;
+use crate::verify::shared_names;
 use crate::{Error, Result};
 
 /// `--average`.
@@ -253,11 +253,11 @@ struct Column {
 
 /// The weights of `last`, each with the same one of all `others`.
 fn columns(others: &[Checkpoint], last: &Checkpoint) -> Result<Vec<Column>> {
-    let named = weights(last);
+    let named = shared_names(last);
     let mut columns: Vec<Column> =
         named.iter().map(|(_, i)| Column { others: Vec::with_capacity(others.len()), last: *i }).collect();
     for other in others {
-        let theirs = weights(other);
+        let theirs = shared_names(other);
         let index: HashMap<&str, usize> = theirs.iter().map(|(name, i)| (name.as_str(), *i)).collect();
         let ours: HashSet<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
         let missing: Vec<&str> = ours_in_order(&named).filter(|name| !index.contains_key(name)).collect();
