@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::missing::{Stack, stacks};
 use super::{Check, Network, Rule, Ruling};
+use crate::meaning::architecture::Architecture;
 use crate::meaning::keys::{AHEAD, HALVES, LAYERS, SHARED, TOKENS, WIDTH};
 use crate::meaning::role::{Role, is_of_tokens};
 use crate::record::TensorRecord;
@@ -115,6 +116,11 @@ fn absent_ends(network: &Network<'_>, config: &Map<String, Value>, layered: &[&S
     let weights = || record.tensors.iter().filter(|t| t.group == Group::Weights);
     let writes = record.model.architecture.ends_with("ForCausalLM");
     if !writes || config.is_empty() || record.damage.is_some() || weights().any(|t| t.role == Role::Codes) {
+        return Vec::new();
+    }
+    // What a known architecture lacks is told by name.
+    let kind = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    if Architecture::of_hugging_face(kind).is_some() {
         return Vec::new();
     }
     let mut absent = Vec::new();
