@@ -39,9 +39,12 @@ struct HuggingFaceFile {
     hidden_act: Option<String>,
 }
 
+/// A word, and whether its value says that something is computed.
+type Own = (&'static str, fn(&Value) -> bool);
+
 /// Words that change what is computed, for architectures that know them; the others' files do not have them unless they
 /// are of another network than their class says.
-const OWN: [(&str, fn(&Value) -> bool); 3] = [
+const OWN: [Own; 3] = [
     ("partial_rotary_factor", |value| as_f64(value).is_some_and(|share| share != 1.0)),
     (FULL, |value| !matches!(value, Value::None)),
     ("use_bidirectional_attention", |value| matches!(value, Value::Bool(true))),

@@ -142,7 +142,7 @@ fn absent_ends(network: &Network<'_>, config: &Map<String, Value>, layered: &[&S
     let normalizes = |stack: &&&Stack<'_>| {
         let of_input =
             |after: &&str| FIRST_NORMS.iter().any(|norm| after.strip_suffix(".weight") == Some(*norm));
-        stack.len() >= 3 && stack.blocks.values().all(|block| block.keys().any(|after| of_input(&after)))
+        stack.len() >= 3 && stack.blocks.values().all(|block| block.keys().any(of_input))
     };
     if let Some(stack) = layered.iter().find(normalizes)
         && !weights().any(|t| t.role == Role::NormGain && !t.name.starts_with(stack.before))

@@ -49,7 +49,7 @@ pub(super) static SMOLLM3: Architecture = Architecture {
         ..PLAIN_WORDS
     },
     unsaid: |model| {
-        let usual = |n: usize| model.rotates(n) == !(n + 1).is_multiple_of(UNROTATED);
+        let usual = |n: usize| model.rotates(n) != (n + 1).is_multiple_of(UNROTATED);
         let differs = !(0..model.num_layers).all(usual);
         differs.then(|| {
             format!("does not rotate queries and keys in other layers than each {UNROTATED}th, which llama.cpp takes for granted")
