@@ -243,7 +243,7 @@ fn check(config: &ModelConfig) -> Result<(), String> {
         }
     }
     let rotary = config.rotary_dim.unwrap_or(config.head_dim);
-    if rotary > config.head_dim || rotary < 2 || rotary % 2 != 0 {
+    if rotary > config.head_dim || rotary < 2 || !rotary.is_multiple_of(2) {
         return Err(format!("rotates {rotary} of the {} elements of a head", config.head_dim));
     }
     match config.rope_scaling {

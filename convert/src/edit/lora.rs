@@ -330,6 +330,9 @@ struct Factors {
     right: Vec<f32>,
 }
 
+/// The factors of a number in an adapter.
+type Recent = (usize, Arc<Factors>);
+
 /// The low-rank change of a stored weight.
 #[derive(Debug)]
 struct Product {
@@ -343,7 +346,7 @@ struct Product {
     /// Whether rows are inputs.
     transposed: bool,
     /// The factors that were used last, of all in the adapter: an adapter need not be in memory as a whole.
-    recent: Arc<Mutex<Option<(usize, Arc<Factors>)>>>,
+    recent: Arc<Mutex<Option<Recent>>>,
 }
 
 impl Product {
