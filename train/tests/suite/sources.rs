@@ -169,7 +169,10 @@ fn wrong_sources_are_refused() {
     let settings = letters(folder.path(), &[('a', 1.0), ('b', 1.0)]);
     let error = |change: &dyn Fn(&mut Settings)| {
         let changed = settings.clone().with(|s| change(s));
-        Stream::new(&changed, 0).and_then(|mut s| s.batch().map(drop)).unwrap_err().to_string()
+        match Stream::new(&changed, 0) {
+            Ok(mut stream) => stream.batch().unwrap_err().to_string(),
+            Err(error) => error.to_string(),
+        }
     };
     assert!(error(&|s| s.sources[1].weight = 0.0).contains("b.txt: the weight"));
     assert!(error(&|s| s.sources[1].weight = f64::NAN).contains("b.txt: the weight"));
