@@ -195,6 +195,10 @@ impl ModelConfig {
         if let Some(scaling) = self.rope_scaling.to_json() {
             config.insert("rope_scaling".into(), scaling);
         }
+        // A smaller vocabulary does not have it.
+        if written.words.padding.is_some_and(|padding| padding >= self.vocab_size) {
+            config.insert("pad_token_id".into(), json!(null));
+        }
         (written.words.write)(self, &mut config);
         config
     }

@@ -135,6 +135,8 @@ pub struct Network {
 pub(super) struct Words {
     /// Words of config.json that it knows, of those that others do not.
     pub own: &'static [&'static str],
+    /// The token that transformers' class pads with where config.json names none.
+    pub padding: Option<usize>,
     /// Which layers have a window by config.json.
     pub windows: fn(&WindowWords<'_>) -> windows::Found,
     /// Reads its own words of config.json.
@@ -150,6 +152,7 @@ pub(super) struct Words {
 /// No words but those that all have, and no windows.
 const PLAIN_WORDS: Words = Words {
     own: &[],
+    padding: None,
     windows: windows::none,
     read: |_, _| (),
     write: |_, _| (),

@@ -12,9 +12,6 @@ use super::tensors::{
 use super::{Architecture, Biases, Graph, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, Words, windows};
 use crate::metadata::as_f64;
 
-/// The token that transformers' class pads with where config.json names none: one of larger vocabularies.
-const PADDING: usize = 32000;
-
 pub(super) static PHI3: Architecture = Architecture {
     name: "phi3",
     label: "Phi-3",
@@ -41,6 +38,7 @@ pub(super) static PHI3: Architecture = Architecture {
     network: PLAIN_NETWORK,
     words: Words {
         own: &["partial_rotary_factor"],
+        padding: Some(32000),
         windows: windows::everywhere,
         read: |config, given| {
             let share = word(config, "partial_rotary_factor").and_then(as_f64);
@@ -52,9 +50,6 @@ pub(super) static PHI3: Architecture = Architecture {
             }
         },
         write: |model, config| {
-            if model.vocab_size <= PADDING {
-                config.insert("pad_token_id".into(), json!(null));
-            }
             if let Some(rotary) = model.rotary_dim {
                 let share = rotary as f64 / model.head_dim as f64;
                 config.insert("partial_rotary_factor".into(), json!(share));

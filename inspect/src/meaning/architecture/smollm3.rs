@@ -26,6 +26,7 @@ pub(super) static SMOLLM3: Architecture = Architecture {
     defaults: Defaults { rope_base: 2e6, norm_eps: 1e-6, ..PLAIN },
     network: PLAIN_NETWORK,
     words: Words {
+        padding: Some(128_004),
         windows: windows::switched_unrotated,
         read: |config, given| {
             let period = lookup(config, "no_rope_layer_interval").and_then(as_u64).map(|n| n as usize);
