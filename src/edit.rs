@@ -236,13 +236,22 @@ fn in_order(paths: Vec<PathBuf>, must: bool) -> Result<Vec<PathBuf>, Failure> {
         };
         match step {
             Some(step) => steps.push((Some(step), named.is_none(), path)),
-            None if must => {
-                let why =
-                    format!("{}: nothing says of which step it is, and --last asks for that", path.display());
-                return Err(Failure::usage(why));
-            }
             None => steps.push((None, true, path)),
         }
+    }
+    // What a trainer saves beside its checkpoints at the end is one of them once more.
+    if steps.iter().filter(|(step, ..)| step.is_some()).count() >= 2 {
+        for (.., path) in steps.iter().filter(|(step, ..)| step.is_none()) {
+            let path = terminal::path(path);
+            terminal::warning(&format!(
+                "{path}: is left out, as nothing says of which step it is, and of the others something does"
+            ));
+        }
+        steps.retain(|(step, ..)| step.is_some());
+    }
+    if let (true, Some((.., path))) = (must, steps.iter().find(|(step, ..)| step.is_none())) {
+        let why = format!("{}: nothing says of which step it is, and --last asks for that", path.display());
+        return Err(Failure::usage(why));
     }
     if must || steps.iter().all(|(step, ..)| step.is_some()) {
         steps.sort();
@@ -351,8 +360,9 @@ impl Outcome<'_> {
         let (first, _) = found.first()?;
         let values: u64 = found.iter().map(|(_, count)| count).sum();
         Some(format!(
-            "{} of the result have values that are NaN or infinite, {values} in all, such as `{}`",
+            "{} of the result {} values that are NaN or infinite, {values} in all, such as `{}`",
             verify::tensors(found.len()),
+            if found.len() == 1 { "has" } else { "have" },
             first.escape_debug()
         ))
     }

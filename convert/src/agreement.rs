@@ -97,9 +97,11 @@ impl<'s> Side<'s> {
         self.elements.tensor.dtype
     }
 
-    /// The type of its values: for a matrix made ternary here, a code times a scale in f32.
+    /// The type of its values: for a matrix made ternary here, a code times a scale in f32; for what is stored less one,
+    /// the sum in f32.
     fn value_type(&self) -> DType {
-        if self.elements.grid.is_some() { DType::F32 } else { self.dtype() }
+        let summed = self.elements.shift != 0.0 && self.dtype() != DType::F64;
+        if self.elements.grid.is_some() || summed { DType::F32 } else { self.dtype() }
     }
 
     pub fn decoded(&self) -> ReadResult<Decoded<'_>> {

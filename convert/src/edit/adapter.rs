@@ -62,6 +62,9 @@ pub(crate) struct LowRank {
     pub scaling: f64,
 }
 
+/// Ways to begin that leave the base as it is.
+const BEGINNINGS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
+
 /// Settings with which an adapter is more than B A, or something else.
 const OTHERS: [(&str, &str); 9] = [
     ("layer_replication", "its layers are not those of the base"),
@@ -115,6 +118,14 @@ impl Adapter {
         if let Some((key, why)) = OTHERS.iter().find(|(key, _)| is_set(key)) {
             return Err(refused(&folder, format!("{CONFIG} has {key}: {why}")));
         }
+        // Its matrices begin at parts of the base, which were taken out of that.
+        if let Some(begun) = text("init_lora_weights").filter(|begun| !BEGINNINGS.contains(begun)) {
+            let why = format!(
+                "{CONFIG} has init_lora_weights `{}`: the weights that it is added to are not those of the base as it was published; save it with PEFT's path_initial_model_for_weight_conversion, or merge it there",
+                begun.escape_debug()
+            );
+            return Err(refused(&folder, why));
+        }
         let number = |key: &str| config.get(key).and_then(Json::as_f64);
         let lacks = |key: &str| refused(&folder, format!("{CONFIG} has no {key} that is a number"));
         let alpha = number("lora_alpha").ok_or_else(|| lacks("lora_alpha"))?;
@@ -122,6 +133,7 @@ impl Adapter {
             rank: number("r").ok_or_else(|| lacks("r"))?,
             alpha,
             by_root: is_set("use_rslora"),
+            dora: is_set("use_dora"),
             ranks: patterns(&folder, &config, "rank_pattern")?,
             alphas: patterns(&folder, &config, "alpha_pattern")?,
         };
@@ -211,6 +223,10 @@ impl Adapter {
                 let lacking = if change.a.is_none() { "lora_A" } else { "lora_B" };
                 return Err(refused(&path, format!("`{shown}` has no {lacking}")));
             };
+            if settings.dora && change.magnitude.is_none() {
+                let why = format!("`{shown}` has no lora_magnitude_vector, and {CONFIG} says use_dora");
+                return Err(refused(&path, why));
+            }
             let rank = settings.rank_of(module);
             let (rows, columns) = (a.shape.first().copied(), b.shape.get(1).copied());
             if rank < 1.0 || rank.fract() != 0.0 {
@@ -282,6 +298,8 @@ struct Scale {
     alpha: f64,
     /// Whether alpha is divided by the root of the rank.
     by_root: bool,
+    /// Whether each change has a magnitude.
+    dora: bool,
     ranks: Vec<(Regex, f64)>,
     alphas: Vec<(Regex, f64)>,
 }

@@ -43,10 +43,14 @@ fn chosen(given: &Given) -> Result<Weights, String> {
         }
         (Some(text), None) => {
             let numbers: Option<Vec<f64>> = text.split(',').map(number).collect();
-            let numbers = numbers.filter(|all| all.iter().all(|w| *w >= 0.0) && all.iter().any(|w| *w > 0.0));
+            let sound = |all: &Vec<f64>| {
+                let sum: f64 = all.iter().sum();
+                all.iter().all(|w| *w >= 0.0) && sum > 0.0 && sum.is_finite()
+            };
+            let numbers = numbers.filter(sound);
             numbers.map(Weights::Given).ok_or_else(|| {
                 format!(
-                    "--weights `{}`: must be numbers of 0 or more between commas, and not all 0",
+                    "--weights `{}`: must be numbers of 0 or more between commas, not all 0, and with a sum that is a number",
                     text.escape_debug()
                 )
             })
@@ -175,6 +179,14 @@ impl Edit for Average {
             tensors: averaged,
             weights: self.weights.clone(),
         }));
+        for other in &draft.others {
+            let differ = settings_that_differ(other, &draft.checkpoint);
+            if !differ.is_empty() {
+                let paths = [other, &draft.checkpoint].map(|c| c.path.to_string_lossy().into_owned());
+                draft.changes.push(Box::new(OtherModel { paths, differ }));
+                break;
+            }
+        }
         if !differing.is_empty() {
             let path = draft.checkpoint.path.to_string_lossy().into_owned();
             draft.changes.push(Box::new(Taken { names: differing, equal: kept, path }));
@@ -432,6 +444,57 @@ impl Change for Averaged {
             "ema": ema,
             "tensors": self.tensors,
         })
+    }
+}
+
+/// What two checkpoints of one average say differently of the model that they hold.
+#[derive(Debug)]
+struct OtherModel {
+    paths: [String; 2],
+    differ: Vec<String>,
+}
+
+/// The settings of two models that differ where both are told, as `name one -> other`.
+fn settings_that_differ(one: &Checkpoint, other: &Checkpoint) -> Vec<String> {
+    let (Ok(a), Ok(b)) = (one.model.given(), other.model.given()) else { return Vec::new() };
+    let shown = |architecture: Option<&'static ckpt_inspect::meaning::architecture::Architecture>| {
+        architecture.map(|architecture| architecture.name.to_string())
+    };
+    let number = |n: Option<usize>| n.map(|n| n.to_string());
+    let real = |x: Option<f64>| x.map(|x| x.to_string());
+    let settings = [
+        ("architecture", shown(a.architecture), shown(b.architecture)),
+        ("num_heads", number(a.num_heads), number(b.num_heads)),
+        ("num_kv_heads", number(a.num_kv_heads), number(b.num_kv_heads)),
+        ("head_dim", number(a.head_dim), number(b.head_dim)),
+        ("rope_base", real(a.rope_base), real(b.rope_base)),
+        ("norm_eps", real(a.norm_eps), real(b.norm_eps)),
+    ];
+    let differ =
+        settings.into_iter().filter_map(|(name, a, b)| Some((name, a?, b?))).filter(|(_, a, b)| a != b);
+    differ.map(|(name, a, b)| format!("{name} {a} -> {b}")).collect()
+}
+
+impl fmt::Display for OtherModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [one, last] = &self.paths;
+        write!(
+            f,
+            "{} and {} are models of different settings, and their weights may not mean the same: {}",
+            one.escape_debug(),
+            last.escape_debug(),
+            self.differ.join(", ")
+        )
+    }
+}
+
+impl Change for OtherModel {
+    fn record(&self) -> serde_json::Value {
+        json!({"edit": ROW.flag, "paths": self.paths, "settings_that_differ": self.differ})
+    }
+
+    fn is_warning(&self) -> bool {
+        true
     }
 }
 

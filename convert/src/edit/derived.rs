@@ -81,7 +81,7 @@ impl Derived {
         let mut made = Vec::with_capacity(out.len());
         let mut not_finite = 0;
         self.make.make(self.elements(piece), &mut |values| {
-            not_finite += values.iter().map(|x| u64::from(!x.is_finite())).sum::<u64>();
+            not_finite += values.iter().map(|x| u64::from(!is_finite_in(*x, self.dtype))).sum::<u64>();
             round_f64(values, self.dtype, &mut made);
         })?;
         out.copy_from_slice(&made);
@@ -90,6 +90,16 @@ impl Derived {
             self.not_finite.fetch_add(not_finite, Ordering::Relaxed);
         }
         Ok(())
+    }
+}
+
+/// Whether `x` is a finite number also where it is rounded to `dtype`.
+fn is_finite_in(x: f64, dtype: DType) -> bool {
+    match dtype {
+        DType::F32 => (x as f32).is_finite(),
+        DType::F16 => half::f16::from_f64(x).is_finite(),
+        DType::BF16 => half::bf16::from_f64(x).is_finite(),
+        _ => x.is_finite(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ckpt_inspect::meaning::wrappers;
-use ckpt_inspect::{Result as ReadResult, TensorInfo};
+use ckpt_inspect::{Checkpoint, Format, Result as ReadResult, TensorInfo};
 use serde_json::json;
 
 use super::adapter::{Adapter, LowRank, refused};
@@ -128,6 +128,41 @@ impl Ties {
     }
 }
 
+/// The name of the head that all styles share.
+const HEAD: &str = "lm_head.weight";
+
+/// Whether a model says that its head is its embedding, and has no other.
+fn shares_head(draft: &Draft) -> bool {
+    let tied = draft.checkpoint.model.given().is_ok_and(|given| given.tie_word_embeddings != Some(false));
+    tied && !draft.checkpoint.tensors.iter().any(|t| shared(&t.name) == HEAD)
+}
+
+/// A tensor that is the head too, and was changed as the embedding.
+#[derive(Debug)]
+struct HeadChanged {
+    adapter: String,
+}
+
+impl fmt::Display for HeadChanged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let adapter = self.adapter.escape_debug();
+        write!(
+            f,
+            "{adapter} changes the embedding, which is the head too: the head was another one when it was trained, so the merged model may write otherwise"
+        )
+    }
+}
+
+impl Change for HeadChanged {
+    fn record(&self) -> serde_json::Value {
+        json!({"edit": ROW.flag, "adapter": self.adapter, "head_changed": true})
+    }
+
+    fn is_warning(&self) -> bool {
+        true
+    }
+}
+
 /// Merges `adapter` into `draft`.
 fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
     let targets = Targets::of(&draft.checkpoint.tensors);
@@ -141,6 +176,15 @@ fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
         .map(|module| format!("{module}.weight"))
         .chain(adapter.replaced.keys().filter(|name| targets.find(name).is_none()).cloned())
         .collect();
+    // A head that is the embedding has no tensor of its own.
+    let of_head = |name: &String| shared(name) == HEAD;
+    if !unknown.is_empty() && unknown.iter().all(of_head) && shares_head(draft) {
+        let why = format!(
+            "it changes the head apart from the embedding, and {} has one tensor for both: write the head as a tensor of its own there, with tie_word_embeddings false",
+            draft.checkpoint.path.display()
+        );
+        return Err(refused(&adapter.path, why));
+    }
     if !unknown.is_empty() {
         return Err(other_base(
             draft,
@@ -196,6 +240,13 @@ fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
         if let Some(bias) = &change.bias {
             changed.extend(shift(draft, &adapter, (&targets, &ties), &base, (module, bias, change.scaling))?);
         }
+    }
+    let is_table = |name: &str| shared(name) == "embed_tokens.weight";
+    let changes_table = adapter.replaced.keys().any(|name| is_table(name))
+        || adapter.changes.keys().any(|module| is_table(&format!("{module}.weight")));
+    if changes_table && shares_head(draft) {
+        let adapter = adapter.path.to_string_lossy().into_owned();
+        draft.changes.push(Box::new(HeadChanged { adapter }));
     }
     let dora = adapter.changes.values().filter(|change| change.magnitude.is_some()).count();
     let change = LoraMerged {
@@ -281,6 +332,14 @@ fn put(
         return Err(differ(draft, adapter, &own, tensor));
     }
     let dtype = draft.computed_dtype(&draft.checkpoint, &own, "what an adapter replaces")?;
+    if is_less_one(&draft.checkpoint, &own) {
+        let why = format!(
+            "it replaces `{}`, of which {} has one more: merge it into the model in Hugging Face's form, and convert that",
+            name.escape_debug(),
+            draft.checkpoint.path.display()
+        );
+        return Err(refused(&adapter.path, why));
+    }
     let order = file_order(draft, &own);
     let copied = Copied { input: adapter.input(tensor), order };
     let (made, derived) = Derived::tensor(&own, dtype, Box::new(copied))?;
@@ -291,6 +350,13 @@ fn put(
     let names = ties.with(index);
     draft.replace(&names, &made, derived);
     Ok(names)
+}
+
+/// Whether `tensor` is a gain of a GGUF file that adapters, as Hugging Face's files, have less one.
+fn is_less_one(checkpoint: &Checkpoint, tensor: &TensorInfo) -> bool {
+    let family = checkpoint.model.family().filter(|family| family.network.gains_less_one);
+    let is_norm = || tensor.shape.len() == 1 && !tensor.name.ends_with(".bias");
+    family.is_some() && matches!(checkpoint.format, Format::Gguf { .. }) && is_norm()
 }
 
 fn other_base(draft: &Draft, adapter: &Adapter, what: &str) -> Error {

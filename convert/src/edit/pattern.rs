@@ -64,6 +64,20 @@ impl Pattern {
         Some(made)
     }
 
+    /// A group that `to` refers to and the regular expression does not have: `$1_w` is the group called `1_w`.
+    pub(crate) fn unknown_group(&self, to: &str) -> Option<String> {
+        if self.is_glob {
+            return None;
+        }
+        let groups = Regex::new(r"\$(?:\$|\{([^}]*)\}|([0-9A-Za-z_]+))").ok()?;
+        let named = groups.captures_iter(to).filter_map(|found| found.get(1).or(found.get(2)));
+        let is_known = |name: &str| match name.parse::<usize>() {
+            Ok(number) => number < self.regex.captures_len(),
+            Err(_) => self.regex.capture_names().flatten().any(|known| known == name),
+        };
+        named.map(|group| group.as_str()).find(|name| !is_known(name)).map(str::to_string)
+    }
+
     /// The number of parts that `to` can refer to with `*`, if it is a glob.
     pub(crate) fn wildcards(&self) -> Option<usize> {
         self.is_glob.then(|| self.regex.captures_len() - 1)

@@ -36,6 +36,12 @@ fn rule(text: &str) -> Result<(Pattern, String), String> {
             "`{shown}` has {wanted} `*` on its right, and {there} on its left for them to come from"
         ));
     }
+    if let Some(group) = from.unknown_group(to) {
+        let group = group.escape_debug();
+        return Err(format!(
+            "`{shown}` refers to the group `{group}`, which its pattern does not have; ${{1}}_x is group 1 before `_x`"
+        ));
+    }
     Ok((from, to.to_string()))
 }
 

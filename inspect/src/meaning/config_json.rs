@@ -50,10 +50,17 @@ const OWN: [Own; 3] = [
     ("use_bidirectional_attention", |value| matches!(value, Value::Bool(true))),
 ];
 
-/// The rotary scaling in a configuration: transformers 5 has it next to the base.
+/// The rotary scaling in a configuration. transformers 5 writes it as `rope_parameters`, and takes the older `rope_scaling`
+/// in place of these as a whole where both are there.
 pub(super) fn scaling(config: &Value) -> Option<&Value> {
-    let value = ["rope_parameters", "rope_scaling"].into_iter().filter_map(|key| lookup(config, key));
-    value.into_iter().find(|value| !matches!(value, Value::None))
+    older_scaling(config).or_else(|| lookup(config, "rope_parameters"))
+}
+
+/// What stands under the older word, if anything does.
+pub(super) fn older_scaling(config: &Value) -> Option<&Value> {
+    let is_nothing =
+        |value: &&Value| matches!(value, Value::None) || matches!(value, Value::Dict(all) if all.is_empty());
+    lookup(config, "rope_scaling").filter(|value| !is_nothing(value))
 }
 
 /// The class that config.json names, or else its `model_type`.
@@ -71,9 +78,9 @@ pub(super) fn class(config: &Value) -> Option<&str> {
     first.or_else(|| lookup(config, "model_type").and_then(text))
 }
 
-/// A word that stands in `config` itself or among its rotary parameters.
+/// A word that stands among the rotary parameters, which come first, or in `config` itself.
 pub(super) fn word<'v>(config: &'v Value, key: &str) -> Option<&'v Value> {
-    lookup(config, key).or_else(|| lookup(scaling(config)?, key))
+    scaling(config).and_then(|scaling| lookup(scaling, key)).or_else(|| lookup(config, key))
 }
 
 impl Given {
@@ -103,7 +110,7 @@ impl Given {
             head_dim: file.head_dim.or_else(by_heads),
             mlp_hidden_dim: file.intermediate_size,
             max_seq_len: file.max_position_embeddings,
-            rope_base: file.rope_theta.or(theta),
+            rope_base: theta.or(file.rope_theta),
             use_bitlinear_ffn: Some(bitnet),
             use_bitlinear_attn: Some(bitnet),
             // The least mean|W| and max|x| in transformers' BitLinear.

@@ -45,6 +45,14 @@ fn what_cannot_be_done_as_asked_is_refused_by_name() {
         (&["edit", "small.safetensors", "--rename", "?.w=w"], "`a.w` and `b.w` would both be named `w`"),
         (&["edit", "small.safetensors", "--rename", "a.*=b.*"], "`a.w` and `b.w` would both be named `b.w`"),
         (&["edit", "small.safetensors", "--rename", "/.*/="], "would be renamed to ``"),
+        (
+            &["edit", "small.safetensors", "--rename", "/(.)\\.w/=v.$1_x"],
+            "refers to the group `1_x`, which its pattern does not have",
+        ),
+        (
+            &["edit", "small.safetensors", "nan.safetensors", "--average", "--weights", "1e308,1e308"],
+            "with a sum that is a number",
+        ),
         (&["edit", "small.safetensors", "--average"], "an average is made of several"),
         (&["edit", "small.safetensors", "wide.safetensors", "--drop", "a.w"], "2 checkpoints were given"),
         (
@@ -105,7 +113,7 @@ fn what_cannot_be_done_as_asked_is_refused_by_name() {
     place
         .run(&["edit", "small.safetensors", "nan.safetensors", "--average", "-o", "mean.safetensors"])
         .exits(0)
-        .complains(&["1 tensor of the result have values that are NaN or infinite, 1 in all, such as `a.w`"]);
+        .complains(&["1 tensor of the result has values that are NaN or infinite, 1 in all, such as `a.w`"]);
     place
         .run(&[
             "edit",
@@ -192,6 +200,14 @@ fn hostile_adapters_are_refused_by_name() {
             "has no lora_alpha",
         ),
         (adapter(&place, "ranks", set("r", 3.into()), &own), "which is not of the rank 3"),
+        (
+            adapter(&place, "pissa", set("init_lora_weights", "pissa_niter_4".into()), &own),
+            "the weights that it is added to are not those of the base",
+        ),
+        (
+            adapter(&place, "half-dora", set("use_dora", true.into()), &own),
+            "has no lora_magnitude_vector, and adapter_config.json says use_dora",
+        ),
         (adapter(&place, "kind", set("peft_type", "LOHA".into()), &own), "an adapter of the kind LOHA"),
         (
             adapter(&place, "tokens", set("trainable_token_indices", serde_json::json!([1])), &own),
@@ -266,6 +282,12 @@ fn hostile_adapters_are_refused_by_name() {
         assert!(run.err().contains(why), "{why:?}: {run}");
         assert!(!place.at("x.pt").exists());
     }
+    // What overflows is told.
+    let huge = adapter(&place, "huge", set("lora_alpha", 1e38.into()), &own);
+    place
+        .run(&["edit", text(&base), "--lora", &huge, "--to", "f16", "-o", "huge.pt"])
+        .exits(0)
+        .complains(&["values that are NaN or infinite"]);
     let cut = adapter(&place, "cut", keep, &own[..own.len() - 5]);
     place.run(&["edit", text(&base), "--lora", &cut, "-o", "x.pt"]).exits(3);
     std::fs::write(Path::new(&cut).join("adapter_config.json"), "{").unwrap();

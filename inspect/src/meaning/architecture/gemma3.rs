@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::super::config::{Activation, AttentionBias};
-use super::super::config_json::{FULL, SLIDING, scaling};
+use super::super::config_json::{FULL, SLIDING, older_scaling};
 use super::super::rope::RopeScaling;
 use super::gemma2::{read, read_scale, unsaid_scale, write};
 use super::tensors::{
@@ -12,7 +12,7 @@ use super::tensors::{
     POST_ATTENTION_NORM, POST_FFN_NORM, PRE_FFN_NORM, Q, Q_BIAS, Q_NORM, UP, V, V_BIAS,
 };
 use super::{Architecture, Biases, Defaults, Graph, Network, PLAIN, PLAIN_WORDS, WHOLE, Words, windows};
-use crate::metadata::{as_f64, lookup};
+use crate::metadata::{Value, as_f64, lookup};
 
 /// Every how many layers one has no window.
 const PERIOD: usize = 6;
@@ -66,13 +66,17 @@ pub(super) static GEMMA3: Architecture = Architecture {
         read: |config, given| {
             read(config, given);
             let number = |key: &str| lookup(config, key).and_then(as_f64);
-            let nested = scaling(config);
+            // The older word changes the parameters of layers without a window.
+            let older = older_scaling(config);
+            let nested = lookup(config, "rope_parameters").or(older);
             let of = |kind: &str| nested.and_then(|all| lookup(all, kind));
-            let base = |kind: &str| of(kind).and_then(|own| as_f64(lookup(own, "rope_theta")?));
-            given.rope_base = base(FULL).or(given.rope_base);
+            let theta = |own: &Value| as_f64(lookup(own, "rope_theta")?);
+            let base = |kind: &str| of(kind).and_then(theta);
+            given.rope_base = older.and_then(theta).or(base(FULL)).or(given.rope_base);
             given.local_rope_base =
                 Some(base(SLIDING).or(number("rope_local_base_freq")).unwrap_or(LOCAL_BASE));
-            if let Some(own) = of(FULL) {
+            let replaced = older.is_some_and(|older| lookup(older, FULL).is_none());
+            if let Some(own) = of(FULL).filter(|_| !replaced) {
                 given.rope_scaling = Some(RopeScaling::of_config(own));
             }
             if of(SLIDING).map(RopeScaling::of_config).is_some_and(|own| own != RopeScaling::None) {

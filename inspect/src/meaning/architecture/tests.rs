@@ -260,3 +260,34 @@ fn shapes_and_a_configuration_make_the_model() {
         assert!(assumed.iter().any(|a| a.setting == "rope_base"));
     }
 }
+
+/// What transformers 5 takes where config.json says the same in two words.
+#[test]
+fn of_two_words_for_rotary_settings_the_one_counts_that_transformers_takes() {
+    let given = |class: &str, more: Json| {
+        let mut config = json!({"architectures": [class], "hidden_size": 64, "num_attention_heads": 4});
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Given::of_hugging_face(&from_json(config)).unwrap()
+    };
+    let yarn = json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16});
+    let plain = json!({"rope_type": "default", "rope_theta": 5e5});
+    let llama = |more: Json| given("LlamaForCausalLM", more);
+    let both = llama(json!({"rope_scaling": yarn, "rope_parameters": plain, "rope_theta": 2e4}));
+    assert_eq!((both.rope_scaling.unwrap().kind(), both.rope_base), ("yarn", Some(2e4)));
+    for nothing in [json!(null), json!({})] {
+        let new = llama(json!({"rope_scaling": nothing, "rope_parameters": plain, "rope_theta": 2e4}));
+        assert_eq!((new.rope_scaling, new.rope_base), (Some(RopeScaling::None), Some(5e5)));
+    }
+    let phi = json!({"partial_rotary_factor": 0.5, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.75}});
+    assert_eq!(given("Phi3ForCausalLM", phi).rotary_dim, Some(12));
+    let of_layers = json!({"full_attention": {"rope_type": "default", "rope_theta": 7e5}, "sliding_attention": {"rope_type": "default", "rope_theta": 3e4}});
+    let linear = json!({"rope_type": "linear", "factor": 8.0});
+    let gemma = given(
+        "Gemma3ForCausalLM",
+        json!({"rope_scaling": linear, "rope_parameters": of_layers, "rope_theta": 2e4}),
+    );
+    assert_eq!((gemma.rope_base, gemma.local_rope_base), (Some(7e5), Some(3e4)));
+    assert_eq!(gemma.rope_scaling.unwrap().kind(), "linear");
+    let gemma = given("Gemma3ForCausalLM", json!({"rope_parameters": of_layers}));
+    assert_eq!((gemma.rope_base, gemma.rope_scaling), (Some(7e5), Some(RopeScaling::None)));
+}
