@@ -152,16 +152,17 @@ class Torch:
             return None
         path, offset, length, begin = place
         size = dtype.itemsize
-        if offset % size or begin % size:
+        if begin % size:
             return None
-        storage = self._storage(os.path.join(self._folder, path), offset, length)
-        if storage is None:
+        storage = self._storage(os.path.join(self._folder, path), offset, length, offset % size != 0)
+        if storage is None or storage.data_ptr() % size:
             return None
         empty = torch.empty(0, dtype=dtype)
         return empty.set_(storage, begin // size, tensor.shape, tensor.strides)
 
-    def _storage(self, path: str, offset: int, length: int) -> Any | None:
-        """The storage in a file, mapped so that what is written to it stays in this process; tied weights have one."""
+    def _storage(self, path: str, offset: int, length: int, moved: bool) -> Any | None:
+        """The storage in a file, mapped so that what is written to it stays in this process; tied weights have one. One that
+        is not aligned there is copied as a whole, if it is ``moved``."""
         key = (path, offset, length)
         if key not in self._storages:
             if path not in self._files:
@@ -173,7 +174,8 @@ class Torch:
                     self._files[path] = None
             whole = self._files[path]
             fits = whole is not None and offset + length <= whole.nbytes()
-            self._storages[key] = whole[offset : offset + length] if fits else None
+            storage = whole[offset : offset + length] if fits else None
+            self._storages[key] = storage.clone() if storage is not None and moved else storage
         return self._storages[key]
 
     def owned(self, tensor: _native.Tensor, data: bytearray, shape: list[int]) -> Any:

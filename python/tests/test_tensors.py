@@ -89,7 +89,8 @@ def test_complex_types_of_pytorch_alone(tmp_path, name):
     same(ckpt_tools.load("c.pt")["t"], wanted)
 
 
-@pytest.mark.parametrize("legacy", [False, True])
+# In PyTorch's older files storages begin wherever what comes before them ends, which depends on a name's length.
+@pytest.mark.parametrize("legacy", [None, "", "x", "xx", "xxx"])
 def test_views_are_read_by_their_strides_and_share_what_they_shared(tmp_path, legacy):
     base = torch.arange(24.0).reshape(4, 6)
     state = {
@@ -100,8 +101,9 @@ def test_views_are_read_by_their_strides_and_share_what_they_shared(tmp_path, le
         "expanded": base[:, :1].expand(4, 9),
         "every_other": base[::2, ::3],
         "middle": base.flatten()[7:11],
+        **({} if legacy is None else {f"name{legacy}": base[0]}),
     }
-    torch.save(state, tmp_path / "views.pt", _use_new_zipfile_serialization=not legacy)
+    torch.save(state, tmp_path / "views.pt", _use_new_zipfile_serialization=legacy is None)
     read = ckpt_tools.load("views.pt", framework="pt")
     for name, wanted in state.items():
         same(read[name], wanted)

@@ -5,7 +5,7 @@ from typing import Any
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError:
-    from pytorch_lightning import Callback, LightningModule, Trainer
+    from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
 
 from .monitor import HealthMonitor
 
