@@ -95,10 +95,11 @@ impl Derived {
 
 /// Whether `x` is a finite number also where it is rounded to `dtype`.
 fn is_finite_in(x: f64, dtype: DType) -> bool {
+    // Up to the largest number of a type nothing is rounded beyond it.
     match dtype {
-        DType::F32 => (x as f32).is_finite(),
-        DType::F16 => half::f16::from_f64(x).is_finite(),
-        DType::BF16 => half::bf16::from_f64(x).is_finite(),
+        DType::F32 => x.abs() <= f64::from(f32::MAX) || (x as f32).is_finite(),
+        DType::F16 => x.abs() <= f64::from(half::f16::MAX) || half::f16::from_f64(x).is_finite(),
+        DType::BF16 => x.abs() <= f64::from(half::bf16::MAX) || half::bf16::from_f64(x).is_finite(),
         _ => x.is_finite(),
     }
 }

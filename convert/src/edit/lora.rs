@@ -1,22 +1,21 @@
 //! Merging a LoRA adapter into its base: W + s B A, with the scale s of alpha and the rank, and with DoRA's magnitude m (Liu et al., 2024,
 //! <https://arxiv.org/abs/2402.09353>) m (W + s B A) / |W + s B A|, the norm being that of each output's weights.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use ckpt_inspect::meaning::wrappers;
-use ckpt_inspect::{Checkpoint, Format, Result as ReadResult, TensorInfo};
+use ckpt_inspect::{Result as ReadResult, TensorInfo};
 use serde_json::json;
 
 use super::adapter::{Adapter, LowRank, refused};
 use super::derived::{Derived, Make, PIECE};
 use super::input::{Input, Reader};
+use super::targets::{Targets, Ties, shared};
 use super::{Change, Draft, Edit, Row, listed, sum, tensors};
-use crate::names;
-use crate::sharing::Place;
+use crate::names::Style;
 use crate::source::row_order;
 use crate::{Error, Result, Rotary};
 
@@ -54,77 +53,6 @@ impl Edit for Lora {
     fn apply(&self, draft: &mut Draft) -> Result<()> {
         Draft::check_computable(&draft.checkpoint)?;
         self.adapters.iter().try_for_each(|path| merge(draft, Adapter::open(path)?))
-    }
-}
-
-/// The tensors of a base, by the names that an adapter may have for them.
-pub(crate) struct Targets {
-    exact: HashMap<String, usize>,
-    /// Without wrappers, and as all naming schemes share it.
-    shared: HashMap<String, Vec<usize>>,
-    /// Without the module around all others, such as `transformer.` of GPT-2.
-    inner: HashMap<String, Vec<usize>>,
-}
-
-fn shared(name: &str) -> String {
-    names::canonical(&wrappers::unwrapped(name)).into_owned()
-}
-
-impl Targets {
-    /// Those of `tensors`.
-    pub fn of(tensors: &[TensorInfo]) -> Self {
-        let (mut by_shared, mut inner) = (HashMap::<_, Vec<usize>>::new(), HashMap::<_, Vec<usize>>::new());
-        for (i, tensor) in tensors.iter().enumerate() {
-            by_shared.entry(shared(&tensor.name)).or_default().push(i);
-            if let Some((_, rest)) = tensor.name.split_once('.') {
-                inner.entry(rest.to_string()).or_default().push(i);
-            }
-        }
-        let exact = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
-        Targets { exact, shared: by_shared, inner }
-    }
-
-    /// The tensor called `name` in the adapter's model; `None` unless there is one.
-    pub fn find(&self, name: &str) -> Option<usize> {
-        let one = |found: &Vec<usize>| (found.len() == 1).then(|| found[0]);
-        let same = || self.shared.get(&shared(name)).and_then(one);
-        let outer = || name.split_once('.').and_then(|(_, rest)| self.exact.get(rest).copied());
-        let inner = || self.inner.get(name).and_then(one);
-        self.exact.get(name).copied().or_else(same).or_else(outer).or_else(inner)
-    }
-}
-
-/// Which tensors are one under several names.
-struct Ties {
-    /// For each tensor, the first of those that it is one with.
-    first: Vec<usize>,
-    /// All of them, by the first.
-    all: HashMap<usize, Vec<usize>>,
-}
-
-impl Ties {
-    fn of(tensors: &[TensorInfo]) -> Self {
-        let mut places: HashMap<Place, usize> = HashMap::new();
-        let mut ties = Ties { first: Vec::with_capacity(tensors.len()), all: HashMap::new() };
-        for (i, tensor) in tensors.iter().enumerate() {
-            let first = Place::of(tensor, tensor.dtype).map_or(i, |place| *places.entry(place).or_insert(i));
-            ties.first.push(first);
-            ties.all.entry(first).or_default().push(i);
-        }
-        ties
-    }
-
-    /// The tensors that `index` is one with, itself among them.
-    fn with(&self, index: usize) -> Vec<usize> {
-        match self.first[index] {
-            usize::MAX => vec![index],
-            first => self.all[&first].iter().copied().filter(|&i| self.first[i] == first).collect(),
-        }
-    }
-
-    /// Makes `index` one of its own.
-    fn part(&mut self, index: usize) {
-        self.first[index] = usize::MAX;
     }
 }
 
@@ -332,7 +260,7 @@ fn put(
         return Err(differ(draft, adapter, &own, tensor));
     }
     let dtype = draft.computed_dtype(&draft.checkpoint, &own, "what an adapter replaces")?;
-    if is_less_one(&draft.checkpoint, &own) {
+    if crate::source::shift(&draft.checkpoint, &own, Some(Style::Hf)) != 0.0 {
         let why = format!(
             "it replaces `{}`, of which {} has one more: merge it into the model in Hugging Face's form, and convert that",
             name.escape_debug(),
@@ -350,13 +278,6 @@ fn put(
     let names = ties.with(index);
     draft.replace(&names, &made, derived);
     Ok(names)
-}
-
-/// Whether `tensor` is a gain of a GGUF file that adapters, as Hugging Face's files, have less one.
-fn is_less_one(checkpoint: &Checkpoint, tensor: &TensorInfo) -> bool {
-    let family = checkpoint.model.family().filter(|family| family.network.gains_less_one);
-    let is_norm = || tensor.shape.len() == 1 && !tensor.name.ends_with(".bias");
-    family.is_some() && matches!(checkpoint.format, Format::Gguf { .. }) && is_norm()
 }
 
 fn other_base(draft: &Draft, adapter: &Adapter, what: &str) -> Error {

@@ -29,6 +29,7 @@ mod pattern;
 mod rename;
 mod strip;
 mod sum;
+mod targets;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

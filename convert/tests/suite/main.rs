@@ -2,6 +2,7 @@
 
 mod complete;
 mod edit;
+mod gains;
 mod gguf;
 mod golden;
 mod hostile;

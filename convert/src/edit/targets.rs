@@ -1,0 +1,82 @@
+//! The tensors of a base that an adapter changes, by the adapter's names for them, and which of them are one.
+
+use std::collections::HashMap;
+
+use ckpt_inspect::TensorInfo;
+use ckpt_inspect::meaning::wrappers;
+
+use crate::names;
+use crate::sharing::Place;
+
+/// The tensors of a base, by the names that an adapter may have for them.
+pub(crate) struct Targets {
+    exact: HashMap<String, usize>,
+    /// Without wrappers, and as all naming schemes share it.
+    shared: HashMap<String, Vec<usize>>,
+    /// Without the module around all others, such as `transformer.` of GPT-2.
+    inner: HashMap<String, Vec<usize>>,
+}
+
+/// A name without wrappers, and as all naming schemes share it.
+pub(super) fn shared(name: &str) -> String {
+    names::canonical(&wrappers::unwrapped(name)).into_owned()
+}
+
+impl Targets {
+    /// Those of `tensors`.
+    pub fn of(tensors: &[TensorInfo]) -> Self {
+        let (mut by_shared, mut inner) = (HashMap::<_, Vec<usize>>::new(), HashMap::<_, Vec<usize>>::new());
+        for (i, tensor) in tensors.iter().enumerate() {
+            by_shared.entry(shared(&tensor.name)).or_default().push(i);
+            if let Some((_, rest)) = tensor.name.split_once('.') {
+                inner.entry(rest.to_string()).or_default().push(i);
+            }
+        }
+        let exact = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
+        Targets { exact, shared: by_shared, inner }
+    }
+
+    /// The tensor called `name` in the adapter's model; `None` unless there is one.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        let one = |found: &Vec<usize>| (found.len() == 1).then(|| found[0]);
+        let same = || self.shared.get(&shared(name)).and_then(one);
+        let outer = || name.split_once('.').and_then(|(_, rest)| self.exact.get(rest).copied());
+        let inner = || self.inner.get(name).and_then(one);
+        self.exact.get(name).copied().or_else(same).or_else(outer).or_else(inner)
+    }
+}
+
+/// Which tensors are one under several names.
+pub(super) struct Ties {
+    /// For each tensor, the first of those that it is one with.
+    first: Vec<usize>,
+    /// All of them, by the first.
+    all: HashMap<usize, Vec<usize>>,
+}
+
+impl Ties {
+    /// Those among `tensors`.
+    pub fn of(tensors: &[TensorInfo]) -> Self {
+        let mut places: HashMap<Place, usize> = HashMap::new();
+        let mut ties = Ties { first: Vec::with_capacity(tensors.len()), all: HashMap::new() };
+        for (i, tensor) in tensors.iter().enumerate() {
+            let first = Place::of(tensor, tensor.dtype).map_or(i, |place| *places.entry(place).or_insert(i));
+            ties.first.push(first);
+            ties.all.entry(first).or_default().push(i);
+        }
+        ties
+    }
+
+    /// The tensors that `index` is one with, itself among them.
+    pub fn with(&self, index: usize) -> Vec<usize> {
+        match self.first[index] {
+            usize::MAX => vec![index],
+            first => self.all[&first].iter().copied().filter(|&i| self.first[i] == first).collect(),
+        }
+    }
+
+    /// Makes `index` one of its own.
+    pub fn part(&mut self, index: usize) {
+        self.first[index] = usize::MAX;
+    }
+}
