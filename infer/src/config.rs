@@ -84,10 +84,15 @@ pub fn configuration(
     }
     let (mut config, mut assumed) = shapes.configure(architecture, &[flags, &given]);
     config.num_layers = names.layers();
-    if let Some(promised) = given.num_layers.filter(|promised| *promised > config.num_layers) {
-        let found = config.num_layers;
+    let found = config.num_layers;
+    if let Some(promised) = given.num_layers.filter(|promised| *promised > found) {
         return Err(inconsistent(format!(
             "it should have {promised} layers, and has {found} without a gap from the first on"
+        )));
+    }
+    if let Some(promised) = given.num_layers.filter(|promised| *promised < found) {
+        return Err(inconsistent(format!(
+            "its configuration has {promised} layers, and {found} are there: which of them count is unclear"
         )));
     }
     let head_dim = config.head_dim;

@@ -7,7 +7,7 @@
 'healthy'
 
 ``safe_open`` and ``load`` give tensors, ``inspect`` and ``measure`` say whether a model is alive, and ``gate``,
-``diff``, ``scan``, ``convert`` and ``report`` do what the commands of the same names do. ``run`` runs any command.
+``diff``, ``scan``, ``convert``, ``edit`` and ``report`` do what the commands of the same names do. ``run`` runs any command.
 ``rows`` and ``table`` are for very many checkpoints, on Ray, Dask or Spark.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ._native import __version__
 
 if TYPE_CHECKING:
-    from .commands import Completed, convert, diff, gate, inspect, inspect_all, report, run, scan
+    from .commands import Completed, convert, diff, edit, gate, inspect, inspect_all, report, run, scan
     from .errors import (
         CkptError,
         CkptWarning,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         WriteError,
     )
     from .live import explain, measure
-    from .records import Conversion, Diff, Gate, Inspection, Record, Scan
+    from .records import Conversion, Diff, Edit, Gate, Inspection, Record, Scan
     from .tables import rows, schema, table
     from .tensors import Slice, load, safe_open
 
@@ -43,6 +43,7 @@ __all__ = [
     "Conversion",
     "DamagedError",
     "Diff",
+    "Edit",
     "Gate",
     "Inspection",
     "MissingFileError",
@@ -59,6 +60,7 @@ __all__ = [
     "__version__",
     "convert",
     "diff",
+    "edit",
     "explain",
     "gate",
     "inspect",
@@ -76,10 +78,10 @@ __all__ = [
 
 #: What each module has. They are imported when something of them is used, so that the program begins at once.
 _MODULES = {
-    "commands": ["Completed", "convert", "diff", "gate", "inspect", "inspect_all", "report", "run", "scan"],
+    "commands": ["Completed", "convert", "diff", "edit", "gate", "inspect", "inspect_all", "report", "run", "scan"],
     "errors": ["CkptError", "CkptWarning", "DamagedError", "MissingFileError", "RefusedError", "TensorNotFoundError", "UnreadableError", "UnrecognisedError", "UnsupportedError", "UsageError", "WriteError"],
     "live": ["explain", "measure"],
-    "records": ["Conversion", "Diff", "Gate", "Inspection", "Record", "Scan"],
+    "records": ["Conversion", "Diff", "Edit", "Gate", "Inspection", "Record", "Scan"],
     "tables": ["rows", "schema", "table"],
     "tensors": ["Slice", "load", "safe_open"],
 }

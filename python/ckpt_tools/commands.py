@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from . import _native
 from .errors import CkptError, CkptWarning, UsageError, of_exit_code, of_kind
-from .records import Conversion, Diff, Gate, Inspection, Record, Scan
+from .records import Conversion, Diff, Edit, Gate, Inspection, Record, Scan
 
 Path: TypeAlias = str | os.PathLike[str]
 #: A file, folder or glob pattern, or several.
@@ -465,6 +465,122 @@ def convert(
         "warnings": [message.text for message in completed.messages if message.level == "warning"],
     }
     return Conversion(written)
+
+
+def edit(
+    paths: Paths,
+    output: Path,
+    *,
+    to: str | None = None,
+    average: bool = False,
+    last: int | None = None,
+    weights: Sequence[float] | None = None,
+    ema: float | None = None,
+    lora: Path | Sequence[Path] = (),
+    adapter_of: Path | None = None,
+    strip_optimizer: bool = False,
+    drop: str | Sequence[str] = (),
+    keep: str | Sequence[str] = (),
+    rename: str | Sequence[str] = (),
+    perplexity: Path | None = None,
+    force: bool = False,
+    root: str | None = None,
+    keep_optimizer: bool = False,
+    dtype: Sequence[str] = (),
+    names: Literal["bitnet", "hf", "gguf"] | None = None,
+    ternary: str | None = None,
+    packed: bool = False,
+    max_shard_size: str | int | None = None,
+    quant: str | None = None,
+    embed: str | None = None,
+    exact_scales: bool = False,
+    latent: bool = False,
+    tokenizer: Path | None = None,
+    allow_incomplete: bool = False,
+    verify: bool = True,
+    i2s_layout: Literal["x86", "arm", "rows"] | None = None,
+) -> Edit:
+    """Leaves tensors out of a checkpoint, renames them, averages checkpoints, or merges LoRA adapters; and verifies what was
+    written by reading it back. Tensors are computed while they are written, a piece at a time.
+
+    >>> ckpt_tools.edit("runs/a", "mean.safetensors", average=True, last=5)      # doctest: +SKIP
+    >>> ckpt_tools.edit("base/", "merged/", lora="adapter/").changes             # doctest: +SKIP
+
+    Args:
+        paths: The checkpoint to edit; with ``average`` several, or folders and glob patterns of several.
+        output: The output file or folder. Its extension says the format, where ``to`` does not.
+        to: What to write, such as ``safetensors``, ``gguf``, ``hf``, ``pt``, ``npz``, ``bf16``; else the format of the source.
+        average: Average the weights of all checkpoints; config and step are the last one's.
+        last: With ``average``, only the last so many by their steps.
+        weights: With ``average``, how much each checkpoint counts.
+        ema: With ``average``, the decay of an exponential moving average over the steps of the checkpoints.
+        lora: LoRA or DoRA adapters in PEFT's form, merged one after another.
+        adapter_of: Write the checkpoint, an adapter, in GGUF's form for llama.cpp; this is the model it was trained for.
+        strip_optimizer: Leave out optimizer state, schedulers and random states, and say what that was.
+        drop: Leave out the tensors whose names match: a glob, or a regular expression between slashes.
+        keep: Keep only the tensors whose names match one of these patterns.
+        rename: New names, as ``FROM=TO``.
+        perplexity: A text by which the result is compared with the last source, in ``perplexity`` of what is returned.
+        force: Replace an existing output.
+        root: The key of the state dict to take, such as ``ema_state_dict``.
+        keep_optimizer: Keep optimizer state, schedulers and random states (PyTorch to PyTorch).
+        dtype: Types of weights by output name, such as ``embed*=f16``; the first match applies.
+        names: The naming scheme of the tensors.
+        ternary: Matrices to make ternary, by their output names.
+        packed: With ``hf``, pack ternary matrices.
+        max_shard_size: Write files of at most this size, such as ``5GB``.
+        quant: With ``gguf``, the type of the matrices; else ``keep``, which writes quantized weights as they are stored.
+        embed: With ``gguf``, the type of the embedding and the output head.
+        exact_scales: With ``gguf``, store the scales of ternary matrices as f32.
+        latent: With ``gguf``, keep the float weights of ternary layers.
+        tokenizer: With ``gguf``, the tokenizer to embed.
+        allow_incomplete: Write a model that lacks tensors all the same.
+        verify: Verify the output by reading it back.
+        i2s_layout: The layout of I2_S tensors in a GGUF file.
+
+    Raises:
+        RefusedError: if what was written is not what was computed.
+        WriteError: if the output exists, or cannot be written.
+        UsageError, UnreadableError: if the edit cannot be done as asked, or a source cannot be read.
+    """
+    completed = _ran(
+        "edit",
+        _list(paths),
+        [_FINE],
+        {
+            "to": to,
+            "output": output,
+            "average": average,
+            "last": last,
+            "weights": None if weights is None else ",".join(str(float(weight)) for weight in weights),
+            "ema": ema,
+            "lora": _list(lora),
+            "adapter_of": adapter_of,
+            "strip_optimizer": strip_optimizer,
+            "drop": _list(drop),
+            "keep": _list(keep),
+            "rename": _list(rename),
+            "perplexity": perplexity,
+            "force": force,
+            "root": root,
+            "keep_optimizer": keep_optimizer,
+            "dtype": list(dtype),
+            "names": names,
+            "ternary": ternary,
+            "packed": packed,
+            "max_shard_size": max_shard_size,
+            "quant": quant,
+            "embed": embed,
+            "exact_scales": exact_scales,
+            "latent": latent,
+            "tokenizer": tokenizer,
+            "allow_incomplete": allow_incomplete,
+            "no_verify": not verify,
+            "i2s_layout": i2s_layout,
+            "format": "json",
+        },
+    )
+    return Edit(completed.json())
 
 
 def report(

@@ -310,6 +310,12 @@ class Scan(Record):
         return [Record({"path": file["path"], **found}) for file in files for found in file["findings"]]
 
 
+class Edit(Record):
+    """What was edited and written: ``output``, ``bytes``, ``tensors``, ``changes``, ``notes``, ``verified``, ``perplexity``."""
+
+    __slots__ = ()
+
+
 class Conversion(Record):
     """What was written: ``output`` (a path, or a folder of several), ``text`` (what ``ckpt convert`` says), ``warnings``."""
 

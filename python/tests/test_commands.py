@@ -8,6 +8,7 @@ import threading
 import warnings
 from pathlib import Path
 
+import numpy
 import pytest
 
 import ckpt_tools
@@ -167,6 +168,22 @@ def test_a_conversion_is_verified_and_written_whole():
         ckpt_tools.convert("nowhere.pt", "copy.pt", to="pt")
 
 
+def test_an_edit_says_what_it_changed(program):
+    done = ckpt_tools.edit(HEALTHY, "small.pt", strip_optimizer=True)
+    assert done.output == "small.pt" and done.verified.agrees and done.changes[0].edit == "strip-optimizer"
+    line = ["edit", str(HEALTHY), "--strip-optimizer", "--format", "json", "--force", "-o", "small.pt"]
+    assert done.to_dict() == json.loads(program(*line).stdout)
+    assert not any("optimizer" in name for name in ckpt_tools.load("small.pt"))
+    run = ckpt_tools.edit(HEALTHY.parent, "mean.safetensors", average=True, last=2, weights=[1, 3])
+    assert run.changes[0].weights == [0.25, 0.75]
+    mean, (first, last) = ckpt_tools.load("mean.safetensors"), run.sources
+    a, b, name = ckpt_tools.load(first), ckpt_tools.load(last), "embed_tokens.weight"
+    of = lambda tensors: next(value for key, value in tensors.items() if key.endswith(name))  # noqa: E731
+    numpy.testing.assert_allclose(of(mean), 0.25 * of(a) + 0.75 * of(b), atol=1e-7)
+    with pytest.raises(ckpt_tools.UsageError, match="nothing-"):
+        ckpt_tools.edit(HEALTHY, "less.pt", drop="nothing-*")
+
+
 def test_warnings_are_pythons():
     with pytest.warns(ckpt_tools.CkptWarning, match="is weak"):
         ckpt_tools.convert(COLLAPSED, "dead.safetensors", to="safetensors")
@@ -199,7 +216,7 @@ def test_any_command_runs():
     assert ckpt_tools.run("inspect", "--color", "always", HEALTHY).output.count("\x1b") == 0
 
 
-@pytest.mark.parametrize("command", ["inspect", "gate", "diff", "scan", "convert", "report"])
+@pytest.mark.parametrize("command", ["inspect", "gate", "diff", "scan", "convert", "edit", "report"])
 def test_every_option_of_a_command_is_a_parameter(command):
     help = ckpt_tools.run(command, "--help").output
     options = set(re.findall(r"^ +(?:-\w, )?--([a-z0-9-]+)", help, re.M))

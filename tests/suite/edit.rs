@@ -126,6 +126,21 @@ fn the_average_of_equal_checkpoints_is_that_checkpoint_and_tied_weights_stay_tie
 }
 
 #[test]
+fn an_average_says_which_weights_have_another_type() {
+    let place = place();
+    let step = fixture(HEALTHY);
+    let step = text(&step);
+    place.run(&["edit", step, "--keep", "*norm.weight", "--to", "bf16", "-o", "b.pt"]).exits(0);
+    place.run(&["edit", step, "--keep", "*norm.weight", "-o", "a.pt"]).exits(0);
+    let outcome = place.run(&["edit", "b.pt", "a.pt", "--average", "-o", "mean.pt"]).exits(0);
+    let said = "are bfloat16 in b.pt, and float32 in the last checkpoint and the result";
+    outcome.complains(&[said]);
+    std::fs::copy(place.at("a.pt"), place.at("c.pt")).unwrap();
+    let same = place.run(&["edit", "c.pt", "a.pt", "--average", "-o", "same.pt"]).exits(0);
+    assert!(!same.err().contains("last checkpoint and the result"), "{same}");
+}
+
+#[test]
 fn an_average_says_what_it_costs() {
     let place = place();
     let [first, last] = ["healthy-run/step-01000.pt", HEALTHY].map(fixture);

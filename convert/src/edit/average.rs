@@ -1,16 +1,15 @@
 //! The mean of several checkpoints, equal, weighted, or as an exponential moving average over their steps.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use ckpt_inspect::{Checkpoint, DType, Format, Memory, Result as ReadResult, Storage, TensorInfo};
-use serde_json::json;
 
+use super::averaged::{Averaged, OtherModel, OtherTypes, Taken, settings_that_differ};
 use super::derived::{Derived, Make, is_made};
 use super::input::{Input, Reader};
-use super::{Change, Draft, Edit, Given, Row, Setting, listed, sum};
+use super::{Draft, Edit, Given, Row, Setting, listed, sum};
 use crate::verify::shared_names;
 use crate::{Error, Result};
 
@@ -131,6 +130,7 @@ impl Edit for Average {
         let mut readers: Vec<Arc<Reader>> = others.iter().map(|c| Reader::new(&c.path)).collect();
         readers.push(Reader::new(&draft.checkpoint.path));
 
+        let mut unlike_types: Vec<OtherTypes> = Vec::new();
         let mut done: HashMap<Vec<Place>, (TensorInfo, Arc<Derived>)> = HashMap::new();
         let (mut averaged, mut kept, mut differing) = (0, 0, Vec::new());
         for column in columns {
@@ -151,6 +151,10 @@ impl Edit for Average {
                 draft.computed_dtype(source, input, "averages")?;
             }
             averaged += 1;
+            let unlike = inputs.iter().zip(&paths).find(|(input, _)| input.dtype != tensor.dtype);
+            if let Some((input, path)) = unlike {
+                OtherTypes::add(&mut unlike_types, path, [input.dtype, tensor.dtype], &tensor.name);
+            }
             let dtype = if is_made(tensor.dtype) { tensor.dtype } else { DType::F32 };
             let places: Option<Vec<Place>> = inputs.iter().map(|t| Place::of(t)).collect();
             let (made, derived) = match places.as_ref().and_then(|places| done.get(places)) {
@@ -186,6 +190,9 @@ impl Edit for Average {
                 draft.changes.push(Box::new(OtherModel { paths, differ }));
                 break;
             }
+        }
+        for unlike in unlike_types {
+            draft.changes.push(Box::new(unlike));
         }
         if !differing.is_empty() {
             let path = draft.checkpoint.path.to_string_lossy().into_owned();
@@ -391,140 +398,5 @@ impl Mean {
         sum::divide(&mut sums, self.total());
         take(&sums);
         Ok(())
-    }
-}
-
-/// Several checkpoints of which the mean was made.
-#[derive(Clone, Debug)]
-struct Averaged {
-    paths: Vec<String>,
-    steps: Vec<Option<u64>>,
-    factors: Vec<f64>,
-    tensors: usize,
-    weights: Weights,
-}
-
-impl Averaged {
-    /// What each counts, of 1.
-    fn shares(&self) -> Vec<f64> {
-        let total: f64 = self.factors.iter().sum();
-        self.factors.iter().map(|factor| factor / total).collect()
-    }
-}
-
-impl fmt::Display for Averaged {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "averaged {} of {} checkpoints", super::tensors(self.tensors), self.paths.len())?;
-        let steps: Option<Vec<u64>> = self.steps.iter().copied().collect();
-        if let Some(steps) = steps.filter(|steps| steps.is_sorted_by(|a, b| a < b)) {
-            write!(f, ", steps {} to {}", steps[0], steps[steps.len() - 1])?;
-        }
-        match &self.weights {
-            Weights::Equal => Ok(()),
-            Weights::Given(_) => {
-                let shares: Vec<String> = self.shares().iter().map(|share| format!("{share:.3}")).collect();
-                write!(f, ", which count {}", shares.join(", "))
-            }
-            Weights::Ema(decay) => write!(f, ", as a moving average with the decay {decay}"),
-        }
-    }
-}
-
-impl Change for Averaged {
-    fn record(&self) -> serde_json::Value {
-        let ema = match self.weights {
-            Weights::Ema(decay) => Some(decay),
-            _ => None,
-        };
-        json!({
-            "edit": ROW.flag,
-            "sources": self.paths,
-            "steps": self.steps,
-            "weights": self.shares(),
-            "ema": ema,
-            "tensors": self.tensors,
-        })
-    }
-}
-
-/// What two checkpoints of one average say differently of the model that they hold.
-#[derive(Debug)]
-struct OtherModel {
-    paths: [String; 2],
-    differ: Vec<String>,
-}
-
-/// The settings of two models that differ where both are told, as `name one -> other`.
-fn settings_that_differ(one: &Checkpoint, other: &Checkpoint) -> Vec<String> {
-    let (Ok(a), Ok(b)) = (one.model.given(), other.model.given()) else { return Vec::new() };
-    let shown = |architecture: Option<&'static ckpt_inspect::meaning::architecture::Architecture>| {
-        architecture.map(|architecture| architecture.name.to_string())
-    };
-    let number = |n: Option<usize>| n.map(|n| n.to_string());
-    let real = |x: Option<f64>| x.map(|x| x.to_string());
-    let settings = [
-        ("architecture", shown(a.architecture), shown(b.architecture)),
-        ("num_heads", number(a.num_heads), number(b.num_heads)),
-        ("num_kv_heads", number(a.num_kv_heads), number(b.num_kv_heads)),
-        ("head_dim", number(a.head_dim), number(b.head_dim)),
-        ("rope_base", real(a.rope_base), real(b.rope_base)),
-        ("norm_eps", real(a.norm_eps), real(b.norm_eps)),
-    ];
-    let differ =
-        settings.into_iter().filter_map(|(name, a, b)| Some((name, a?, b?))).filter(|(_, a, b)| a != b);
-    differ.map(|(name, a, b)| format!("{name} {a} -> {b}")).collect()
-}
-
-impl fmt::Display for OtherModel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [one, last] = &self.paths;
-        write!(
-            f,
-            "{} and {} are models of different settings, and their weights may not mean the same: {}",
-            one.escape_debug(),
-            last.escape_debug(),
-            self.differ.join(", ")
-        )
-    }
-}
-
-impl Change for OtherModel {
-    fn record(&self) -> serde_json::Value {
-        json!({"edit": ROW.flag, "paths": self.paths, "settings_that_differ": self.differ})
-    }
-
-    fn is_warning(&self) -> bool {
-        true
-    }
-}
-
-/// Tensors of whole numbers that are the last checkpoint's.
-#[derive(Clone, Debug)]
-struct Taken {
-    names: Vec<String>,
-    equal: usize,
-    path: String,
-}
-
-impl fmt::Display for Taken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (verb, whose) = if self.names.len() == 1 { ("differs", "is") } else { ("differ", "are") };
-        write!(
-            f,
-            "{} of whole numbers {verb}, and {whose} that of {}: {}",
-            super::tensors(self.names.len()),
-            self.path.escape_debug(),
-            listed(self.names.iter().map(String::as_str))
-        )
-    }
-}
-
-impl Change for Taken {
-    fn record(&self) -> serde_json::Value {
-        json!({"edit": ROW.flag, "differing": self.names, "equal": self.equal, "taken_from": self.path})
-    }
-
-    fn is_warning(&self) -> bool {
-        true
     }
 }

@@ -20,6 +20,7 @@
 
 mod adapter;
 mod average;
+mod averaged;
 mod derived;
 mod gguf_adapter;
 mod input;

@@ -131,6 +131,10 @@ fn networks_that_are_not_run_say_why() {
     assert!(both.contains("use_bidirectional_attention"), "{both}");
     let nested = r#""rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}"#;
     assert!(refused("LlamaForCausalLM", nested).contains("full_attention"));
+    let types = refused("Qwen3ForCausalLM", r#""head_dim": 32, "layer_types": ["full_attention"]"#);
+    assert!(types.contains("`layer_types` that is not a kind for each layer"), "{types}");
+    let unrotated = refused("SmolLM3ForCausalLM", r#""no_rope_layers": [1]"#);
+    assert!(unrotated.contains("`no_rope_layers` for fewer layers"), "{unrotated}");
     let local = r#""rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}"#;
     assert!(refused("Gemma3ForCausalLM", local).contains("scales rotary positions in layers"));
     assert!(
@@ -210,6 +214,16 @@ fn contradictions_are_reported() {
     let outcome = Model::open(folder.path(), &LoadOptions::default(), &pool);
     assert!(
         matches!(&outcome, Err(Error::Inconsistent { what, .. }) if what.contains("`layers.1.mlp.down_proj.weight` is missing")),
+        "{outcome:?}"
+    );
+    // Of two layers one is configured, which transformers would run without the other.
+    hugging_face(folder.path(), "Qwen3ForCausalLM", "F32", "optimizer", r#""head_dim": 32"#);
+    let config = folder.path().join("config.json");
+    let fewer = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, fewer.replace(r#""num_hidden_layers": 2"#, r#""num_hidden_layers": 1"#)).unwrap();
+    let outcome = Model::open(folder.path(), &LoadOptions::default(), &pool);
+    assert!(
+        matches!(&outcome, Err(Error::Inconsistent { what, .. }) if what.contains("has 1 layers, and 2 are there")),
         "{outcome:?}"
     );
 }

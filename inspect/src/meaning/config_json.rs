@@ -87,12 +87,17 @@ impl Given {
     /// What config.json says.
     ///
     /// # Errors
-    /// `Unknown`, `Architecture` and `NotUnderstood`.
+    /// `Unknown`, `Architecture`, `NotUnderstood` and `Wrong`.
     pub fn of_hugging_face(config: &Value) -> Result<Given, ConfigError> {
         let name = class(config).ok_or(ConfigError::Unknown)?;
         let architecture = Architecture::of_hugging_face(name);
         let architecture = architecture.ok_or_else(|| ConfigError::Architecture(name.to_string()))?;
         let file: HuggingFaceFile = typed(config)?;
+        if let (Some(types), Some(layers)) = (&file.layer_types, file.num_hidden_layers)
+            && types.len() != layers
+        {
+            return Err(ConfigError::Wrong { key: "layer_types", wanted: "a kind for each layer" });
+        }
         let quantization = Quantization::of_config(config);
         let bitnet = quantization.as_ref().is_some_and(Quantization::is_bitnet);
         let value = scaling(config);

@@ -33,6 +33,9 @@ pub(super) static SMOLLM3: Architecture = Architecture {
             let layers = given.num_layers.unwrap_or(0).min(MOST_LAYERS);
             given.rotated_layers = match lookup(config, "no_rope_layers") {
                 Some(Value::List(items)) => {
+                    if items.len() < layers {
+                        given.unread = Some("has `no_rope_layers` for fewer layers than it has".into());
+                    }
                     let rotates: Vec<bool> =
                         items.iter().take(layers).map(|n| as_u64(n) != Some(0)).collect();
                     Some(rotates).filter(|rotates| rotates.contains(&false))
