@@ -125,6 +125,16 @@ def gpt2(dtype):
     return GPT2LMHeadModel(GPT2Config(**sizes)).to(dtype)
 
 
+def phi3(dtype):
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    sizes = dict(
+        vocab_size=48, hidden_size=32, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )
+    return Phi3ForCausalLM(Phi3Config(**sizes)).to(dtype)
+
+
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CONV = ["c_attn", "c_proj", "c_fc"]
 CASES = {
@@ -146,6 +156,7 @@ CASES = {
     "bias-all": (llama, dict(attention_bias=True), dict(target_modules=["q_proj"], r=4, bias="all")),
     "lora-bias": (llama, dict(attention_bias=True), dict(target_modules=["q_proj", "k_proj"], r=4, lora_bias=True)),
     "tied": (llama, dict(tie_word_embeddings=True), dict(target_modules=["embed_tokens", "q_proj"], r=4)),
+    "fused": (phi3, {}, dict(target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"], r=4, lora_alpha=6)),
     "conv": (gpt2, {}, dict(target_modules=CONV, r=4, lora_alpha=6, fan_in_fan_out=True)),
     "conv-dora": (gpt2, {}, dict(target_modules=CONV, r=4, lora_alpha=6, fan_in_fan_out=True, use_dora=True)),
 }

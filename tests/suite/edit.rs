@@ -222,8 +222,8 @@ fn adapters_are_merged_as_peft_merges_them() {
 fn an_adapter_merges_into_a_gguf_file_of_its_base() {
     let Some(python) = python(&["torch", "safetensors", "peft", "transformers"]) else { return };
     let place = place();
-    ask(&python, &["adapters", text(&place.at("")), "plain,dora,embeddings"]);
-    for case in ["plain", "dora", "embeddings"] {
+    ask(&python, &["adapters", text(&place.at("")), "plain,dora,embeddings,fused"]);
+    for case in ["plain", "dora", "embeddings", "fused"] {
         let [base, adapter, merged] =
             ["base", "adapter", "merged"].map(|name| place.at(format!("{case}/{name}")));
         for (file, source) in [("base.gguf", &base), ("merged.gguf", &merged)] {

@@ -71,7 +71,7 @@ impl Edit for AdapterOf {
                 )));
             }
         };
-        let targets = Targets::of(&base.tensors);
+        let targets = Targets::of(&base);
         let (mut tensors, mut rotated) = (Vec::new(), HashMap::new());
         let reader = Reader::new(&base.path);
         for (name, tensor) in &adapter.replaced {

@@ -93,7 +93,7 @@ impl Change for HeadChanged {
 
 /// Merges `adapter` into `draft`.
 fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
-    let targets = Targets::of(&draft.checkpoint.tensors);
+    let targets = Targets::of(&draft.checkpoint);
     let mut ties = Ties::of(&draft.checkpoint.tensors);
     let base = Reader::new(&draft.checkpoint.path);
     let weight = |module: &str| targets.find(&format!("{module}.weight"));

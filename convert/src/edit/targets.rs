@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use ckpt_inspect::TensorInfo;
+use ckpt_inspect::meaning::architecture::Architecture;
 use ckpt_inspect::meaning::wrappers;
+use ckpt_inspect::{Checkpoint, TensorInfo};
 
 use crate::names;
 use crate::sharing::Place;
@@ -19,15 +20,21 @@ pub(crate) struct Targets {
 
 /// A name without wrappers, and as all naming schemes share it.
 pub(super) fn shared(name: &str) -> String {
-    names::canonical(&wrappers::unwrapped(name)).into_owned()
+    shared_in(None, name)
+}
+
+/// The same of a tensor of a model of `family`, some of whose names in GGUF stand for other parts.
+fn shared_in(family: Option<&'static Architecture>, name: &str) -> String {
+    names::canonical_in(family, &wrappers::unwrapped(name)).into_owned()
 }
 
 impl Targets {
-    /// Those of `tensors`.
-    pub fn of(tensors: &[TensorInfo]) -> Self {
+    /// Those of `base`.
+    pub fn of(base: &Checkpoint) -> Self {
+        let (tensors, family) = (&base.tensors, base.model.family());
         let (mut by_shared, mut inner) = (HashMap::<_, Vec<usize>>::new(), HashMap::<_, Vec<usize>>::new());
         for (i, tensor) in tensors.iter().enumerate() {
-            by_shared.entry(shared(&tensor.name)).or_default().push(i);
+            by_shared.entry(shared_in(family, &tensor.name)).or_default().push(i);
             if let Some((_, rest)) = tensor.name.split_once('.') {
                 inner.entry(rest.to_string()).or_default().push(i);
             }
