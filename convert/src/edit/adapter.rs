@@ -150,6 +150,7 @@ impl Adapter {
         };
         adapter.sort()?;
         adapter.check(&settings)?;
+        adapter.check_saved(&config)?;
         Ok(adapter)
     }
 
@@ -256,6 +257,24 @@ impl Adapter {
             finite(&path, &reader, tensor)?;
         }
         Ok(())
+    }
+
+    /// Refuses an adapter without the modules that were saved with it. PEFT lists names of which a model has only some.
+    fn check_saved(&self, config: &Map<String, Json>) -> Result<()> {
+        let listed = config.get("modules_to_save").and_then(Json::as_array);
+        let names: Vec<&str> = listed.into_iter().flatten().filter_map(Json::as_str).collect();
+        let is_part = |name: &String| {
+            let module = name.rsplit_once('.').map_or(name.as_str(), |(module, _)| module);
+            names.iter().any(|listed| format!(".{module}.").contains(&format!(".{listed}.")))
+        };
+        if names.is_empty() || self.replaced.keys().any(is_part) {
+            return Ok(());
+        }
+        let why = format!(
+            "{CONFIG} lists modules_to_save ({}), and the adapter has none of them",
+            names.join(", ")
+        );
+        Err(refused(&self.path, why))
     }
 
     /// A tensor of it.

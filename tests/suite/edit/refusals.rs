@@ -214,6 +214,10 @@ fn hostile_adapters_are_refused_by_name() {
             "has trainable_token_indices",
         ),
         (
+            adapter(&place, "saved", set("modules_to_save", serde_json::json!(["score", "head"])), &own),
+            "lists modules_to_save (score, head), and the adapter has none of them",
+        ),
+        (
             adapter(&place, "pattern", set("rank_pattern", serde_json::json!({"(": 2})), &own),
             "which is no pattern",
         ),
