@@ -340,6 +340,11 @@ pub enum Finding {
         /// The one it has.
         found: Vec<u64>,
     },
+    /// Keys are missing without which programs do not load the file.
+    MissingKeys {
+        /// The keys.
+        names: Vec<String>,
+    },
     /// Weights are missing that the other layers imply.
     Missing {
         /// How many.
@@ -463,6 +468,10 @@ impl fmt::Display for Finding {
                     f,
                     "{name} has shape {found:?}, and the configuration promises {promised:?}: another model's?"
                 )
+            }
+            Finding::MissingKeys { names } => {
+                let keys = if names.len() == 1 { "key" } else { "keys" };
+                write!(f, "missing the {keys} {}, without which programs do not load it", names.join(", "))
             }
             Finding::Missing { count, names } => {
                 write!(f, "missing: {}", names.join(", "))?;

@@ -19,6 +19,7 @@ mod gains_at_zero;
 mod large_relative_std;
 mod misread;
 mod missing;
+mod missing_keys;
 mod missing_parts;
 mod nan_scale;
 mod network;
@@ -100,7 +101,7 @@ const MATRICES: &[Role] = MAYBE_MATRICES.split_at(MAYBE_MATRICES.len() - 1).0;
 const PLAIN: &[Role] = &[Role::Matrix, Role::Convolution, Role::Head, Role::Router];
 
 /// How many rules there are.
-pub(crate) const COUNT: usize = 38;
+pub(crate) const COUNT: usize = 39;
 
 /// Every rule, in the order in which they are asked.
 pub static RULES: [Rule; COUNT] = [
@@ -137,6 +138,7 @@ pub static RULES: [Rule; COUNT] = [
     unlike_gains::RULE,
     variance::RULE,
     missing::RULE,
+    missing_keys::RULE,
     unlike_shape::RULE,
     promised::RULE,
     architecture::RULE,
