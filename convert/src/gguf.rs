@@ -89,6 +89,15 @@ pub(crate) fn is_unknown(source: &Checkpoint) -> bool {
     model.student.is_none() && unknown && !matches!(source.format, Format::Gguf { .. })
 }
 
+/// Refuses a model whose architecture is known and has no name in GGUF, by that architecture.
+pub(crate) fn check_architecture(source: &Checkpoint) -> Result<()> {
+    let is_named = matches!(source.model.given(), Err(ConfigError::Architecture(_)));
+    match is_named && !is_unknown(source) && !matches!(source.format, Format::Gguf { .. }) {
+        true => model(source).map(drop),
+        false => Ok(()),
+    }
+}
+
 /// GGUF's name of the token embedding.
 const EMBEDDING: &str = "token_embd.weight";
 

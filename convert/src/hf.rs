@@ -194,25 +194,30 @@ fn config(plan: &mut Plan<'_>, vocabulary: Option<&Vocabulary>) -> Result<Option
             _ => config,
         }));
     }
-    if let Ok(model) = model {
-        if let Some(tensor) = Names::of(source).unused.first() {
-            let name = tensor.name.escape_debug();
-            let why =
-                format!("its layers have tensors that no config.json for it tells of, such as `{name}`");
-            return Err(Error::of_source(source, why));
+    let why = match model {
+        Err(why) => why,
+        Ok(model) => {
+            if let Some(tensor) = Names::of(source).unused.first() {
+                let name = tensor.name.escape_debug();
+                let why =
+                    format!("its layers have tensors that no config.json for it tells of, such as `{name}`");
+                return Err(Error::of_source(source, why));
+            }
+            if model.rope_scaling == RopeScaling::None
+                && source.tensors.iter().any(|t| t.name == ROPE_FACTORS)
+            {
+                plan.notes.push(Note::RopeFactors);
+            }
+            return Ok(Some(described(&model)));
         }
-        if model.rope_scaling == RopeScaling::None && source.tensors.iter().any(|t| t.name == ROPE_FACTORS) {
-            plan.notes.push(Note::RopeFactors);
-        }
-        return Ok(Some(described(&model)));
-    }
+    };
     if plan.target == (Target::Hf { packed: true }) {
         return Err(Error::of_source(
             source,
             "its model is not recognised, so there is no config.json to say how it is packed; write it unpacked",
         ));
     }
-    plan.notes.push(Note::NoConfig);
+    plan.notes.push(Note::NoConfig(why));
     Ok(None)
 }
 

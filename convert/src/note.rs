@@ -3,7 +3,7 @@
 use std::fmt;
 
 use ckpt_inspect::DType;
-use ckpt_inspect::meaning::Assumption;
+use ckpt_inspect::meaning::{Assumption, ConfigError};
 use ckpt_inspect::vocabulary::Warning;
 
 use crate::complete::Lacks;
@@ -40,8 +40,8 @@ pub enum Note {
     GgufKeysLost,
     /// The model lacks tensors that its configuration asks for, or has them in other shapes.
     Incomplete(Lacks),
-    /// The model is not recognised, so the folder has no config.json.
-    NoConfig,
+    /// The model is not recognised for this reason, so the folder has no config.json.
+    NoConfig(ConfigError),
     /// The model is not recognised, so the GGUF file names no architecture.
     UnknownArchitecture,
     /// These parts of the model's configuration were assumed.
@@ -298,9 +298,13 @@ impl fmt::Display for Note {
             Note::Incomplete(lacks) => {
                 write!(f, "the model is incomplete, and other programs will not load it: {lacks}")
             }
-            Note::NoConfig => f.write_str(
-                "the model is not recognised, so the folder has no config.json: add the model's own",
-            ),
+            Note::NoConfig(why) => {
+                match why {
+                    ConfigError::Unknown => f.write_str("the model is not recognised")?,
+                    why => why.fmt(f)?,
+                }
+                f.write_str(", so the folder has no config.json: add the model's own")
+            }
             Note::UnknownArchitecture => f.write_str(
                 "the model is not recognised: tensors keep their names and types, the architecture is `unknown`, and other programs will not load the file",
             ),

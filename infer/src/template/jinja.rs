@@ -69,10 +69,20 @@ fn wrong(message: impl Into<Cow<'static, str>>) -> JinjaError {
 fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, JinjaError> {
     let texts: Option<Vec<&str>> = args.iter().map(Value::as_str).collect();
     let own = value.as_str().zip(texts).and_then(|(text, args)| of_text(text, name, &args));
-    match own {
+    match own.or_else(|| split_from_right(value, name, args)) {
         Some(value) => Ok(value),
         None => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
     }
+}
+
+/// `text.rsplit(at, most)`.
+fn split_from_right(text: &Value, name: &str, args: &[Value]) -> Option<Value> {
+    let ("rsplit", [at, most]) = (name, args) else { return None };
+    let (text, at, most) = (text.as_str()?, at.as_str().filter(|at| !at.is_empty())?, most.as_i64()?);
+    // Fewer than none is no limit.
+    let count = usize::try_from(most).map_or(usize::MAX, |most| most.saturating_add(1));
+    let parts: Vec<Value> = text.rsplitn(count, at).map(Value::from).collect();
+    Some(parts.into_iter().rev().collect())
 }
 
 /// Methods of Python's texts, given texts, that minijinja does not have.

@@ -18,7 +18,7 @@ const TEMPLATES: &[&str] = &[
     "{{ [1, {'a': 2}] | tojson(indent=4, separators=(', ', ' = ')) }}",
     "{% for m in messages %}{% if loop.index0 == 1 %}{% continue %}{% endif %}{% if loop.last %}{% break %}{% endif %}{{ loop.index }}{{ m.role }}{% endfor %}",
     "{{ none }}{{ true }}{{ [1, 'a', none] }}{{ {'a': 1} }}{{ 1.0 }}{{ 7 // 2 }}{{ 'a' ~ true }}{{ none ~ 1 }}",
-    "{{ 'abc'.removeprefix('a') }}{{ 'abc'.removesuffix('c') }}{{ 'a=b=c'.partition('=')[2] }}{{ 'a=b=c'.rpartition('=')[0] }}{{ 'a,b'.rsplit(',')[-1] }}",
+    "{{ 'abc'.removeprefix('a') }}{{ 'abc'.removesuffix('c') }}{{ 'a=b=c'.partition('=')[2] }}{{ 'a=b=c'.rpartition('=')[0] }}{{ 'a,b'.rsplit(',')[-1] }}{{ 'a,b,c'.rsplit(',', 1) | join('|') }}{{ 'a,b,c'.rsplit(',', -1) | join('|') }}{{ 'a'.rsplit(',', 0) | join }}",
     "{{ messages[0].content.split('e')[0] }}{{ '  x '.strip() }}|{{ 'x\\n'.rstrip('\\n') }}|{{ 'aXb'.lower() }}{{ 'ab'.startswith('a') }}{{ 'x'.upper() }}{{ 'the end'.title() }}",
     "{% set ns = namespace(found=false, n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% if m.role == 'user' %}{% set ns.found = true %}{% endif %}{% endfor %}{{ ns.found }}{{ ns.n }}",
     "{% macro turn(m, end='!') %}<{{ m.role }}>{{ m.content }}{{ end }}{% endmacro %}{{ turn(messages[0]) }}{{ turn(messages[1], end='?') }}",

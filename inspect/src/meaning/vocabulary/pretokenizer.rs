@@ -122,7 +122,9 @@ pub(super) fn name(pre_tokenizer: &Json, ignore_merges: Option<bool>) -> (&'stat
         let name = match steps.as_slice() {
             [Step::Gpt2] | [Step::Split(GPT2)] => ("gpt-2", false),
             [Step::Digits, Step::Gpt2] | [Step::Digits, Step::Split(GPT2)] => ("smollm", false),
-            [Step::Punctuation, Step::Gpt2, Step::Split(ASCII3)] => ("falcon", false),
+            // Runs of digits are their own in vocabularies that were made with them apart.
+            [Step::Punctuation, Step::Gpt2, Step::Split(ASCII3)]
+            | [Step::Punctuation, Step::Gpt2, Step::DigitRuns, Step::Split(ASCII3)] => ("falcon", false),
             [Step::Split(LLAMA3)] if whole_words => ("llama-bpe", true),
             [Step::Split(LLAMA3)] => ("smaug-bpe", false),
             [Step::Split(QWEN2)] => ("qwen2", false),
