@@ -17,7 +17,7 @@ const MOST_PARSED: u64 = 3 << 20;
 const MOST_PARSED_YAML: u64 = 1 << 20;
 
 /// Keys by which configurations name code, or templates.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 27] = [
     "auto_map",
     "custom_pipelines",
     "_target_",
@@ -36,6 +36,12 @@ const KEYS: [&str; 21] = [
     "__loader__",
     "type",
     "attn_implementation",
+    "_instantiator",
+    "activation_fn",
+    "activation_function",
+    "tokenizer_class",
+    "megatron_core",
+    "types",
     "${oc",
     "!!python",
     "tag:yaml.org,2002:python",
@@ -78,6 +84,10 @@ pub(super) const HANDLERS: [&str; 4] =
 
 /// Libraries whose classes their own loaders create by name, with arguments that are data.
 const OWN: [&str; 5] = ["sentence_transformers.", "sklearn.", "scipy.", "keras.", "numpy."];
+
+/// What Lightning's own command line names in hyperparameters.
+pub(super) const INSTANTIATORS: [&str; 2] =
+    ["lightning.pytorch.cli.instantiate_module", "pytorch_lightning.cli.instantiate_module"];
 
 /// How a configuration is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -314,6 +324,37 @@ fn walk(value: &Value, manifest: bool, found: &mut Vec<Named>) {
                             found.push(Named::Code { module, name, key: key.clone() });
                         }
                     }),
+                    // Lightning calls the first with the hyperparameters; sentence-transformers imports and calls activations, and
+                    // tokenizers, whose names are paths.
+                    (
+                        "_instantiator" | "activation_fn" | "activation_function" | "tokenizer_class",
+                        Value::String(path),
+                    ) if key == "_instantiator" || is_path(path) => {
+                        let (module, name) = split(path);
+                        // Layers of PyTorch, which its modules define, and each library's own.
+                        let layer = module.starts_with("torch.nn.modules.")
+                            && classify(&module, &name) == Class::Harmless;
+                        let own = match key.as_str() {
+                            "_instantiator" => INSTANTIATORS.contains(&path.as_str()),
+                            "tokenizer_class" => module.starts_with("sentence_transformers."),
+                            _ => layer,
+                        };
+                        if !own {
+                            found.push(Named::Code { module, name, key: key.clone() });
+                        }
+                    }
+                    // The models that sentence-transformers' router chooses from.
+                    ("types", Value::Object(types)) if entries.contains_key("structure") => {
+                        for path in types.values().filter_map(Value::as_str) {
+                            let (module, name) = split(path);
+                            found.push(Named::Code { module, name, key: "type".into() });
+                        }
+                    }
+                    // peft imports it as a module.
+                    ("megatron_core", Value::String(path)) if path != "megatron.core" => {
+                        let (module, name) = (path.to_string(), "*".to_string());
+                        found.push(Named::Code { module, name, key: key.clone() });
+                    }
                     // Nodes of exported programs name the operators of their graph.
                     ("target", Value::String(path)) if path.starts_with("torch.ops.") => {}
                     ("target" | "cls" | "class_path" | "type", Value::String(path)) if is_path(path) => {

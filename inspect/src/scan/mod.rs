@@ -5,6 +5,7 @@ mod archive;
 mod calls;
 mod configuration;
 mod content;
+mod endless;
 mod forged;
 mod globals;
 mod hdf5;

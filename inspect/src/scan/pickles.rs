@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use super::archive::leads_outside;
 use super::calls::{LATIN1, UTF8, byte_string, call, cut, known_at, makes_bytes};
+use super::configuration::INSTANTIATORS;
 use super::content::{Place, Scanner};
-use super::forged::{array_interface, endless, forged_dtype};
+use super::endless::endless;
+use super::forged::{array_interface, forged_dtype, named_arguments, state_of_other};
 use super::globals::{Class, classify, is_plausible};
+use super::text::operator;
 use super::uses::{
     MEMMAP, NDARRAY_WRAPPER, gets_of_torch, handed_back, handed_on, is_getattr, loads, makes_tensor,
     only_reconstructs,
@@ -234,6 +237,10 @@ impl Scanner<'_> {
                         let message = format!("sets items of the tensor {}", call(pickle, object));
                         self.find(Rule::ChangedTensor, place, Some(base + offset), message);
                     }
+                    if let Some(named) = named_arguments(pickle, object) {
+                        let message = format!("{named}, which may be an address in memory");
+                        self.find(Rule::ForgedArray, place, Some(base + offset), message);
+                    }
                     if let Some(endless) = endless(pickle, object) {
                         let message = format!("{endless}: {}", call(pickle, object));
                         self.find(Rule::Expansion, place, Some(base + offset), message);
@@ -309,6 +316,9 @@ impl Scanner<'_> {
                 self.find(Rule::ForgedArray, place, Some(base + offset), forged.to_string());
             }
         }
+        if let Some(forged) = state_of_other(pickle) {
+            self.find(Rule::ForgedArray, place, Some(base), forged.to_string());
+        }
         if let Some(key) = array_interface(pickle) {
             let message = format!("`{key}` says where in memory the values of an array are");
             self.find(Rule::ForgedArray, place, Some(base), message);
@@ -319,10 +329,32 @@ impl Scanner<'_> {
             let last = stem.rsplit('/').next();
             matches!(last, Some("data" | "constants"))
         });
+        // PyTorch's interpreter for phones runs the operators that these name.
+        let bytecode = matches!(name.rsplit('/').next(), Some("bytecode.pkl" | "mobile_debug_handles.pkl"));
         // Byte strings may contain pickles for something else to load.
         for index in 0..pickle.node_count() {
             match pickle.node(Id::at(index)) {
+                // Lightning imports and calls what its checkpoints' hyperparameters name so.
+                Node::Dict(entries) => {
+                    let named = entries.iter().filter(|(key, _)| pickle.str(*key) == Some("_instantiator"));
+                    for path in named.filter_map(|(_, value)| pickle.str(*value)) {
+                        if !INSTANTIATORS.contains(&path) {
+                            let message = format!("its hyperparameters have Lightning call {}", cut(path));
+                            self.find(Rule::CustomCode, place, Some(base), message);
+                        }
+                    }
+                }
+                Node::Str(text) if bytecode => {
+                    if let Some(what) = operator(text) {
+                        self.find(Rule::DangerousScript, place, Some(base), what);
+                    }
+                }
                 Node::Persistent(pid) => {
+                    // torch compares the source of what this names with a file, and may write one: ('module', class, file, source).
+                    if names_module(pickle, *pid) && !is_class(pickle, *pid) {
+                        let message = "refers to a class that it computes".to_string();
+                        self.find(Rule::ComputedCall, place, Some(base), message);
+                    }
                     // ('storage', class, key, location, elements)
                     if let Some(folder) = storages
                         && let Some(&[kind, _, key, ..]) = pickle.sequence(*pid)
@@ -536,13 +568,27 @@ pub(super) fn begins_plausibly(trace: &Trace<'_>) -> bool {
     is_plausible(module, name)
         || takes_any_name(module) && is_plausible(module, "any")
         || imports.any(|(module, name)| {
-            is_plausible(module, name) && matches!(classify(module, name), Class::Dangerous(_))
+            is_plausible(module, name)
+                && match classify(module, name) {
+                    Class::Dangerous(_) => true,
+                    // A whole pickle that calls something is no chance.
+                    Class::Unknown => trace.error.is_none() && !trace.seen.calls.is_empty(),
+                    Class::Harmless => false,
+                }
         })
 }
 
-/// Whether the module is an object of PyTorch's that has an attribute of every name.
+/// Whether the module has objects with an attribute of every name, as PyTorch's have, and `call` and `sentinel` of mocks.
 fn takes_any_name(module: &str) -> bool {
-    module == "torch" || module.starts_with("torch.")
+    let within = |package: &str| {
+        module.strip_prefix(package).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    ["torch", "unittest", "mock"].into_iter().any(within)
+}
+
+/// Whether a persistent id is one of a module: ('module', class, file, source).
+fn names_module(pickle: &Pickle<'_>, id: Id) -> bool {
+    pickle.sequence(id).and_then(|parts| pickle.str(*parts.first()?)) == Some("module")
 }
 
 /// Whether a persistent id refers to a class that the pickle imports.

@@ -29,6 +29,19 @@ pub(super) fn reaches_out(name: &str) -> bool {
     name.split('_').any(|word| REACHING.contains(&word.to_lowercase().as_str()))
 }
 
+/// What the operator called `name` does beyond arithmetic: `aten::save`, of the library and its operator.
+pub(super) fn operator(name: &str) -> Option<String> {
+    let (library, operator) = name.split_once("::").filter(|(library, operator)| {
+        let word = |text: &str| text.chars().all(|c| c.is_alphanumeric() || c == '_');
+        word(library) && !library.is_empty() && !operator.is_empty()
+    })?;
+    let shown = super::calls::cut(name);
+    if !OPERATORS.contains(&library) {
+        return Some(format!("calls the operator `{shown}` of another library"));
+    }
+    reaches_out(operator).then(|| format!("{shown} reads or writes files, or reaches out otherwise"))
+}
+
 /// What TorchScript code does beyond arithmetic, with the offset of each. Operators of ATen are functions of `torch` in
 /// serialized code, and those of all libraries are in `ops`.
 pub(super) fn script(code: &str) -> Vec<(u64, String)> {

@@ -109,13 +109,20 @@ pub(super) fn only_reconstructs(trace: &Trace<'_>, class: (&str, &str)) -> bool 
 
 /// What NumPy's older `scalar(dtype('O'), object)` gives back, where that is an import.
 pub(super) fn handed_back<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str, &'p str)> {
-    match pickle.class(id)? {
-        ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => {
-            let Node::Object(object) = pickle.node(id) else { return None };
-            pickle.global(*pickle.sequence(object.args)?.get(1)?)
+    const DEEPEST: usize = 64;
+    let mut id = id;
+    for _ in 0..DEEPEST {
+        let ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") = pickle.class(id)? else {
+            return None;
+        };
+        let Node::Object(object) = pickle.node(id) else { return None };
+        // Which may be given back by another one.
+        id = *pickle.sequence(object.args)?.get(1)?;
+        if let Some(global) = pickle.global(id) {
+            return Some(global);
         }
-        _ => None,
     }
+    None
 }
 
 pub(super) const NDARRAY_WRAPPER: (&str, &str) = ("joblib.numpy_pickle", "NDArrayWrapper");

@@ -36,8 +36,9 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
     let keys = &record.metadata;
     let names = record.tensors.iter().filter(|t| t.group == Group::Weights).map(|t| t.name.as_str());
     let is_model = keys.get("general.type").is_none_or(|kind| kind == "model");
-    // Whoever has layers of that style is a language model, and no vocabulary, picture model or adapter.
-    let has_layers = names.clone().any(|name| name.starts_with("blk."));
+    // Whoever has layers and a table of tokens is a language model, and no vocabulary, picture model, adapter or part.
+    let has = |part: &str| names.clone().any(|name| name.starts_with(part));
+    let has_layers = has("blk.") && has("token_embd.");
     if !matches!(record.format, Format::Gguf { .. })
         || record.damage.is_some()
         || !is_model

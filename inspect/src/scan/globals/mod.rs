@@ -57,6 +57,18 @@ fn first(name: &str) -> &str {
     name.split('.').next().unwrap_or(name)
 }
 
+/// What the listing of a distributed checkpoint is made of. The module imports `Enum` and others, which make more than data.
+const LISTING: [&str; 8] = [
+    "Metadata",
+    "TensorStorageMetadata",
+    "TensorProperties",
+    "_MEM_FORMAT_ENCODING",
+    "ChunkStorageMetadata",
+    "BytesStorageMetadata",
+    "MetadataIndex",
+    "StorageMeta",
+];
+
 /// Types, storages and layers of PyTorch, which come in families.
 fn is_torch_data(module: &str, name: &str) -> bool {
     let word = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
@@ -76,7 +88,7 @@ fn is_torch_data(module: &str, name: &str) -> bool {
             .iter()
             .filter_map(|kind| name.strip_prefix(kind))
             .any(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '_')),
-        "torch.distributed.checkpoint.metadata" => class || name == "_MEM_FORMAT_ENCODING",
+        "torch.distributed.checkpoint.metadata" => LISTING.contains(&name),
         "pathlib" | "pathlib._local" | "pathlib._abc" => class && name.ends_with("Path"),
         // A layer's state is data and further layers. What these modules import is none: modules (`F`), and the means
         // of annotations.
@@ -123,6 +135,7 @@ mod tests {
             ("__builtin__", "set"),
             ("numpy", "float64"),
             ("pathlib", "PosixPath"),
+            ("torch.distributed.checkpoint.metadata", "TensorProperties"),
         ] {
             assert_eq!(classify(module, name), Class::Harmless, "{module}.{name}");
         }
@@ -149,6 +162,7 @@ mod tests {
             ("torch.nn.modules.activation", "F"),
             ("torch.nn.modules.module", "Union"),
             ("builtins", "print"),
+            ("torch.distributed.checkpoint.metadata", "Enum"),
             ("torch.nn.modulesque", "Linear"),
         ] {
             assert_eq!(classify(module, name), Class::Unknown, "{module}.{name}");

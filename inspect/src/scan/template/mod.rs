@@ -13,7 +13,7 @@ enum Token<'t> {
 }
 
 /// The attributes that every attack on a template engine goes through.
-const STEPS: [&str; 32] = [
+const STEPS: [&str; 34] = [
     "__class__",
     "__mro__",
     "__base__",
@@ -27,6 +27,9 @@ const STEPS: [&str; 32] = [
     "__dict__",
     "__code__",
     "_TemplateReference__context",
+    // Of macros.
+    "_environment",
+    "_func",
     // Of functions, frames, generators and their like, which have no underscores in front.
     "func_globals",
     "func_code",

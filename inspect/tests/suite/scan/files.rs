@@ -6,6 +6,7 @@ mod configurations;
 mod containers;
 mod forged;
 mod harmless;
+mod made;
 mod opcodes;
 
 use ckpt_kit::gguf::Gguf;
@@ -19,6 +20,7 @@ use configurations::{configurations, some_readers};
 use containers::{containers, safetensors_and_pickle, several_readings};
 use forged::forged;
 use harmless::{handed_on, taken_for_harmless};
+use made::made;
 use opcodes::{broken, imports, opcodes};
 
 /// A file of the set.
@@ -216,6 +218,7 @@ pub fn all() -> Vec<File> {
     files.extend(configurations());
     files.extend(some_readers());
     files.extend(forged());
+    files.extend(made());
     files.extend(benign());
     files
 }
