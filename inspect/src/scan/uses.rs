@@ -52,7 +52,7 @@ pub(super) fn makes_tensor(module: &str, name: &str) -> bool {
     match module {
         "torch._utils" | "torch._tensor" => name.starts_with("_rebuild"),
         "torch.nn.parameter" => !name.ends_with("Dict") && !name.ends_with("List"),
-        "torch" => name == "Tensor" || name.ends_with("Storage"),
+        "torch" | "torch.cuda" | "torch.sparse" => name.ends_with("Tensor") || name.ends_with("Storage"),
         "torch.storage" => true,
         "numpy" => matches!(name, "ndarray" | "matrix" | "recarray" | "memmap" | "dtype"),
         "numpy.core.multiarray" | "numpy._core.multiarray" => matches!(name, "_reconstruct" | "scalar"),
