@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use crate::note::Remedy;
 use crate::plan::{Blob, Content, Elements};
 use crate::quant::{self, Codes, Quant};
-use crate::simd::with_avx2;
+use crate::round::to_odd;
 use crate::ternary::Grid;
 use crate::{Error, Result, ternary};
 
@@ -198,6 +198,24 @@ pub(crate) struct Written {
     pub crc: u32,
 }
 
+/// The outcome of writing parts of a blob, one after another.
+#[derive(Default)]
+struct Joined {
+    losses: Losses,
+    crc: Hasher,
+}
+
+impl Joined {
+    fn add(&mut self, part: &Written, bytes: u64) {
+        self.losses += part.losses;
+        self.crc.combine(&Hasher::new_with_initial_len(part.crc, bytes));
+    }
+
+    fn written(self) -> Written {
+        Written { losses: self.losses, crc: self.crc.finalize() }
+    }
+}
+
 impl Writer<'_> {
     /// Writes blobs to their offsets of `output`: those that need little memory in parallel, the rest one at a time.
     /// Returns the outcome of each, in the order of `places`.
@@ -298,30 +316,46 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes `tensor`, which has to be gathered, some elements at a time.
+    /// Writes `tensor`, which has to be gathered or computed, some elements at a time. What is computed is so by all threads,
+    /// each of which writes what it has made.
     fn write_stretches(&self, blob: &Blob, tensor: &TensorInfo, to: &To<'_>) -> Result<Written> {
         let size = |dtype: DType| dtype.element_size().unwrap_or(1) as u64;
-        let (step, width) = (GATHERED / size(tensor.dtype), size(blob.dtype));
-        let (mut losses, mut crc) = (Losses::default(), Hasher::new());
-        let mut start = 0;
-        while start < tensor.numel() {
-            let count = step.min(tensor.numel() - start);
+        let width = size(blob.dtype);
+        let part = |start: u64, count: u64| -> Result<Blob> {
             let stretch = tensor.stretch(start, count);
             let stretch =
                 stretch.ok_or_else(|| ReadError::damaged("its size overflows").in_tensor(&tensor.name))?;
-            let content = Content::Elements(Elements::new(stretch, None));
-            let part = Blob::new(blob.dtype, count * width, content);
+            Ok(Blob::new(blob.dtype, count * width, Content::Elements(Elements::new(stretch, None))))
+        };
+        let mut whole = Joined::default();
+        // Of no bytes too a storage says only that it gave them if it computes what it gives.
+        let computed = tensor.storage.as_ref().is_some_and(|storage| storage.gave(0, &[]).is_some());
+        if let (To::Places(output, offset), true) = (to, computed) {
+            let step = CONVERTED as u64;
+            let parts = (0..tensor.numel().div_ceil(step)).into_par_iter().map(|i| {
+                let start = i * step;
+                let part = part(start, step.min(tensor.numel() - start))?;
+                let written = self.write_blob(&part, &To::Places(output, offset + start * width))?;
+                Ok((written, part.bytes))
+            });
+            for (written, bytes) in parts.collect::<Result<Vec<_>>>()? {
+                whole.add(&written, bytes);
+            }
+            return Ok(whole.written());
+        }
+        let (step, mut start) = (GATHERED / size(tensor.dtype), 0);
+        while start < tensor.numel() {
+            let part = part(start, step.min(tensor.numel() - start))?;
             let written = match to {
                 To::Places(output, offset) => {
                     self.write_blob(&part, &To::Places(output, offset + start * width))?
                 }
                 To::Stream(..) => self.write_blob(&part, to)?,
             };
-            losses += written.losses;
-            crc.combine(&Hasher::new_with_initial_len(written.crc, part.bytes));
-            start += count;
+            whole.add(&written, part.bytes);
+            start += step;
         }
-        Ok(Written { losses, crc: crc.finalize() })
+        Ok(whole.written())
     }
 
     fn write_blocks(
@@ -522,41 +556,4 @@ pub(crate) fn narrow_f64(bytes: &[u8], dtype: DType, out: &mut Vec<u8>) -> Losse
     }
     let odd: Vec<f32> = values.iter().map(|&value| to_odd(value)).collect();
     narrow(&odd, dtype, out)
-}
-
-/// Appends `values` rounded to `dtype`, one of f64, f32, f16 and bf16, in one rounding.
-pub(crate) fn round_f64(values: &[f64], dtype: DType, out: &mut Vec<u8>) {
-    match dtype {
-        DType::F64 => append(values.iter().map(|x| x.to_le_bytes()), out),
-        DType::F32 => append(values.iter().map(|&x| (x as f32).to_le_bytes()), out),
-        _ => {
-            let mut odd = [0.0; 1024];
-            for values in values.chunks(odd.len()) {
-                let odd = &mut odd[..values.len()];
-                round_to_odd(values, odd);
-                narrow(odd, dtype, out);
-            }
-        }
-    }
-}
-
-with_avx2!(pub(crate) round_to_odd(values: &[f64], out: &mut [f32]) = portable_to_odd);
-
-#[inline(always)]
-fn portable_to_odd(values: &[f64], out: &mut [f32]) {
-    out.iter_mut().zip(values).for_each(|(slot, &value)| *slot = to_odd(value));
-}
-
-/// `value` rounded to odd: towards zero, with the last bit set where that was not exact. A second rounding, to at
-/// least two bits fewer, then gives what a single one would (Boldo and Melquiond, 2008,
-/// <https://doi.org/10.1109/TC.2007.70819>).
-#[inline(always)]
-fn to_odd(value: f64) -> f32 {
-    let near = value as f32;
-    let back = f64::from(near);
-    let beyond = u32::from(back.abs() > value.abs());
-    let towards_zero = near.to_bits().wrapping_sub(beyond) | 1;
-    // A NaN is not less or greater than itself.
-    let inexact = (back < value) | (back > value);
-    f32::from_bits(if inexact { towards_zero } else { near.to_bits() })
 }

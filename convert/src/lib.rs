@@ -33,6 +33,7 @@ mod pickle;
 mod plain;
 mod plan;
 pub mod quant;
+mod round;
 mod runner;
 mod safetensors;
 mod save;

@@ -1,4 +1,4 @@
-//! Kernels compiled for several processors.
+//! Kernels compiled for several processors, and reading ahead.
 
 /// Runs a kernel that is compiled once for any processor and once for AVX2, if the processor has it. Floating-point
 /// operations are the same, in the same order, so results are the same bits. The kernel must be `#[inline(always)]`.
@@ -22,3 +22,16 @@ macro_rules! with_avx2 {
 }
 
 pub(crate) use with_avx2;
+
+/// Asks for the byte `at` of `bytes`, which will be read soon, to be brought into the cache. It may lie beyond their end.
+#[inline(always)]
+pub(crate) fn prefetch(bytes: &[u8], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch of any address has no effect that a program sees, and every processor of this kind has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (bytes, at);
+}

@@ -342,7 +342,7 @@ struct Mean {
     factors: Vec<f64>,
 }
 
-/// Elements that are summed together: they stay in the first-level cache.
+/// Elements that are summed and rounded together: they stay in the first-level cache.
 const BLOCK: usize = 1024;
 
 impl Make for Mean {
@@ -368,22 +368,16 @@ impl Mean {
         parts: &[TensorInfo],
         take: &mut dyn FnMut(&[f64]),
     ) -> ReadResult<()> {
-        let stored = self.inputs.iter().zip(parts).map(|(input, part)| {
-            let size = part.dtype.element_size().unwrap_or(1);
-            Ok((input.stored(&range, part)?, part.dtype, size))
+        let inputs = self.inputs.iter().zip(parts).zip(&self.factors);
+        let terms = inputs.map(|((input, part), &weight)| {
+            Ok(sum::Term { bytes: input.stored(&range, part)?, dtype: part.dtype, weight })
         });
-        let stored = stored.collect::<ReadResult<Vec<_>>>()?;
-        let total = self.total();
+        let (terms, total) = (terms.collect::<ReadResult<Vec<_>>>()?, self.total());
+        let mut means = [0.0; BLOCK];
         for start in (0..range.len()).step_by(BLOCK) {
-            let end = range.len().min(start + BLOCK);
-            // To which adding keeps the sign of a zero.
-            let mut sums = [-0.0; BLOCK];
-            let sums = &mut sums[..end - start];
-            for ((bytes, dtype, size), &factor) in stored.iter().zip(&self.factors) {
-                sum::add(&bytes[start * size..end * size], *dtype, factor, sums);
-            }
-            sum::divide(sums, total);
-            take(sums);
+            let means = &mut means[..BLOCK.min(range.len() - start)];
+            sum::mean(&terms, start, total, means);
+            take(means);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use ckpt_inspect::contiguous_strides;
 use ckpt_inspect::{Compute, DType, Error as ReadError, Result as ReadResult, Storage, TensorInfo};
 use rayon::prelude::*;
 
-use crate::encode::round_f64;
+use crate::round;
 
 /// Elements that are computed, checked and remembered together.
 pub(crate) const PIECE: usize = 1 << 16;
@@ -78,29 +78,19 @@ impl Derived {
 
     /// Fills `out` with the bytes of a piece.
     fn compute(&self, piece: usize, out: &mut [u8]) -> ReadResult<()> {
-        let mut made = Vec::with_capacity(out.len());
-        let mut not_finite = 0;
+        let (mut not_finite, mut made) = (0, 0);
         self.make.make(self.elements(piece), &mut |values| {
-            not_finite += values.iter().map(|x| u64::from(!is_finite_in(*x, self.dtype))).sum::<u64>();
-            round_f64(values, self.dtype, &mut made);
+            not_finite += round::not_finite(values, self.dtype);
+            let end = made + self.size * values.len();
+            round::round_f64(values, self.dtype, &mut out[made..end]);
+            made = end;
         })?;
-        out.copy_from_slice(&made);
+        debug_assert_eq!(made, out.len());
         let checksum = KNOWN | u64::from(crc32fast::hash(out));
         if self.pieces[piece].swap(checksum, Ordering::Relaxed) == 0 {
             self.not_finite.fetch_add(not_finite, Ordering::Relaxed);
         }
         Ok(())
-    }
-}
-
-/// Whether `x` is a finite number also where it is rounded to `dtype`.
-fn is_finite_in(x: f64, dtype: DType) -> bool {
-    // Up to the largest number of a type nothing is rounded beyond it.
-    match dtype {
-        DType::F32 => x.abs() <= f64::from(f32::MAX) || (x as f32).is_finite(),
-        DType::F16 => x.abs() <= f64::from(half::f16::MAX) || half::f16::from_f64(x).is_finite(),
-        DType::BF16 => x.abs() <= f64::from(half::bf16::MAX) || half::bf16::from_f64(x).is_finite(),
-        _ => x.is_finite(),
     }
 }
 

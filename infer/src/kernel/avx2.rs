@@ -35,6 +35,54 @@ macro_rules! both {
     };
 }
 
+impl Avx2 {
+    /// Codes of four columns widened to 16 bits: of the first two columns, those of a row side by side, and of the others.
+    #[inline(always)]
+    pub fn widen(self, codes: [__m256i; 2]) -> [[i16; 2 * LANES]; 2] {
+        // The two low or high bytes of each row's four, and zeros.
+        let bytes = |first: i64| {
+            let row = |row: i64| 0x8000_8000 | (first + 4 * row) | (first + 4 * row + 1) << 16;
+            let (low, high) = (row(0) | row(1) << 32, row(2) | row(3) << 32);
+            has!(_mm256_set_epi64x(high, low, high, low))
+        };
+        [0, 2].map(|first| {
+            let mut out = [0; 2 * LANES];
+            let bytes = bytes(first);
+            has!({
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_shuffle_epi8(codes[0], bytes));
+                _mm256_storeu_si256(out.as_mut_ptr().add(LANES).cast(), _mm256_shuffle_epi8(codes[1], bytes));
+            });
+            out
+        })
+    }
+
+    /// `x` for every row.
+    #[inline(always)]
+    pub fn whole(self, x: i32) -> [__m256i; 2] {
+        [has!(_mm256_set1_epi32(x)); 2]
+    }
+
+    /// Widened codes of two columns.
+    #[inline(always)]
+    pub fn load_pair(self, codes: &[i16; 2 * LANES]) -> [__m256i; 2] {
+        let p = codes.as_ptr();
+        has!([_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(LANES).cast())])
+    }
+
+    /// Adds to each row's sum its codes of two columns times two digits of 16 bits.
+    #[inline(always)]
+    pub fn dot_pair(self, sums: [__m256i; 2], codes: [__m256i; 2], digits: i32) -> [__m256i; 2] {
+        let x = has!(_mm256_set1_epi32(digits));
+        [0, 1].map(|half| has!(_mm256_add_epi32(sums[half], _mm256_madd_epi16(codes[half], x))))
+    }
+
+    /// Whole numbers rounded to f32.
+    #[inline(always)]
+    pub fn float(self, x: [__m256i; 2]) -> [__m256; 2] {
+        both!(_mm256_cvtepi32_ps(x))
+    }
+}
+
 #[target_feature(enable = "avx2,fma,f16c")]
 fn enabled<W: Work>(token: Avx2, work: W) -> W::Output {
     work.run(token)
@@ -144,6 +192,11 @@ impl Simd for Avx2 {
             sums[m] = has!(ternary(tile, x[m]));
         }
         sums
+    }
+
+    #[inline(always)]
+    fn widening(self) -> Option<Avx2> {
+        Some(self)
     }
 
     #[inline(always)]

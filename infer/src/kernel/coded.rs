@@ -31,37 +31,38 @@ pub const SPAN_COLS: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub struct Form {
     /// Columns that share d: 32 or 256.
-    cols: usize,
+    pub(super) cols: usize,
     /// Columns that share a scale: 16 or 32.
-    group: usize,
+    pub(super) group: usize,
     /// Low bits of a code, which lie together: 2, 4 or 8.
     low: usize,
     /// The bits above: 0, 1 or 2.
     high: usize,
     /// Subtracted from codes.
-    less: i32,
+    pub(super) less: i32,
     /// Whether there are mins.
-    mins: bool,
+    pub(super) mins: bool,
 }
 
 impl Form {
-    const fn span_cols(self) -> usize {
+    /// Columns of a span.
+    pub(super) const fn span_cols(self) -> usize {
         if self.cols == GROUP { SPAN_COLS } else { self.cols }
     }
 
     /// Blocks of the scales of a span's groups.
-    const fn scale_blocks(self) -> usize {
+    pub(super) const fn scale_blocks(self) -> usize {
         if self.cols == GROUP { 0 } else { self.cols / self.group / 4 }
     }
 
     /// Blocks before the codes.
-    const fn head(self) -> usize {
+    pub(super) const fn head(self) -> usize {
         let mins = self.mins as usize;
         if self.cols == GROUP { 1 + mins } else { 1 + self.scale_blocks() * (1 + mins) }
     }
 
     /// Blocks of the codes of 32 columns.
-    const fn bits(self) -> usize {
+    pub(super) const fn bits(self) -> usize {
         self.low + self.high
     }
 
@@ -71,12 +72,12 @@ impl Form {
     }
 
     /// The block of the `nth` d of a span, and its half there.
-    const fn d(self, nth: usize) -> (usize, usize) {
+    pub(super) const fn d(self, nth: usize) -> (usize, usize) {
         (0, nth)
     }
 
     /// The block of the `nth` dmin of a span, and its half there.
-    const fn dmin(self, nth: usize) -> (usize, usize) {
+    pub(super) const fn dmin(self, nth: usize) -> (usize, usize) {
         if self.cols == GROUP { (1, nth) } else { (0, 1) }
     }
 
@@ -227,6 +228,22 @@ macro_rules! kinds {
                 match self {
                     $(Kind::$name => tile::<S, layouts::$name, COARSE, M>(s, blocks, x),)*
                 }
+            }
+
+            /// The same with widened codes, for any number of tokens.
+            #[cfg(all(test, target_arch = "x86_64"))]
+            #[inline(always)]
+            fn widened(
+                self,
+                s: super::avx2::Avx2,
+                blocks: &[Block],
+                x: &[Digits<'_>],
+            ) -> Vec<[f32; LANES]> {
+                let mut widened = super::widened::Widened::new();
+                let sums = match self {
+                    $(Kind::$name => widened.tile::<layouts::$name>(s, blocks, x),)*
+                };
+                sums[..x.len()].to_vec()
             }
         }
     };
@@ -384,7 +401,7 @@ pub struct Digits<'a> {
 
 /// The codes of columns 4j to 4j + 3 out of the blocks of 32 columns.
 #[inline(always)]
-fn codes<S: Simd, L: Layout>(s: S, blocks: &[Block], j: usize) -> S::Codes {
+pub(super) fn codes<S: Simd, L: Layout>(s: S, blocks: &[Block], j: usize) -> S::Codes {
     let Form { low, high, .. } = L::FORM;
     let field = |first: usize, bits: usize, to: usize| {
         let apart = 8 / bits;
@@ -407,7 +424,7 @@ fn codes<S: Simd, L: Layout>(s: S, blocks: &[Block], j: usize) -> S::Codes {
 
 /// Sixteen numbers that are products of d or dmin and those of a group.
 #[inline(always)]
-fn terms<S: Simd, L: Layout>(
+pub(super) fn terms<S: Simd, L: Layout>(
     s: S,
     span: &[Block],
     (block, half): (usize, usize),

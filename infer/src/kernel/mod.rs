@@ -19,6 +19,8 @@ mod portable;
 pub mod product;
 pub mod simd;
 pub mod six;
+#[cfg(target_arch = "x86_64")]
+mod widened;
 
 pub use memory::{Aligned, Block};
 use simd::{Simd, Work};

@@ -10,6 +10,8 @@ use super::float::{Element, soft_cap, vectors};
 use super::packed::{Bytes, Dense, Matrix, Ternary};
 use super::pool::{self, Pool, cuts};
 use super::simd::{LANES, Simd, Work};
+#[cfg(target_arch = "x86_64")]
+use super::widened;
 
 /// Matrices with the same input, their outputs side by side.
 #[derive(Debug)]
@@ -199,6 +201,10 @@ impl Product<'_, '_> {
     /// The product with a matrix of codes in the layout `L`.
     #[inline(always)]
     pub(super) fn coded<S: Simd, L: Layout>(self, s: S) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(avx2) = s.widening().filter(|_| self.tokens.len() >= widened::LEAST) {
+            return widened::multiply::<L>(avx2, self);
+        }
         match self.tokens.iter().all(Activation::is_coarse) {
             true => self.of_codes::<S, L, true>(s),
             false => self.of_codes::<S, L, false>(s),
@@ -273,7 +279,7 @@ impl Product<'_, '_> {
 
     /// Writes sixteen results of one token, fewer at the matrix's end.
     #[inline(always)]
-    fn put<S: Simd>(&mut self, s: S, token: usize, start: usize, mut y: [f32; LANES]) {
+    pub(super) fn put<S: Simd>(&mut self, s: S, token: usize, start: usize, mut y: [f32; LANES]) {
         if let Some(bias) = self.bias {
             y.iter_mut().zip(&bias[start..]).for_each(|(y, bias)| *y += bias);
         }

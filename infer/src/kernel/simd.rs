@@ -85,6 +85,13 @@ pub trait Simd: Copy + Send + Sync {
         None
     }
 
+    /// The token for products of codes with many tokens, where they are [widened](super::widened) for them.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn widening(self) -> Option<super::avx2::Avx2> {
+        None
+    }
+
     /// Sums of int8 weight times activation over one tile of a [`super::packed::Bytes`] matrix, for M rows of unsigned
     /// activations. `x[m]` holds 4 activations a block.
     fn bytes<const M: usize>(self, tile: &[super::Block], x: [&[u8]; M]) -> [[i32; LANES]; M];

@@ -39,6 +39,14 @@ impl Tile<'_> {
         let one = kind.tile::<S, COARSE, 1>(s, blocks, [digits[0]]);
         let three = kind.tile::<S, COARSE, 3>(s, blocks, digits);
         assert_eq!(one[0], three[0]);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(avx2) = s.widening() {
+            let nth = |i: usize| i % 3;
+            let many: [Digits<'_>; 6] = std::array::from_fn(|i| digits[nth(i)]);
+            for (i, sums) in kind.widened(avx2, blocks, &many).iter().enumerate() {
+                assert_eq!(sums, &three[nth(i)], "{kind:?}");
+            }
+        }
         three
     }
 }
