@@ -25,6 +25,7 @@ mod optimizer;
 mod packings;
 mod quantized;
 mod ranks;
+mod resolved;
 mod salvage;
 mod scan;
 mod second_opinion;
