@@ -22,6 +22,7 @@ mod measure;
 mod npz;
 mod objects;
 mod optimizer;
+mod other_ranks;
 mod packings;
 mod quantized;
 mod ranks;
