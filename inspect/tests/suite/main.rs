@@ -17,6 +17,7 @@ mod judge_parts;
 mod judge_trained;
 mod judge_values;
 mod judge_whole;
+mod listings;
 mod live;
 mod measure;
 mod npz;
