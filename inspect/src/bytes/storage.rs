@@ -143,6 +143,11 @@ impl Storage {
         Self::with_parts(Place::Computed(compute), len, None, swap, vouched)
     }
 
+    /// Whether its bytes are made of others.
+    pub(crate) fn is_computed(&self) -> bool {
+        matches!(self.0.place, Place::Computed(_))
+    }
+
     /// Whether `bytes` are those that it has from byte `start` on, where they are computed and that is known without
     /// computing them again; else `None`.
     pub fn gave(&self, start: u64, bytes: &[u8]) -> Option<bool> {

@@ -25,6 +25,8 @@ fn tensors(checkpoint: &Checkpoint) -> BTreeMap<String, (String, Vec<usize>, Vec
 fn assert_same(found: &Path, expected: &Path) {
     let (mut found, expected) = (open(found).unwrap(), open(expected).unwrap());
     assert_eq!(found.damage, None);
+    let [notice] = &found.warnings[..] else { panic!("{:?}", found.warnings) };
+    assert!(notice.text.contains("the negative or the conjugate bit set"), "{notice}");
     assert_eq!(tensors(&found), tensors(&expected));
     assert_eq!(found.verify_checksums(), [""; 0]);
     let measured = |checkpoint: &Checkpoint| {

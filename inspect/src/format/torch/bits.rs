@@ -169,20 +169,24 @@ impl Walker<'_, '_> {
         if self.storages.iter().all(|storage| storage.bits.is_none()) {
             return None;
         }
-        let mut resolved =
-            self.tensors.iter().filter(|tensor: &&TensorInfo| tensor.storages().any(is_resolved));
-        let first = resolved.next()?;
-        let (more, have) = match resolved.count() {
-            0 => (String::new(), "has"),
-            1 => (" and 1 more tensor".into(), "have"),
-            n => (format!(" and {n} more tensors"), "have"),
-        };
-        let text = format!(
-            "`{}`{more} {have} the negative or the conjugate bit set: the elements are those that PyTorch makes of the stored ones when it loads them",
-            quoted(&first.name)
-        );
-        Some(Notice::new(NoticeKind::Unusual, text))
+        let resolved = self.tensors.iter().filter(|tensor: &&TensorInfo| tensor.storages().any(is_resolved));
+        told(resolved.map(|tensor| tensor.name.as_str()))
     }
+}
+
+/// Tells that the tensors called `names` have a bit set.
+pub(crate) fn told<'n>(mut names: impl Iterator<Item = &'n str>) -> Option<Notice> {
+    let first = names.next()?;
+    let (more, have) = match names.count() {
+        0 => (String::new(), "has"),
+        1 => (" and 1 more tensor".into(), "have"),
+        n => (format!(" and {n} more tensors"), "have"),
+    };
+    let text = format!(
+        "`{}`{more} {have} the negative or the conjugate bit set: the elements are those that PyTorch makes of the stored ones when it loads them",
+        quoted(first)
+    );
+    Some(Notice::new(NoticeKind::Unusual, text))
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use num_bigint::BigInt;
 
 use bits::Bits;
+pub(crate) use bits::told as told_bits;
 pub use dtypes::{has_dtype, storage_class};
 pub(crate) use dtypes::{storage_dtype, torch_dtype};
 pub(crate) use numpy::{code_of, numpy_code, scalar};

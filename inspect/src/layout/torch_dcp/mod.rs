@@ -26,6 +26,7 @@ use crate::bytes::{Source, Stamp};
 use crate::format::{Contents, safetensors, torch_zip};
 use crate::metadata::{HashableValue, Value, from_json, merge};
 use crate::tensor::TensorInfo;
+use crate::torch::told_bits;
 use crate::{DType, Damage, DamageKind, Error, ErrorKind, Format, Notice, NoticeKind, Result};
 
 pub(super) const LAYOUT: Layout =
@@ -279,6 +280,8 @@ impl Folder {
             contents.faults.push(Damage::new(DamageKind::UnreadableEntry, what));
         }
         contents.metadata = nested.into_dict();
+        let resolved = contents.tensors.iter().filter(|tensor| tensor.storages().any(Storage::is_computed));
+        contents.notices.extend(told_bits(resolved.map(|tensor| tensor.name.as_str())));
         if !self.streams.borrow().is_empty() {
             let text = "its tensors are SafeTensors with empty compressed streams before them, as PyTorch writes where both are asked for";
             contents.notices.push(Notice::new(NoticeKind::Unusual, text).refused());
