@@ -167,6 +167,8 @@ pub enum NoticeKind {
     ConfigNotUnderstood,
     /// Tensors, or files named like shards, are not in the index of their set.
     Unlisted,
+    /// Ranks have other values of what each may keep for itself, as running statistics.
+    Unlike,
     /// Two files of a set, or of a folder, say different things of one tensor.
     Contradiction,
     /// The folder holds the same model in another form, which was not read.
@@ -240,7 +242,8 @@ impl Notice {
     /// Whether who trusts the checkpoint should know it, though nothing in it is wrong: bytes that belong to nothing, a
     /// part of the save that is gone.
     pub fn is_doubt(&self) -> bool {
-        !self.is_finding() && matches!(self.kind, NoticeKind::Surplus | NoticeKind::Hole | NoticeKind::Gone)
+        use NoticeKind::*;
+        !self.is_finding() && matches!(self.kind, Surplus | Hole | Gone | Unlike)
     }
 }
 

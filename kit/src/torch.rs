@@ -21,10 +21,34 @@ pub fn rebuild(
     on_storage(&storage(class, key, elements, false), offset, shape, strides)
 }
 
+/// The same from the storage's first element on, with entries of its own: those of its negative and conjugate bits, and
+/// others.
+pub fn rebuild_with(
+    class: &str,
+    key: &str,
+    elements: usize,
+    (shape, strides): (&[usize], &[usize]),
+    entries: &[(&str, Vec<u8>)],
+) -> Vec<u8> {
+    saying(&storage(class, key, elements, false), 0, shape, strides, Some(dict(entries)))
+}
+
 fn on_storage(storage: &[u8], offset: usize, shape: &[usize], strides: &[usize]) -> Vec<u8> {
+    saying(storage, offset, shape, strides, None)
+}
+
+fn saying(
+    storage: &[u8],
+    offset: usize,
+    shape: &[usize],
+    strides: &[usize],
+    entries: Option<Vec<u8>>,
+) -> Vec<u8> {
     let hooks = call(&global("collections", "OrderedDict"), &[]);
-    let numbers = [pickle::long(offset as i64), sizes(shape), sizes(strides), b"\x89".to_vec(), hooks];
-    call(&global("torch._utils", "_rebuild_tensor_v2"), &[&[persistent(storage)][..], &numbers].concat())
+    let mut arguments = vec![persistent(storage), pickle::long(offset as i64), sizes(shape), sizes(strides)];
+    arguments.extend([b"\x89".to_vec(), hooks]);
+    arguments.extend(entries);
+    call(&global("torch._utils", "_rebuild_tensor_v2"), &arguments)
 }
 
 /// The tuple that names a storage. The legacy form says in a sixth place that it is no view.

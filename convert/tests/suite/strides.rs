@@ -128,3 +128,50 @@ proptest! {
         }
     }
 }
+
+/// Of a tensor with the negative or the conjugate bit set the file has what lies under it; a copy has what it stands for.
+#[test]
+fn elements_are_written_as_pytorch_loads_them() {
+    use ckpt_kit::pickle::{dict, pickle};
+    use ckpt_kit::{numbers, torch};
+
+    let set = |bit: &'static str| [(bit, b"\x88".to_vec())];
+    let values: Vec<f32> = (1..=6).map(|x| x as f32).collect();
+    let of = |class: &str, key: &str, count, shape: &[usize], strides: &[usize], bits: &[(&str, Vec<u8>)]| {
+        torch::rebuild_with(class, key, count, (shape, strides), bits)
+    };
+    let object = dict(&[
+        ("plain", of("FloatStorage", "0", 6, &[2, 3], &[3, 1], &[])),
+        ("negative", of("FloatStorage", "0", 6, &[2, 3], &[3, 1], &set("neg"))),
+        ("turned", of("FloatStorage", "0", 6, &[3, 2], &[1, 3], &set("neg"))),
+        ("conjugate", of("ComplexFloatStorage", "1", 3, &[3], &[1], &set("conj"))),
+    ]);
+    let storages = [numbers::le(&values), numbers::le(&values)];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bits.pt");
+    std::fs::write(&path, torch::zip_of(&pickle(2, &object), &storages)).unwrap();
+    let expected = [
+        ("plain", [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]),
+        ("negative", [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0]),
+        ("turned", [-1.0, -4.0, -2.0, -5.0, -3.0, -6.0]),
+        ("conjugate", [1.0, -2.0, 3.0, -4.0, 5.0, -6.0]),
+    ];
+    let source = open(&path).unwrap();
+    let stop = Default::default();
+    let control = Control::new(&|_| (), &stop);
+    for (target, name) in
+        [(Target::Torch, "a.pt"), (Target::SafeTensors, "a.safetensors"), (Target::Npz, "a.npz")]
+    {
+        let (options, to) = (Options::new(target), folder.path().join(name));
+        let mut plan = Plan::new(&source, &options).unwrap();
+        write(&mut plan, &options, &to, control).unwrap();
+        assert!(verify_written(&plan, &to).unwrap().agrees(), "{name}");
+        let tied: std::collections::HashMap<_, _> = plan.tied.iter().cloned().collect();
+        let copy = open(&to).unwrap();
+        assert!(copy.warnings.is_empty(), "{name}: {:?}", copy.warnings);
+        for (tensor, values) in &expected {
+            let tensor = copy.tensor(tied.get(*tensor).map_or(*tensor, String::as_str)).unwrap();
+            assert_eq!(*copy.tensor_bytes(tensor).unwrap(), numbers::le(values), "{name}: {}", tensor.name);
+        }
+    }
+}

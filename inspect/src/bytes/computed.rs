@@ -14,6 +14,11 @@ pub trait Compute: fmt::Debug + Send + Sync {
     /// Those of reading what they are computed from.
     fn bytes(&self, range: Range<u64>) -> Result<Vec<u8>>;
 
+    /// Whether a range takes no more than its own bytes: not where all have to be made for it.
+    fn gives_ranges(&self) -> bool {
+        true
+    }
+
     /// Whether `bytes` are those from `start` on, where that is known without computing them again; else `None`.
     fn gave(&self, _start: u64, _bytes: &[u8]) -> Option<bool> {
         None

@@ -136,6 +136,18 @@ impl Storage {
         Self::new(Place::Computed(compute), len, None, 1)
     }
 
+    /// The same number of bytes in the same order of words, which `compute` makes of those of `storage`.
+    pub(crate) fn derived(storage: &Storage, compute: Arc<dyn Compute>) -> Self {
+        let Run { len, crc32, swap, .. } = *storage.run();
+        let vouched = if crc32.is_some() { vec![storage.clone()] } else { storage.parts().to_vec() };
+        Self::with_parts(Place::Computed(compute), len, None, swap, vouched)
+    }
+
+    /// Whether its bytes are made of others.
+    pub(crate) fn is_computed(&self) -> bool {
+        matches!(self.0.place, Place::Computed(_))
+    }
+
     /// Whether `bytes` are those that it has from byte `start` on, where they are computed and that is known without
     /// computing them again; else `None`.
     pub fn gave(&self, start: u64, bytes: &[u8]) -> Option<bool> {
@@ -304,7 +316,11 @@ impl Storage {
 
     /// Whether a range of it takes no more than its own bytes: not where all have to be inflated for it.
     pub(crate) fn gives_ranges(&self) -> bool {
-        !matches!(self.0.place, Place::Deflated(_))
+        match &self.0.place {
+            Place::Deflated(_) => false,
+            Place::Computed(compute) => compute.gives_ranges(),
+            _ => true,
+        }
     }
 
     /// The CRC-32 of the decoded bytes as they are in the file (not yet swapped).

@@ -277,6 +277,8 @@ pub(crate) struct Contents {
     pub faults: Vec<Damage>,
     /// Every `torch.Size` by the keys that lead to it, in the file's order, which plain values do not keep.
     pub sizes: Vec<(String, Vec<usize>)>,
+    /// What an archive of PyTorch calls its own folder: the name of the file that it was saved as, without its ending.
+    pub root: Option<String>,
     /// Whether the listing of the tensors fails its checksum.
     pub listing_damaged: bool,
 }
@@ -291,6 +293,7 @@ impl Contents {
             notices: Vec::new(),
             faults: Vec::new(),
             sizes: Vec::new(),
+            root: None,
             listing_damaged: false,
         }
     }

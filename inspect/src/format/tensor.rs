@@ -78,6 +78,8 @@ pub(crate) enum Division {
     },
     /// A shard of a ShardedTensor: where it begins in the whole, and where all shards are.
     Block { offsets: Vec<usize>, all: Arc<Vec<(Vec<usize>, Vec<usize>)>> },
+    /// A run of a flat vector: its first element there. Of the parameter that it is a part of, no shape is known.
+    Piece(usize),
     /// In a way that is not read.
     Other(String),
 }

@@ -199,7 +199,7 @@ fn locate_all(data: &dyn ByteSource) -> Result<Located> {
             })
             .map(|(key, dtype, count, _)| {
                 let bytes = count.saturating_mul(dtype.element_size().unwrap_or(1) as u64);
-                StorageRef { key, dtype, bytes, view_of: None, inline: None }
+                StorageRef { key, dtype, bytes, view_of: None, inline: None, bits: None }
             })
             .collect()
     };

@@ -87,8 +87,14 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
             }
         };
         let run = runs.get(&storage)?;
-        let reference =
-            StorageRef { key: storage, dtype: run.dtype, bytes: run.len, view_of: None, inline: None };
+        let reference = StorageRef {
+            key: storage,
+            dtype: run.dtype,
+            bytes: run.len,
+            view_of: None,
+            inline: None,
+            bits: None,
+        };
         Some((tensor, reference))
     };
     let mut contents = Contents::new(Format::TorchTar);

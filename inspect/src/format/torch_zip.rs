@@ -114,6 +114,7 @@ fn read_form(source: &Arc<Source>, may_be_exported: bool) -> Result<Contents> {
 
     let mut contents = Contents::new(if script { Format::TorchScript } else { Format::TorchZip });
     contents.faults.extend(damage);
+    contents.root = prefix.strip_suffix('/').map(str::to_string);
     let data = content(bytes, main).map_err(|e| e.in_tensor("data.pkl"))?;
     if main.crc32.is_some_and(|expected| expected != crc32fast::hash(&data)) {
         contents.listing_damaged = true;

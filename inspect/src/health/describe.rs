@@ -18,7 +18,7 @@ use crate::quantized::{Part, QuantFault};
 use crate::record::{
     CheckpointRecord, PartRecord, QuantRecord, QuantizationRecord, Stats, TensorRecord, Ternary,
 };
-use crate::storage::{Place, Storage};
+use crate::storage::Storage;
 use crate::tensor::{SparseLayout, TensorInfo};
 use crate::{DType, Error, ErrorKind, Result, metadata};
 
@@ -211,7 +211,7 @@ fn affordable(checkpoint: &Checkpoint, first: &[usize]) -> Vec<bool> {
     for (i, tensor) in checkpoint.tensors.iter().enumerate().filter(|(i, _)| first[*i] == *i) {
         let inflated: u64 = tensor
             .storages()
-            .filter(|s| matches!(s.run().place, Place::Deflated(_)))
+            .filter(|s| !s.gives_ranges())
             .fold(0, |sum, s| sum.saturating_add(s.byte_len()));
         let outside = |s: &Storage| tensor.check_bounds(s.byte_len()).is_err();
         if tensor.storages().next().is_none() || tensor.storage.as_ref().is_some_and(outside) {

@@ -4,6 +4,7 @@
 
 pub(crate) mod companion;
 mod components;
+mod copies;
 mod deepspeed;
 mod folder;
 mod foreign;
@@ -14,6 +15,7 @@ mod megatron;
 mod per_rank;
 mod sharded;
 mod single;
+mod slices;
 pub(crate) mod step;
 mod tiles;
 mod torch_dcp;

@@ -5,14 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use super::copies::agreed;
 use super::join::{Opened, Reading, Whole};
 use super::tiles::{self, Budget, Tile};
-use super::{Layout, Set, name, parent, single};
+use super::{Layout, Set, name, parent, single, slices};
 use crate::bytes::stored::Stored;
 use crate::bytes::{Source, Stamp};
 use crate::format::{self, Contents, add_new};
 use crate::metadata::{HashableValue, Value};
-use crate::storage::{Place, Storage};
+use crate::storage::Storage;
 use crate::tensor::{Division, Placement, Share, TensorInfo};
 use crate::{Damage, DamageKind, Format, Notice, NoticeKind, Result};
 
@@ -23,8 +24,6 @@ const ENDINGS: [&str; 3] = ["pt", "pth", "bin"];
 const MODEL: &str = "model";
 const OPTIMIZER: &str = "optim";
 const OWN: &str = "extra_state";
-/// Names of the flat vectors of FSDP.
-const FLAT: [&str; 2] = ["_flat_param", "flat_param"];
 
 /// What a file's name says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +143,7 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     let mut contents = Contents::new(Format::TorchDistributed);
     let mut reading = Reading::default();
     let mut all: BTreeMap<String, Kin> = BTreeMap::new();
-    let mut world = None;
+    let (mut world, mut renamed) = (None, Vec::new());
     let count = files.len();
     for file in files {
         let path = file.path.clone();
@@ -172,7 +171,12 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         let read = reading.read(file, &name(&path), &mut contents.faults);
         match (read, of_another) {
             (Ok(more), None) => {
-                contents.notices.extend(another_rank(&name(&path), named.rank, &more));
+                match stated_rank(&more) {
+                    Some(stated) => {
+                        contents.notices.extend(another_rank(&name(&path), named.rank, stated));
+                    }
+                    None => renamed.extend(saved_as_another(&path, &named, more.root.as_deref())),
+                }
                 add(&mut contents, kin, named.rank, more);
             }
             (Err(_), None) => kin.unread = true,
@@ -182,6 +186,7 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     reading.any()?;
     let mut budget = Budget::of_bytes(reading.bytes());
     let only = all.len() == 1;
+    let mut sliced: Option<String> = None;
     for (stem, mut kin) in all {
         let highest = kin.ranks.keys().last().map_or(0, |rank| rank.saturating_add(1));
         // Of many more ranks than there are files, nothing is known.
@@ -205,6 +210,8 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
             // Random states and the like are of no use without their rank.
             (kin.names, kin.parts) = Default::default();
         }
+        let pieced = |name: &&String| kin.parts[*name].iter().any(|(_, tensor)| slices::is_piece(tensor));
+        sliced = sliced.or_else(|| kin.names.iter().find(pieced).cloned());
         let incomplete = match (gone == 0, kin.unread) {
             (true, false) => None,
             (true, true) => {
@@ -221,29 +228,60 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         let incomplete = incomplete.map(|(kind, what)| Damage::new(kind, what));
         add_joined(&mut contents, kin, prefix.as_deref(), incomplete, &mut budget);
     }
-    let flat = |t: &&TensorInfo| FLAT.iter().any(|name| t.name.rsplit('.').next() == Some(name));
-    let mut flats = contents.tensors.iter().filter(flat);
-    if let Some(first) = flats.next() {
-        let text = format!(
-            "{} of its tensors are flat vectors of FSDP, such as `{}`: neither names nor shapes of the parameters in them were saved",
-            1 + flats.count(),
-            first.name.escape_debug()
-        );
-        contents.notices.push(Notice::new(NoticeKind::Flat, text));
-    }
+    contents.notices.extend(vectors(&contents.tensors, sliced.as_deref()));
+    contents.faults.append(&mut renamed);
     contents.tell_first();
     Ok(reading.whole(contents))
 }
 
-/// Tells if the file of `rank` says that it is another rank's: parts belong where the file says, whatever its name is.
-fn another_rank(name: &str, rank: usize, contents: &Contents) -> Option<Notice> {
-    let stated = contents.tensors.iter().find_map(|tensor| match &tensor.share.as_ref()?.division {
+/// The rank that the file of `contents` says it is of.
+fn stated_rank(contents: &Contents) -> Option<usize> {
+    contents.tensors.iter().find_map(|tensor| match &tensor.share.as_ref()?.division {
         Division::Mesh { rank, .. } => *rank,
         _ => None,
-    });
-    let stated = stated.filter(|stated| *stated != rank)?;
+    })
+}
+
+/// Tells if the file of `rank` says that it is of rank `stated`: parts belong where the file says, whatever its name is.
+fn another_rank(name: &str, rank: usize, stated: usize) -> Option<Notice> {
     let text = format!("{} is by what is in it the file of rank {stated}, not {rank}", name.escape_debug());
-    Some(Notice::new(NoticeKind::Contradiction, text))
+    (stated != rank).then(|| Notice::new(NoticeKind::Contradiction, text))
+}
+
+/// Tells of the file at `path` if it was saved under the name of another rank: `root` is what the archive calls its own
+/// folder, which PyTorch takes from the file's name.
+fn saved_as_another(path: &Path, named: &Named, root: Option<&str>) -> Option<Damage> {
+    let saved_as = format!("{}.pt", root?);
+    let saved = Named::of(Path::new(&saved_as))?;
+    let worlds = named.world.zip(saved.world);
+    let other = saved.rank != named.rank || worlds.is_some_and(|(own, saved)| own != saved);
+    let what = || {
+        let (name, saved_as) = (name(path), saved_as.escape_debug());
+        format!(
+            "{} was saved as {saved_as}: it is another rank's file under this one's name",
+            name.escape_debug()
+        )
+    };
+    other.then(|| Damage::new(DamageKind::Inconsistent, what()))
+}
+
+/// Tells of flat vectors among `tensors`, and of parameters that were joined of pieces, such as `sliced`.
+fn vectors(tensors: &[TensorInfo], sliced: Option<&str>) -> Option<Notice> {
+    let mut flats = tensors.iter().filter(|tensor| slices::is_flat(&tensor.name));
+    let first = flats.next()?;
+    let flat = format!(
+        "{} of its tensors are flat vectors of FSDP, such as `{}`",
+        1 + flats.count(),
+        first.name.escape_debug()
+    );
+    let text = match sliced {
+        Some(sliced) => format!(
+            "it is a local state dict of FSDP: {flat}, and parameters such as `{}` are joined of the pieces that ranks have of them, as vectors: their shapes were not saved",
+            sliced.escape_debug()
+        ),
+        None => format!("{flat}: neither names nor shapes of the parameters in them were saved"),
+    };
+    Some(Notice::new(NoticeKind::Flat, text))
 }
 
 /// Adds what the file of `rank` holds.
@@ -253,7 +291,9 @@ fn add(contents: &mut Contents, kin: &mut Kin, rank: usize, more: Contents) {
     add_new(&mut contents.notices, more.notices);
     add_new(&mut contents.globals, more.globals);
     kin.metadata.get_or_insert(more.metadata);
-    for tensor in more.tensors {
+    let mut tensors = more.tensors;
+    slices::mark(&mut tensors);
+    for tensor in tensors {
         // Several parts of one tensor that a rank has are named one after another.
         let number = tensor.share.as_ref().map_or(0, |share| share.number);
         let name = match number {
@@ -279,11 +319,17 @@ fn add_joined(
     budget: &mut Budget,
 ) {
     let below = |name: &str| prefix.map_or(name.to_string(), |prefix| format!("{prefix}.{name}"));
+    let (flat, together) = (kin.names.iter().any(|name| slices::is_flat(name)), kin.are_together());
     for name in &kin.names {
         let parts = kin.parts.remove(name).unwrap_or_default();
         let mut notices = Vec::new();
-        let joined = Parts { name: below(name), parts, incomplete: incomplete.clone() };
-        contents.tensors.push(joined.joined(budget, &mut notices));
+        // Of ranks without a file it has been told.
+        let complete = incomplete.is_none();
+        let lacking = lacking(&below(name), &parts, &kin.ranks, together).filter(|_| complete);
+        let joined = Parts { name: below(name), parts, incomplete: incomplete.clone(), flat };
+        let tensor = joined.joined(budget, &mut notices);
+        notices.extend(lacking.filter(|_| tensor.damage.is_none()));
+        contents.tensors.push(tensor);
         contents.notices.append(&mut notices);
     }
     let (Some(values), Value::Dict(all)) = (kin.metadata, &mut contents.metadata) else { return };
@@ -294,12 +340,58 @@ fn add_joined(
     }
 }
 
+impl Kin {
+    /// Whether one tensor is divided over all ranks, so that each has what the others have.
+    fn are_together(&self) -> bool {
+        self.parts.values().any(|parts| mesh_of(&parts[0].1) == Some(self.ranks.len()))
+    }
+}
+
+/// How many ranks have parts of the DTensor that `tensor` is one of.
+fn mesh_of(tensor: &TensorInfo) -> Option<usize> {
+    match &tensor.share.as_ref()?.division {
+        Division::Mesh { sizes, .. } => sizes.iter().try_fold(1usize, |count, &size| count.checked_mul(size)),
+        _ => None,
+    }
+}
+
+/// Tells of ranks whose files lack the tensor `name`, of which other ranks have `parts`, and with it what they should have:
+/// a replica may fill that. `together` says that ranks have the same tensors.
+fn lacking(
+    name: &str,
+    parts: &[(usize, TensorInfo)],
+    ranks: &BTreeMap<usize, String>,
+    together: bool,
+) -> Option<Notice> {
+    let have: BTreeSet<usize> = parts.iter().map(|(rank, _)| *rank).collect();
+    let shared = parts.iter().find_map(|(_, tensor)| mesh_of(tensor));
+    // One rank may keep something to itself.
+    let plain = || together && have.len() * 2 > ranks.len() && parts.iter().all(|(_, t)| t.share.is_none());
+    let expected = shared.or_else(|| plain().then_some(ranks.len()))?;
+    if have.len() >= expected {
+        return None;
+    }
+    let (shown, gone) = (name.escape_debug(), expected - have.len());
+    let first = ranks.iter().find(|(rank, _)| !have.contains(rank)).filter(|_| expected == ranks.len());
+    let text = match (first, gone) {
+        (Some((_, file)), 1) => format!("`{shown}` is not in {}, where its part is due", file.escape_debug()),
+        (Some((_, file)), _) => {
+            format!("`{shown}` is not in {gone} of the ranks' files, such as {}", file.escape_debug())
+        }
+        (None, _) => format!("`{shown}` is in the files of {} of its {expected} ranks", have.len()),
+    };
+    let text = format!("{text}: what other ranks have of it is shown");
+    Some(Notice::new(NoticeKind::Gone, text).about(vec![name.to_string()]))
+}
+
 /// What ranks have of one tensor.
 struct Parts {
     name: String,
     parts: Vec<(usize, TensorInfo)>,
     /// Why a part may not be there, if files of ranks are missing or cannot be read.
     incomplete: Option<Damage>,
+    /// Whether the ranks have flat vectors of FSDP, so that what they have plain may be pieces of parameters.
+    flat: bool,
 }
 
 /// Where a part begins in the whole, and its size.
@@ -307,10 +399,21 @@ type Block = (Vec<usize>, Vec<usize>);
 
 impl Parts {
     fn joined(self, budget: &mut Budget, notices: &mut Vec<Notice>) -> TensorInfo {
-        let Parts { name, parts, incomplete } = self;
+        let Parts { name, parts, incomplete, flat } = self;
+        let example = parts[0].1.clone();
+        let pieces = parts.iter().any(|(_, tensor)| slices::is_piece(tensor));
+        let parts = match slices::as_blocks(parts) {
+            Ok(parts) => parts,
+            Err(what) => return refused(name, &example, example.shape.clone(), &what),
+        };
         let first = &parts[0].1;
         let Some(share) = first.share.clone() else {
-            let tensor = agreed(&name, &parts, notices);
+            let differ = parts.iter().any(|(_, tensor)| tensor.shape != first.shape);
+            if flat && differ && parts.iter().all(|(_, tensor)| tensor.shape.len() == 1) {
+                let what = "ranks have pieces of it, as in FSDP's local state dicts, and nothing says where each belongs";
+                return refused(name, first, first.shape.clone(), what);
+            }
+            let tensor = same(&name, &parts, notices);
             let mixed = parts.iter().any(|(_, tensor)| tensor.share.is_some());
             return match mixed {
                 true => {
@@ -319,6 +422,10 @@ impl Parts {
                 false => TensorInfo { name, ..tensor.clone() },
             };
         };
+        if let Some(damage) = incomplete.clone().filter(|_| pieces) {
+            // How much of it is missing, before and after the others, is not known.
+            return lost(name, first, share.whole.clone(), damage);
+        }
         let mut blocks: BTreeMap<Block, Vec<(usize, TensorInfo)>> = BTreeMap::new();
         for (rank, tensor) in &parts {
             let block = match &tensor.share {
@@ -339,7 +446,7 @@ impl Parts {
             }
         }
         for ((offsets, sizes), parts) in blocks {
-            let part = agreed(&name, &parts, notices).clone();
+            let part = same(&name, &parts, notices).clone();
             tiles.push(Tile { offsets, sizes, part: Ok(TensorInfo { share: None, ..part }) });
         }
         let joined = tiles::join(name, first.dtype, share.whole.clone(), tiles, budget);
@@ -347,9 +454,19 @@ impl Parts {
     }
 }
 
+/// Of what several ranks have the same of, the one that is used.
+fn same<'t>(name: &str, parts: &'t [(usize, TensorInfo)], notices: &mut Vec<Notice>) -> &'t TensorInfo {
+    let copies: Vec<(usize, &TensorInfo)> = parts.iter().map(|(rank, tensor)| (*rank, tensor)).collect();
+    agreed(name, &copies, notices).unwrap_or(&parts[0].1)
+}
+
 /// The tensor `name` of `whole`, of which `part` is a part, and which is not joined because of `what`.
 fn refused(name: String, part: &TensorInfo, whole: Vec<usize>, what: &str) -> TensorInfo {
-    let damage = Damage::new(DamageKind::Inconsistent, what);
+    lost(name, part, whole, Damage::new(DamageKind::Inconsistent, what))
+}
+
+/// The same, whose elements are not there because of `damage`.
+fn lost(name: String, part: &TensorInfo, whole: Vec<usize>, damage: Damage) -> TensorInfo {
     let mut tensor = TensorInfo::contiguous(name, part.dtype, whole, None, 0);
     tensor.storage = Some(Storage::missing(damage.clone(), tensor.byte_len().unwrap_or(0)));
     tensor.damage = Some(damage);
@@ -391,6 +508,7 @@ fn block(share: &Share, tensor: &TensorInfo) -> std::result::Result<Block, Strin
                 .ok_or_else(|| "it is divided along a dimension that it does not have".into())
         }
         Division::Block { offsets, .. } => Ok((offsets.clone(), tensor.shape.clone())),
+        Division::Piece(_) => Err("some ranks have a piece of it, and some all".into()),
         Division::Other(what) => Err(format!("it is one rank's part of a tensor, and {what}")),
     }
 }
@@ -421,43 +539,4 @@ fn all_blocks(share: &Share, budget: &mut Budget) -> BTreeSet<Block> {
     }
     all.retain(|(_, sizes)| !sizes.contains(&0));
     all
-}
-
-/// Of what several ranks have the same of, the first that can be read; tells of those that differ from it.
-fn agreed<'t>(name: &str, parts: &'t [(usize, TensorInfo)], notices: &mut Vec<Notice>) -> &'t TensorInfo {
-    let lost = |t: &TensorInfo| match &t.storage {
-        Some(storage) => matches!(storage.run().place, Place::Missing { .. }),
-        None => true,
-    };
-    let used = parts.iter().position(|(_, tensor)| !lost(tensor)).unwrap_or(0);
-    let (first, tensor) = &parts[used];
-    for (rank, other) in parts[used + 1..].iter().filter(|(_, other)| !lost(other)) {
-        if let Some(how) = difference(tensor, other) {
-            let (full, name) = (name, name.escape_debug());
-            let again = if rank == first { "another file of " } else { "" };
-            let text = format!(
-                "`{name}`: {again}rank {rank} disagrees with rank {first}{how}; the latter's is used"
-            );
-            notices.push(Notice::new(NoticeKind::Contradiction, text).about(vec![full.to_string()]));
-        }
-    }
-    tensor
-}
-
-/// How two tensors differ that should be equal: by their checksums, and only if these differ or are missing by their
-/// bytes.
-fn difference(a: &TensorInfo, b: &TensorInfo) -> Option<String> {
-    if a.shape != b.shape || a.dtype != b.dtype {
-        return Some(format!(": {} {:?} is not {} {:?}", b.dtype, b.shape, a.dtype, a.shape));
-    }
-    let view = |t: &TensorInfo| {
-        let run = t.storage.as_ref()?.run();
-        Some((run.crc32?, run.len, t.byte_offset, t.strides.clone()))
-    };
-    if view(a).is_some_and(|a| view(b) == Some(a)) {
-        return None;
-    }
-    let (Ok(a_bytes), Ok(b_bytes)) = (a.bytes(), b.bytes()) else { return None };
-    let at = a_bytes.iter().zip(b_bytes.iter()).position(|(a, b)| a != b)?;
-    Some(format!(" from element {} on", at / a.dtype.element_size().unwrap_or(1)))
 }

@@ -57,7 +57,7 @@ pub(super) fn join(
     if let [tile @ Tile { offsets, sizes, part: Ok(part) }] = &tiles[..]
         && offsets.iter().all(|&at| at == 0)
         && *sizes == whole.shape
-        && check(&whole, tile, part).is_ok()
+        && (check(&whole, tile, part).is_ok() || is_whole(&whole, part))
     {
         return TensorInfo { name: whole.name, ..part.clone() };
     }
@@ -71,6 +71,14 @@ pub(super) fn join(
         }
     }
     whole
+}
+
+/// Whether `part` is all of `whole`, of a kind that has other parts than elements.
+fn is_whole(whole: &TensorInfo, part: &TensorInfo) -> bool {
+    (part.sparse.is_some() || part.quantizer.is_some())
+        && part.shape == whole.shape
+        && part.dtype == whole.dtype
+        && part.damage.is_none()
 }
 
 /// The storage of `whole`, and what is missing of it.
@@ -181,10 +189,16 @@ fn check(whole: &TensorInfo, tile: &Tile, part: &TensorInfo) -> Result<()> {
         return Err(Error::damaged(format!("its block {}: {damage}", place(tile))).because(damage.kind));
     }
     if part.sparse.is_some() || part.quantizer.is_some() {
-        return Err(Error::unsupported("blocks of sparse and quantized tensors are not joined"));
+        let what = "its blocks are of a sparse or quantized tensor, which are not joined";
+        return Err(Error::unsupported(what));
     }
     match &part.storage {
         Some(storage) => match &storage.run().place {
+            // The elements of a lone block are read through it.
+            Place::Computed(_) if tile.sizes != whole.shape => {
+                let what = "its blocks have the negative or the conjugate bit set, and are not joined";
+                Err(Error::unsupported(what).hint("resolve_neg() or resolve_conj(), and save it again"))
+            }
             // Where its file is cut.
             Place::Missing { why, .. } => Err(why.into()),
             _ => part.check_bounds(storage.byte_len()),

@@ -1,6 +1,6 @@
 //! Findings in pickles: what they would import and call.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::archive::leads_outside;
@@ -12,8 +12,8 @@ use super::forged::{array_interface, forged_dtype, named_arguments, state_of_oth
 use super::globals::{Class, classify, is_plausible};
 use super::text::operator;
 use super::uses::{
-    MEMMAP, NDARRAY_WRAPPER, gets_of_torch, handed_back, handed_on, is_getattr, loads, makes_tensor,
-    only_reconstructs,
+    MEMMAP, NDARRAY_WRAPPER, STORAGE_INFO, gets_of_torch, handed_back, handed_on, is_getattr, loads,
+    makes_tensor, only_reconstructs,
 };
 use super::{Finding, Rule};
 use crate::bytes::{ByteSource, Section};
@@ -331,6 +331,7 @@ impl Scanner<'_> {
         });
         // PyTorch's interpreter for phones runs the operators that these name.
         let bytecode = matches!(name.rsplit('/').next(), Some("bytecode.pkl" | "mobile_debug_handles.pkl"));
+        let mut outside: BTreeSet<&str> = BTreeSet::new();
         // Byte strings may contain pickles for something else to load.
         for index in 0..pickle.node_count() {
             match pickle.node(Id::at(index)) {
@@ -371,6 +372,10 @@ impl Scanner<'_> {
                 Node::Bytes(bytes) => {
                     self.embedded(bytes, place, base + pickle.offset_of(bytes).unwrap_or(0), false)?;
                 }
+                Node::Object(object) if pickle.global(object.callable) == Some(STORAGE_INFO) => {
+                    let named = pickle.attribute(Id::at(index), "relative_path");
+                    outside.extend(named.and_then(|id| pickle.str(id)).filter(|name| leads_outside(name)));
+                }
                 Node::Object(object) if makes_bytes(pickle, object) => {
                     if !self.may_trace(place) {
                         return Ok(());
@@ -385,6 +390,17 @@ impl Scanner<'_> {
                 }
                 _ => {}
             }
+        }
+        // A listing of a distributed checkpoint, whose parts PyTorch reads wherever they are.
+        if let Some(first) = outside.first() {
+            let more = if outside.len() > 1 {
+                format!(", and {} more files", outside.len() - 1)
+            } else {
+                String::new()
+            };
+            let message =
+                format!("PyTorch would read `{}`{more}, out of the checkpoint's folder", cut(first));
+            self.find(Rule::PathOutside, place, Some(base), message);
         }
         Ok(())
     }

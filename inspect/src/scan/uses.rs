@@ -127,6 +127,9 @@ pub(super) fn handed_back<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str
 
 pub(super) const NDARRAY_WRAPPER: (&str, &str) = ("joblib.numpy_pickle", "NDArrayWrapper");
 
+/// Where a distributed checkpoint's listing has a part, with the name of its file.
+pub(super) const STORAGE_INFO: (&str, &str) = ("torch.distributed.checkpoint.filesystem", "_StorageInfo");
+
 /// Imports that are harmless only if their arguments are known, and so only if the pickle itself calls them.
 pub(super) const JUDGED_BY_ARGUMENTS: [(&str, &str); 6] = [
     ("builtins", "getattr"),

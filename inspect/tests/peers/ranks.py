@@ -104,6 +104,16 @@ def run(rank, folder):
     everywhere = DTensor.from_local(everywhere, line, [Replicate()], run_check=False)
     save({"plain": plain, "everywhere": everywhere}, folder / "differs", rank, whole=False)
 
+    # What is everywhere but in one rank.
+    state = {
+        "everywhere": distribute_tensor(torch.ones(3, 4), line, [Replicate()]),
+        "plain": torch.arange(7.0),
+        "rest": distribute_tensor(torch.ones(5), line, [Shard(0)]),
+    }
+    if rank == 1:
+        del state["everywhere"], state["plain"]
+    save(state, folder / "lacks", rank, whole=False)
+
     # FSDP's first version: sharded, and local state dicts.
     torch.manual_seed(0)
     net = Net()
@@ -116,8 +126,15 @@ def run(rank, folder):
         with FullyShardedDataParallel.state_dict_type(net, kind):
             (folder / name).mkdir(exist_ok=True)
             torch.save(net.state_dict(), folder / name / files[name])
+    # The same with the parameters' own names: pieces of them.
+    torch.manual_seed(0)
+    net = FullyShardedDataParallel(Net(), use_orig_params=True, **options)
+    with FullyShardedDataParallel.state_dict_type(net, StateDictType.LOCAL_STATE_DICT):
+        (folder / "pieces").mkdir(exist_ok=True)
+        torch.save(net.state_dict(), folder / "pieces" / f"pytorch_model_rank{rank}.bin")
     if rank == 0:
         torch.save(whole, folder / "sharded.pt")
+        torch.save(whole, folder / "pieces.pt")
     dist.barrier()
     dist.destroy_process_group()
 

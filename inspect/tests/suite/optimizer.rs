@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use ckpt_inspect::diff::{Status, diff};
 use ckpt_inspect::optimizer::Kind;
-use ckpt_inspect::{Options, describe, open};
+use ckpt_inspect::{Options, describe, open, open_bytes};
+use ckpt_kit::pickle::{dict, int, list, pickle, text};
+use ckpt_kit::{numbers, torch};
 use serde_json::Value;
 
 fn record(name: &str) -> ckpt_inspect::CheckpointRecord {
@@ -74,5 +77,50 @@ fn vectors_and_matrices_are_distinguished_by_moments_and_by_counts() {
         let matrices = group.tensors.iter().filter(|&&t| record.tensors[t as usize].shape.len() == 2).count();
         let wanted = if group.kind == Kind::Muon { (15, 15) } else { (9, 0) };
         assert_eq!((group.tensors.len(), matrices), wanted, "{}", group.path);
+    }
+}
+
+/// `get_state_dict` of PyTorch keeps moments under names, `optimizer.state_dict()` under numbers.
+#[test]
+fn moments_under_names_and_under_numbers_are_compared_by_their_weights() {
+    let weights: [(&str, &[usize]); 3] =
+        [("up.weight", &[2, 3]), ("norm.weight", &[3]), ("down.weight", &[3, 2])];
+    let save = |optimizer: &str, named: bool, changed: f32| {
+        let (mut storages, mut model, mut state, mut keys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (i, (name, shape)) in weights.iter().enumerate() {
+            let count: usize = shape.iter().product();
+            let strides: Vec<usize> = (0..shape.len()).map(|d| shape[d + 1..].iter().product()).collect();
+            let mut tensor = |value: f32, shape: &[usize], strides: &[usize]| {
+                let count: usize = shape.iter().product();
+                storages.push(numbers::le(&vec![value; count]));
+                torch::rebuild("FloatStorage", &(storages.len() - 1).to_string(), count, 0, shape, strides)
+            };
+            model.push((*name, tensor(i as f32 + 1.0, shape, &strides)));
+            let moment = if count == 3 { changed } else { 0.5 };
+            let kept = [("exp_avg", tensor(moment, shape, &strides)), ("step", tensor(7.0, &[], &[]))];
+            let key = if named { name.to_string() } else { i.to_string() };
+            state.push((key.clone(), dict(&kept)));
+            keys.push(if named { text(&key) } else { int(i as i32) });
+        }
+        let state: Vec<(&str, Vec<u8>)> =
+            state.iter().map(|(key, kept)| (key.as_str(), kept.clone())).collect();
+        let groups = list(&[dict(&[("weight_decay", int(0)), ("params", list(&keys))])]);
+        let object = [
+            ("model", dict(&model)),
+            (optimizer, dict(&[("state", dict(&state)), ("param_groups", groups)])),
+        ];
+        open_bytes("saved.pt", torch::zip_of(&pickle(2, &dict(&object)), &storages)).unwrap()
+    };
+    let (named, numbered) = (save("optim", true, 0.5), save("optimizer", false, 0.75));
+    for (a, b) in [(&named, &numbered), (&numbered, &named)] {
+        let found = diff(a, b, Default::default(), &|_| true).unwrap();
+        let of = |status: Status| {
+            let names = found.tensors.iter().filter(move |t| t.status == status);
+            names.map(|t| (t.a.as_ref().map(|s| s.name.as_str()), t.b.as_ref().map(|s| s.name.as_str())))
+        };
+        assert_eq!((found.tensors.len(), of(Status::Same).count()), (9, 8));
+        let mut pair: Vec<Option<&str>> = of(Status::Changed).flat_map(|(a, b)| [a, b]).collect();
+        pair.sort();
+        assert_eq!(pair, [Some("optim.state.norm.weight.exp_avg"), Some("optimizer.state.1.exp_avg")]);
     }
 }

@@ -6,6 +6,7 @@
 //! bytes are the same are not looked at further.
 
 mod elements;
+mod moments;
 mod plain;
 
 use std::collections::HashMap;
@@ -263,7 +264,8 @@ fn side(tensor: &TensorInfo) -> TensorSide {
 type Pair<'t> = (String, Option<&'t TensorInfo>, Option<&'t TensorInfo>);
 
 /// Tensors of the same name: of the same full name first, then weights of the same name without what wraps them, then any
-/// of the same name without the state dict's key, where that is one tensor's alone.
+/// of the same name without the state dict's key, where that is one tensor's alone; of optimizers, then, what is kept of
+/// the same weight.
 fn pairs<'t>(a: &'t Checkpoint, b: &'t Checkpoint, options: Options<'_>) -> Vec<Pair<'t>> {
     let selected = |c: &'t Checkpoint| -> Vec<&'t TensorInfo> {
         c.tensors.iter().filter(|t| (options.select)(t)).collect()
@@ -312,6 +314,20 @@ fn pairs<'t>(a: &'t Checkpoint, b: &'t Checkpoint, options: Options<'_>) -> Vec<
     }
     let open_left = open(&left, &|i| partner[i].is_none());
     let open_right = open(&right, &|i| !taken[i]);
+    for (name, i) in open_left {
+        if let (Some(i), Some(Some(at))) = (i, open_right.get(&name)) {
+            taken[*at] = true;
+            partner[i] = Some(*at);
+        }
+    }
+    // Moments are kept under the number of their weight, or under its name.
+    let (states_a, states_b) = (moments::States::of(a), moments::States::of(b));
+    let of_weights = |list: &[&TensorInfo], states: &moments::States, free: &dyn Fn(usize) -> bool| {
+        let open = list.iter().enumerate().filter(|(i, _)| free(*i));
+        unique(open.filter_map(|(i, t)| Some((i, states.called(t, options.canonical)?))).collect())
+    };
+    let open_left = of_weights(&left, &states_a, &|i| partner[i].is_none());
+    let open_right = of_weights(&right, &states_b, &|i| !taken[i]);
     for (name, i) in open_left {
         if let (Some(i), Some(Some(at))) = (i, open_right.get(&name)) {
             taken[*at] = true;

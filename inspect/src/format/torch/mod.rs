@@ -5,6 +5,7 @@
 //! The graph is hostile: it may hold cycles, be as deep as the file is long, and share parts so that its paths
 //! are exponentially many. Depth and visits are bounded, and one budget pays for everything that is copied.
 
+mod bits;
 mod dtypes;
 mod numpy;
 mod shares;
@@ -16,6 +17,8 @@ use std::sync::Arc;
 
 use num_bigint::BigInt;
 
+use bits::Bits;
+pub(crate) use bits::told as told_bits;
 pub use dtypes::{has_dtype, storage_class};
 pub(crate) use dtypes::{storage_dtype, torch_dtype};
 pub(crate) use numpy::{code_of, numpy_code, scalar};
@@ -56,6 +59,8 @@ pub(crate) struct StorageRef {
     pub view_of: Option<(String, u64)>,
     /// Bytes that are in the pickle itself (numpy arrays, tensors that `pickle.dump` wrote).
     pub inline: Option<Inline>,
+    /// What its elements stand for, if not for themselves.
+    pub bits: Option<Bits>,
 }
 
 /// Bytes of a storage within a pickle.
@@ -110,7 +115,10 @@ impl TorchObject {
             .handles
             .iter()
             .zip(&self.storages)
-            .map(|(handle, storage)| (handle, place(storage)))
+            .map(|(handle, storage)| {
+                let placed = place(storage);
+                (handle, storage.bits.map_or(placed.clone(), |bits| bits.applied(placed)))
+            })
             .collect();
         let mut tensors = std::mem::take(&mut self.tensors);
         for tensor in &mut tensors {
@@ -168,6 +176,7 @@ pub(crate) fn interpret_with(
             walker.tensors.push(tensor);
         }
     }
+    walker.notices.extend(walker.resolved());
     if walker.cut {
         walker.notices.push(Notice::new(
             NoticeKind::ListingCut,
@@ -403,6 +412,10 @@ impl<'p> Walker<'p, '_> {
                 }
                 entries.extend_from_slice(&object.entries);
                 return self.walk_entries(&entries, name, depth).map(Value::Dict);
+            }
+            ("torch.nn.parameter", "UninitializedParameter" | "UninitializedBuffer") => {
+                self.list_uninitialized(function, args, name);
+                return None;
             }
             // As versions wrote it in which it was no tensor itself.
             ("torch.distributed._shard.sharded_tensor.api", "ShardedTensor") => {

@@ -19,7 +19,10 @@ impl<'p> Walker<'p, '_> {
         let bytes = array.bytes.len() as u64;
         let inline = Inline { big_endian: array.big_endian, ..self.inline(array.bytes) };
         let key = format!("array {} {}", self.storages.len(), self.arrays.len());
-        (tensor, StorageRef { key, dtype: array.dtype, bytes, view_of: None, inline: Some(inline) })
+        (
+            tensor,
+            StorageRef { key, dtype: array.dtype, bytes, view_of: None, inline: Some(inline), bits: None },
+        )
     }
 
     /// `numpy.core.multiarray._reconstruct(…)` with the state (version, shape, dtype, is_fortran, bytes), or

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::bits::Bits;
 use super::dtypes::{storage_dtype, torch_dtype};
 
 use super::{ENTRY, Inline, InlineBytes, MAX_DEPTH, MAX_KEY, StorageRef, Walker, dotted, quoted};
@@ -69,6 +70,7 @@ impl<'p> Walker<'p, '_> {
         }
         match self.tensor(function, args) {
             Ok(tensor) => {
+                self.tell_entries(function, args, name);
                 self.list(tensor, name);
                 None
             }
@@ -94,20 +96,20 @@ impl<'p> Walker<'p, '_> {
         let args = Args { pickle: self.pickle, ids: args };
         match function {
             "_rebuild_tensor" | "_rebuild_tensor_v2" => {
-                let mut tensor = self.strided(&args, None)?;
+                let mut tensor = self.strided(function, &args, None)?;
                 tensor.requires_grad =
                     args.get(4).is_ok_and(|id| matches!(self.pickle.node(id), Node::Bool(true)));
                 Ok(tensor)
             }
             "_rebuild_tensor_v3" => {
                 let dtype = args.dtype(6)?;
-                let mut tensor = self.strided(&args, Some(dtype))?;
+                let mut tensor = self.strided(function, &args, Some(dtype))?;
                 tensor.requires_grad =
                     args.get(4).is_ok_and(|id| matches!(self.pickle.node(id), Node::Bool(true)));
                 Ok(tensor)
             }
             "_rebuild_qtensor" => {
-                let mut tensor = self.strided(&args, None)?;
+                let mut tensor = self.strided(function, &args, None)?;
                 tensor.quantizer = Some(self.quantizer(args.get(4)?)?);
                 Ok(tensor)
             }
@@ -147,9 +149,12 @@ impl<'p> Walker<'p, '_> {
     }
 
     /// (storage, offset, size, stride, …), the arguments that all strided tensors begin with.
-    fn strided(&mut self, args: &Args<'_, '_>, dtype: Option<DType>) -> Result<TensorInfo> {
-        let storage = self.storage(args.get(0)?)?;
+    fn strided(&mut self, function: &str, args: &Args<'_, '_>, dtype: Option<DType>) -> Result<TensorInfo> {
+        let mut storage = self.storage(args.get(0)?)?;
         let dtype = dtype.unwrap_or(self.storages[storage].dtype);
+        if let Some(bits) = Bits::of(function, args, dtype)? {
+            storage = self.add_storage(StorageRef { bits: Some(bits), ..self.storages[storage].clone() })?;
+        }
         let offset = args.usize(1)?;
         let shape = args.shape(2)?;
         let strides = args.shape(3)?;
@@ -164,6 +169,15 @@ impl<'p> Walker<'p, '_> {
         let mut tensor = TensorInfo::contiguous(String::new(), dtype, shape, storage, byte_offset);
         tensor.strides = strides;
         Ok(tensor)
+    }
+
+    /// A parameter or buffer of a lazy module, which has no shape before its first batch.
+    pub(super) fn list_uninitialized(&mut self, class: &str, args: &[Id], name: Option<&str>) {
+        let why = format!("is an {class}: it had neither shape nor data when it was saved");
+        let mut tensor = no_storage(DType::F32, vec![0], None, Some(&why));
+        tensor.requires_grad =
+            args.first().is_some_and(|&id| matches!(self.pickle.node(id), Node::Bool(true)));
+        self.list(tensor, name);
     }
 
     /// The tensor of the node `id`, without adding it to the list.
@@ -281,7 +295,7 @@ impl<'p> Walker<'p, '_> {
         });
         self.pay(len)?;
         let bytes = len as u64;
-        let storage = StorageRef { key, dtype, bytes, view_of: None, inline: Some(inline) };
+        let storage = StorageRef { key, dtype, bytes, view_of: None, inline: Some(inline), bits: None };
         let index = self.add_storage(storage)?;
         self.embedded.insert(id, index);
         Ok(index)
@@ -301,7 +315,7 @@ impl<'p> Walker<'p, '_> {
         let (key, dtype, count, view) = persistent_storage(self.pickle, pid)?;
         let size = dtype.element_size().unwrap_or(1) as u64;
         let bytes = count.checked_mul(size).ok_or_else(|| Error::damaged("its storage's size overflows"))?;
-        let mut storage = StorageRef { key, dtype, bytes, view_of: None, inline: None };
+        let mut storage = StorageRef { key, dtype, bytes, view_of: None, inline: None, bits: None };
         if let Some(view) = view {
             let view = Args { pickle: self.pickle, ids: view };
             let view_key = storage_key(self.pickle, view.get(0)?)?;
@@ -316,7 +330,11 @@ impl<'p> Walker<'p, '_> {
     pub(super) fn add_storage(&mut self, storage: StorageRef) -> Result<usize> {
         // A key names one storage; a second class for it is inconsistent, and kept separate so that bounds hold for
         // both.
-        let identity = format!("{}\u{0}{}\u{0}{}", storage.key, storage.dtype, storage.bytes);
+        let StorageRef { key, dtype, bytes, bits, .. } = &storage;
+        let mut identity = format!("{key}\u{0}{dtype}\u{0}{bytes}");
+        if let Some(bits) = bits {
+            identity.push_str(&format!("\u{0}{bits:?}"));
+        }
         let next = self.storages.len();
         if let Some(&index) = self.storage_keys.get(&identity) {
             return Ok(index);

@@ -2,6 +2,7 @@
 //! Model states hold the module in 16 bits; with ZeRO the fp32 weights and the moments lie in the optimizer's states, as
 //! flat vectors divided over the ranks.
 
+mod agreement;
 mod flat;
 mod partitions;
 mod universal;
@@ -23,6 +24,9 @@ use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, Format, Notice, NoticeKind, Result};
 
 pub(super) const LAYOUT: Layout = Layout { recognises, set, identity, join, is_whole, ..single::LAYOUT };
+
+/// The script that DeepSpeed leaves in each folder that it saved into.
+const SCRIPT: &str = "zero_to_fp32.py";
 
 /// What a file holds, by its name; the numbers are ranks of data and of model parallelism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -192,14 +196,30 @@ pub(super) fn named_in(folder: &Path) -> Option<PathBuf> {
 
 /// The folder that is named in `folder`, which DeepSpeed saved into, as that of the last tag, and that is not there.
 fn lost_in(folder: &Path) -> Option<PathBuf> {
-    /// The script that it leaves in each such folder.
-    const SCRIPT: &str = "zero_to_fp32.py";
     pointed_at(folder).filter(|tag| !tag.is_stored() && folder.join(SCRIPT).is_stored_file())
+}
+
+/// What `latest` in `folder`, which DeepSpeed saved into, names where that leads out of it.
+fn strays(folder: &Path) -> Option<Notice> {
+    const QUOTED: usize = 80;
+    let mut text = String::new();
+    folder.join("latest").stored_bytes().ok()?.take(4096).read_to_string(&mut text).ok()?;
+    let tag = text.trim();
+    let stays = tag.is_empty() || Path::new(tag).file_name() == Some(tag.as_ref());
+    if stays || !folder.join(SCRIPT).is_stored_file() {
+        return None;
+    }
+    let tag: String = tag.chars().take(QUOTED).collect();
+    let text = format!(
+        "the file `latest` names `{}` as the last tag, which is not in this folder, and is not followed",
+        tag.escape_debug()
+    );
+    Some(Notice::new(NoticeKind::Gone, text))
 }
 
 /// Tells of a last tag that is named in `folder` and not there.
 pub(super) fn points_nowhere(folder: &Path) -> Option<Notice> {
-    let tag = lost_in(folder)?;
+    let Some(tag) = lost_in(folder) else { return strays(folder) };
     let text = format!(
         "the folder of the last tag, `{}`, which the file `latest` names, is not there",
         name(&tag).escape_debug()
@@ -297,6 +317,7 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     let mut others: Vec<(String, Saved)> = Vec::new();
     let mut experts: Vec<(usize, Saved)> = Vec::new();
     let mut parameters = universal::Parameters::default();
+    let (mut steps, mut renamed) = (Vec::new(), Vec::new());
     let names: Vec<String> = files.iter().map(|file| name(&file.path)).collect();
     let unused = superseded(&names, &mut contents.faults);
     for file in files {
@@ -306,6 +327,9 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
             contents.listing_damaged |= more.listing_damaged;
             contents.notices.append(&mut more.notices);
             add_new(&mut contents.globals, std::mem::take(&mut more.globals));
+            if !unused.contains(file_name.as_str()) {
+                renamed.extend(agreement::renamed(&file_name, more.root.as_deref()));
+            }
             Saved::of(&mut more)
         });
         if unused.contains(file_name.as_str()) {
@@ -315,6 +339,7 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
             (Some(Kind::Model { dp, mp, divided }), Ok(saved)) => {
                 let rank = ranks.entry(mp).or_default();
                 rank.divided |= divided;
+                steps.extend(agreement::step(&saved).map(|step| (file_name.clone(), step)));
                 rank.models.insert(dp, saved);
             }
             (Some(Kind::Optimizer { dp, mp, .. }), saved) => {
@@ -376,6 +401,8 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         contents.tensors.extend(tensors.map(|t| TensorInfo { name: named(t.name.clone()), ..t }));
     }
     add_others(&mut contents, others);
+    contents.faults.extend(agreement::other_steps(&steps));
+    contents.faults.append(&mut renamed);
     contents.tell_first();
     Ok(reading.whole(contents))
 }

@@ -13,7 +13,7 @@ use crate::format::add_new;
 use crate::layout::tiles::Budget;
 use crate::metadata::{HashableValue, Value, as_f64, as_u64, lookup};
 use crate::storage::Storage;
-use crate::tensor::TensorInfo;
+use crate::tensor::{TensorInfo, numel};
 use crate::torch::scalar;
 use crate::{DType, Damage, DamageKind};
 
@@ -215,6 +215,13 @@ impl<'a> Zero<'a> {
             let what = format!(
                 "it has {} groups of parameters, which is out of proportion to its files",
                 groups.len()
+            );
+            groups.into_iter().map(|group| (group, what.clone())).collect()
+        } else if let Some(parameter) = self.parameters.iter().find(|p| numel(&p.shape).is_none()) {
+            let what = format!(
+                "the model states say that `{}` has the shape {:?}, which is more elements than can be counted",
+                parameter.name.escape_debug(),
+                parameter.shape
             );
             groups.into_iter().map(|group| (group, what.clone())).collect()
         } else if self.stage3 {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::flat::{self, Flat};
 use super::partitions::Zero;
-use super::{Part, Saved, dict, text};
+use super::{Part, Saved, agreement, dict, text};
 use crate::layout::tiles::Budget;
 use crate::metadata::{HashableValue, Value, as_u64, lookup, merge};
 use crate::storage::Storage;
@@ -87,6 +87,7 @@ impl Rank {
         let module = module(first);
         part.metadata = plain_values(first);
         part.faults.extend(self.missing_models());
+        part.notices.extend(agreement::unlike(&self.models));
         let mut parameters = parameters(first);
         let optimizer = self.optimizers.values().flatten().next();
         if let Some(optimizer) = optimizer {
@@ -236,7 +237,8 @@ pub(super) fn parameters(saved: &Saved) -> Vec<Parameter> {
     let parameter = |(key, shape): &(String, Vec<usize>)| {
         let key = key.strip_prefix("param_shapes.")?;
         let (group, name) = if grouped { key.split_once('.')? } else { ("0", key) };
-        let count = numel(shape).and_then(|count| usize::try_from(count).ok())?;
+        // One that cannot be counted is refused with its vector.
+        let count = numel(shape).and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
         let group = group.parse().ok()?;
         Some(Parameter { name: name.to_string(), shape: shape.clone(), count, group, padding: 0 })
     };

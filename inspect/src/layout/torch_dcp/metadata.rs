@@ -3,15 +3,23 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::bytes::Source;
+use crate::format::Contents;
+use crate::layout::name;
 use crate::metadata::HashableValue;
 use crate::pickle::{Id, Node, Pickle};
 use crate::torch::torch_dtype;
-use crate::{DType, DamageKind, Error, Result};
+use crate::{DType, Damage, DamageKind, Error, ErrorKind, Result};
 
 /// The deepest nesting of an item that is kept.
 const DEEPEST: usize = 64;
 /// Dimensions of a tensor, at most.
 const DIMENSIONS: usize = 64;
+
+/// The extension of torch that compresses a part, before its version.
+const ZSTD: &str = "stream.zstd/1";
+/// The largest `.metadata` that is read.
+const MAX_METADATA: u64 = 1 << 30;
 
 /// What a distributed checkpoint holds, and where.
 #[derive(Debug, Default)]
@@ -22,10 +30,13 @@ pub(super) struct Listing {
     numbers: HashMap<String, usize>,
     /// Where each block of a tensor is, by its name and the first element in each dimension; plain values have none.
     /// Ranks that list by themselves each have what is replicated.
-    places: HashMap<Key, Vec<Place>>,
+    places: HashMap<Key, Vec<Where>>,
     /// The keys that lead to an item in the nested state dict.
     pub paths: HashMap<String, Vec<HashableValue>>,
 }
+
+/// A range of a file, or why the listing does not say which.
+pub(super) type Where = std::result::Result<Place, Damage>;
 
 /// A name, and the first element of a block.
 type Key = (String, Option<Vec<usize>>);
@@ -35,6 +46,8 @@ type Key = (String, Option<Vec<usize>>);
 pub(super) enum Item {
     Tensor(Blocks),
     Value,
+    /// One whose entry cannot be read, and why.
+    Unreadable(Damage),
 }
 
 /// A tensor and the blocks that it was saved in.
@@ -44,6 +57,8 @@ pub(super) struct Blocks {
     pub dtype: Option<DType>,
     pub shape: Vec<usize>,
     pub chunks: Vec<Chunk>,
+    /// What is wrong with an entry of `chunks` that cannot be read.
+    pub wrong: Option<Damage>,
 }
 
 /// A block of a tensor.
@@ -63,12 +78,35 @@ pub(super) struct Place {
     pub transforms: Vec<String>,
 }
 
+impl Place {
+    /// Whether its bytes are compressed, in the one way that is read.
+    pub fn is_packed(&self) -> bool {
+        let is_zstd = |transform: &String| transform == ZSTD || transform.starts_with("stream.zstd/1.");
+        matches!(&self.transforms[..], [transform] if is_zstd(transform))
+    }
+}
+
 impl Listing {
+    /// Adds what the file `source` lists, and its globals to `contents`.
+    ///
+    /// # Errors
+    /// Those of a file that is no such listing.
+    pub fn read(&mut self, source: &Source, contents: &mut Contents) -> Result<()> {
+        if source.len() > MAX_METADATA {
+            let what = format!("a listing of more than {MAX_METADATA} bytes is not read");
+            return Err(Error::unsupported(what));
+        }
+        let bytes = source.bytes(0..source.len())?;
+        let pickle = Pickle::parse(&bytes).map_err(|error| unfinished(source, error))?;
+        contents.add_globals(&pickle);
+        self.add(&pickle)
+    }
+
     /// Adds what `pickle` lists.
     ///
     /// # Errors
     /// `Damaged` for a pickle that is no such listing.
-    pub fn add(&mut self, pickle: &Pickle<'_>) -> Result<()> {
+    fn add(&mut self, pickle: &Pickle<'_>) -> Result<()> {
         // A name that many places share is copied for each.
         let mut reader = Reader { pickle, left: pickle.len.saturating_mul(8).saturating_add(1 << 20) };
         let items = reader.field(pickle.root, "state_dict_metadata").and_then(|id| reader.entries(id));
@@ -76,7 +114,10 @@ impl Listing {
         for &(key, value) in items {
             let name = pickle.str(key).ok_or_else(|| wrong("a name that is no text"))?;
             let name = reader.copied(name)?;
-            let item = reader.item(value).map_err(|e| e.in_tensor(&name))?;
+            let item = match reader.item(value) {
+                Err(error) if error.kind == ErrorKind::Damaged => Item::Unreadable(error.into()),
+                item => item.map_err(|e| e.in_tensor(&name))?,
+            };
             match (self.numbers.get(&name).map(|&number| &mut self.items[number].1), item) {
                 (None, item) => {
                     self.numbers.insert(name.clone(), self.items.len());
@@ -94,7 +135,15 @@ impl Listing {
         let places =
             reader.field(pickle.root, "storage_data").and_then(|id| reader.entries(id)).unwrap_or(&[]);
         for &(index, info) in places {
-            let (key, place) = reader.place(index, info)?;
+            // A block whose place is none that can be read is one of which the listing does not say where it is.
+            let key = match reader.place_of(index) {
+                Err(error) if error.kind == ErrorKind::Damaged => continue,
+                key => key?,
+            };
+            let place = match reader.place(info) {
+                Err(error) if error.kind == ErrorKind::Damaged => Err(error.into()),
+                place => Ok(place?),
+            };
             self.places.entry(key).or_default().push(place);
         }
         let paths =
@@ -112,19 +161,42 @@ impl Listing {
 
     /// Where the block of tensor `name` is that begins at `offsets`, in each rank that has it; without them, the plain
     /// value `name`.
-    pub fn places(&self, name: &str, offsets: Option<&[usize]>) -> &[Place] {
+    pub fn places(&self, name: &str, offsets: Option<&[usize]>) -> &[Where] {
         self.places.get(&(name.to_string(), offsets.map(<[usize]>::to_vec))).map_or(&[], Vec::as_slice)
     }
 
     /// Every range that something was written to.
     pub fn ranges(&self) -> impl Iterator<Item = &Place> {
-        self.places.values().flatten()
+        self.places.values().flatten().filter_map(|place| place.as_ref().ok())
     }
 }
 
+/// The error of a listing that is no pickle because of `error`.
+fn unfinished(source: &Source, error: Error) -> Error {
+    if error.kind != ErrorKind::Damaged {
+        return error;
+    }
+    let file = name(&source.path);
+    let what = match source.len() {
+        0 => format!(
+            "{file}, which is written last and says what the .distcp files hold, is empty: saving was not finished"
+        ),
+        _ => format!(
+            "{file}, which is written last and says what the .distcp files hold, is cut short or damaged: {}",
+            error.what
+        ),
+    };
+    Error { what, ..error }.because(DamageKind::CutShort).hint("use the checkpoint of an earlier step")
+}
+
+/// What is wrong with the listing as a whole.
 fn wrong(what: &str) -> Error {
-    Error::damaged(format!("is no listing of a distributed checkpoint: {what}"))
-        .because(DamageKind::UnreadableEntry)
+    entry(&format!("is no listing of a distributed checkpoint: {what}"))
+}
+
+/// What is wrong with one of its entries.
+fn entry(what: &str) -> Error {
+    Error::damaged(what).because(DamageKind::UnreadableEntry)
 }
 
 /// Reads objects of a pickle by their fields.
@@ -178,13 +250,13 @@ impl<'p> Reader<'p, '_> {
             Some("BytesStorageMetadata") => return Ok(Item::Value),
             Some("TensorStorageMetadata") => {}
             other => {
-                return Err(wrong(&format!(
-                    "an entry of class {}",
+                return Err(entry(&format!(
+                    "the listing has it as an entry of class {}",
                     other.unwrap_or("unknown").escape_debug()
                 )));
             }
         }
-        let shape = self.field(id, "size").ok_or_else(|| wrong("a tensor without a size"))?;
+        let shape = self.field(id, "size").ok_or_else(|| entry("the listing has no size of it"))?;
         let shape = self.sizes(shape)?;
         // The state is a tuple that begins with the type, or a dict in between versions.
         let properties = self.field(id, "properties").and_then(|properties| {
@@ -193,15 +265,22 @@ impl<'p> Reader<'p, '_> {
         });
         let dtype = properties.and_then(|id| self.pickle.global(id)).and_then(|(_, name)| torch_dtype(name));
         let listed = self.field(id, "chunks").and_then(|chunks| self.pickle.sequence(chunks));
-        let listed = listed.ok_or_else(|| wrong("a tensor without blocks"))?;
-        let without = || wrong("a block without a place");
-        let mut chunks = Vec::new();
+        let listed = listed.ok_or_else(|| entry("the listing has no blocks of it"))?;
+        let (mut chunks, mut wrong) = (Vec::new(), None);
         for &chunk in listed {
-            let offsets = self.sizes(self.field(chunk, "offsets").ok_or_else(without)?)?;
-            let sizes = self.sizes(self.field(chunk, "sizes").ok_or_else(without)?)?;
-            chunks.push(Chunk { offsets, sizes });
+            match self.chunk(chunk) {
+                Err(error) if error.kind == ErrorKind::Damaged => drop(wrong.get_or_insert(error.into())),
+                chunk => chunks.push(chunk?),
+            }
         }
-        Ok(Item::Tensor(Blocks { dtype, shape, chunks }))
+        Ok(Item::Tensor(Blocks { dtype, shape, chunks, wrong }))
+    }
+
+    fn chunk(&mut self, id: Id) -> Result<Chunk> {
+        let without = || entry("the listing has a block of it without a place");
+        let offsets = self.sizes(self.field(id, "offsets").ok_or_else(without)?)?;
+        let sizes = self.sizes(self.field(id, "sizes").ok_or_else(without)?)?;
+        Ok(Chunk { offsets, sizes })
     }
 
     /// A `torch.Size`, or a sequence of whole numbers.
@@ -214,29 +293,44 @@ impl<'p> Reader<'p, '_> {
             }
             _ => pickle.sequence(id),
         };
-        let items =
-            items.filter(|items| items.len() <= DIMENSIONS).ok_or_else(|| wrong("a size that is none"))?;
+        let none = || entry("the listing has something in place of a size");
+        let items = items.filter(|items| items.len() <= DIMENSIONS).ok_or_else(none)?;
         self.pay(8 * items.len() + 24)?;
-        let size = |&item: &Id| pickle.int(item).and_then(|n| usize::try_from(n).ok());
-        items.iter().map(size).collect::<Option<_>>().ok_or_else(|| wrong("a size that is none"))
+        let size = |&item: &Id| match pickle.int(item) {
+            Some(n) => usize::try_from(n).map_err(|_| {
+                entry(&format!("the listing has the negative number {n} among its sizes and offsets"))
+            }),
+            None => Err(none()),
+        };
+        items.iter().map(size).collect()
     }
 
-    /// An entry of `storage_data`.
-    fn place(&mut self, index: Id, info: Id) -> Result<(Key, Place)> {
+    /// What an entry of `storage_data` is the place of.
+    fn place_of(&mut self, index: Id) -> Result<Key> {
         let pickle = self.pickle;
-        let text = |id: Option<Id>| id.and_then(|id| pickle.str(id));
-        let name = text(self.field(index, "fqn")).ok_or_else(|| wrong("a place of nothing"))?;
-        let file = text(self.field(info, "relative_path")).ok_or_else(|| wrong("a place without a file"))?;
+        let name = self.field(index, "fqn").and_then(|id| pickle.str(id));
+        let name = name.ok_or_else(|| entry("a place of nothing"))?;
         let offsets = match self.field(index, "offset") {
             None => None,
             Some(id) if matches!(pickle.node(id), Node::None) => None,
             Some(id) => Some(self.sizes(id)?),
         };
+        Ok((self.copied(name)?, offsets))
+    }
+
+    /// The place that an entry of `storage_data` names.
+    fn place(&mut self, info: Id) -> Result<Place> {
+        let pickle = self.pickle;
+        let text = |id: Option<Id>| id.and_then(|id| pickle.str(id));
+        let file = text(self.field(info, "relative_path"));
+        let file = file.ok_or_else(|| entry("the listing has its place without a file"))?;
         let number = |name: &str| {
             let number = self.field(info, name).and_then(|id| pickle.int(id));
-            number
-                .and_then(|n| u64::try_from(n).ok())
-                .ok_or_else(|| wrong("a place without an offset or a length"))
+            let number = number.ok_or_else(|| entry(&format!("the listing has no {name} of it")))?;
+            u64::try_from(number).map_err(|_| {
+                let file = file.escape_debug();
+                entry(&format!("the listing says that its {name} in {file} is {number}, which is negative"))
+            })
         };
         let (offset, len) = (number("offset")?, number("length")?);
         let mut transforms = Vec::new();
@@ -244,8 +338,7 @@ impl<'p> Reader<'p, '_> {
         for &transform in listed.unwrap_or(&[]).iter().take(8) {
             transforms.push(self.copied(text(Some(transform)).unwrap_or("unknown"))?);
         }
-        let place = Place { file: self.copied(file)?, offset, len, transforms };
-        Ok(((self.copied(name)?, offsets), place))
+        Ok(Place { file: self.copied(file)?, offset, len, transforms })
     }
 
     /// A key of a dict or an index of a list; `None` for anything else.

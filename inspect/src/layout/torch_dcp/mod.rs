@@ -2,6 +2,7 @@
 //! files, in which each rank saved blocks of tensors and plain values one after another, each as an archive of
 //! `torch.save` or as a SafeTensors file; and `.metadata`, written last, that says what is where.
 
+mod claims;
 mod metadata;
 mod nested;
 
@@ -12,7 +13,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::metadata::{Blocks, Chunk, Item, Listing, Place};
+use self::claims::Claims;
+use self::metadata::{Blocks, Chunk, Item, Listing, Place, Where};
 use self::nested::Nested;
 use super::join::{Opened, Reading, Whole};
 use super::tiles::{self, Budget, Tile};
@@ -23,15 +25,12 @@ use crate::bytes::zstd::{self, Recent};
 use crate::bytes::{Source, Stamp};
 use crate::format::{Contents, safetensors, torch_zip};
 use crate::metadata::{HashableValue, Value, from_json, merge};
-use crate::pickle::Pickle;
 use crate::tensor::TensorInfo;
-use crate::{DType, Damage, DamageKind, Error, Format, Notice, NoticeKind, Result};
+use crate::torch::told_bits;
+use crate::{DType, Damage, DamageKind, Error, ErrorKind, Format, Notice, NoticeKind, Result};
 
 pub(super) const LAYOUT: Layout =
     Layout { recognises, set, identity, join, is_whole: is_folder, ..single::LAYOUT };
-
-/// The largest `.metadata` that is read.
-const MAX_METADATA: u64 = 1 << 30;
 
 fn recognises(path: &Path) -> bool {
     is_folder(path) || (is_file(path) && has_listing(parent(path)))
@@ -107,7 +106,7 @@ fn set(path: &Path) -> Result<Set> {
     let files = files(&folder)?;
     if !files.first().is_some_and(|file| is_listing(file)) {
         let what = "is a distributed checkpoint whose saving was not finished: .metadata, which is written last and says what the .distcp files hold, is not there";
-        return Err(Error::new(crate::ErrorKind::Damaged, what)
+        return Err(Error::new(ErrorKind::Damaged, what)
             .because(DamageKind::MissingShards)
             .in_file(path)
             .hint("use the checkpoint of an earlier step"));
@@ -136,7 +135,7 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
             beside.push(file);
         } else if is_listing(&path) {
             let source = reading.open(file, &mut unread).map_err(|damage| Error::from(&damage))?;
-            add_listing(&mut listing, &mut contents, &source).map_err(|e| e.in_file(&path))?;
+            listing.read(&source, &mut contents).map_err(|e| e.in_file(&path))?;
         } else {
             parts.insert(name(&path), reading.open(file, &mut unread));
         }
@@ -152,10 +151,12 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         unpacked: Cell::new(bytes.saturating_mul(MAX_RATIO).max(FREE_RATIO)),
         recent: Arc::default(),
         objects: Cell::new(0),
+        claims: RefCell::default(),
     };
     folder.add_missing(&listing, &mut contents);
     contents.faults.append(&mut unread);
     folder.add_items(&listing, &mut contents);
+    contents.notices.extend(folder.claims.take().shared());
     folder.add_unclaimed(&listing, &mut contents);
     for file in beside {
         add_beside(file, &mut reading, &mut contents);
@@ -196,16 +197,6 @@ fn add_beside(file: Opened, reading: &mut Reading, contents: &mut Contents) {
     contents.notices.extend(own.notices);
 }
 
-fn add_listing(listing: &mut Listing, contents: &mut Contents, source: &Source) -> Result<()> {
-    if source.len() > MAX_METADATA {
-        return Err(Error::unsupported(format!("a listing of more than {MAX_METADATA} bytes is not read")));
-    }
-    let bytes = source.bytes(0..source.len())?;
-    let pickle = Pickle::parse(&bytes)?;
-    contents.add_globals(&pickle);
-    listing.add(&pickle)
-}
-
 /// The files that ranks wrote, by their names.
 struct Folder {
     parts: HashMap<String, std::result::Result<Arc<Source>, Damage>>,
@@ -225,16 +216,18 @@ struct Folder {
     recent: Arc<Recent>,
     /// Objects of Megatron-Core's own that are not shown.
     objects: Cell<u64>,
+    /// The archives that were read, and what each is of.
+    claims: RefCell<Claims>,
 }
 
-/// The extension of torch that compresses a part, before its version.
-const ZSTD: &str = "stream.zstd/1";
 /// All parts together may decompress to this many times the bytes of their files, and always to this many bytes: weights
 /// hardly compress.
 const MAX_RATIO: u64 = 64;
 const FREE_RATIO: u64 = 256 << 20;
 /// Bytes of an archive besides those of its tensor, at most.
 const AROUND: u64 = 1 << 20;
+/// Entries that cannot be read, of which so many are told.
+const TOLD: usize = 3;
 /// A plain value may decompress to this many bytes.
 const MAX_VALUE: u64 = 64 << 20;
 
@@ -243,6 +236,16 @@ impl Folder {
     fn add_missing(&self, listing: &Listing, contents: &mut Contents) {
         let named: BTreeMap<&str, ()> = listing.ranges().map(|place| (place.file.as_str(), ())).collect();
         let gone: Vec<&str> = named.keys().copied().filter(|file| !self.parts.contains_key(*file)).collect();
+        let (outside, gone): (Vec<&str>, Vec<&str>) = gone.into_iter().partition(|file| is_outside(file));
+        if let Some(first) = outside.first() {
+            let what = format!(
+                "the listing names {} of {} files by paths out of the folder, which are not followed, such as {}",
+                outside.len(),
+                named.len(),
+                first.escape_debug()
+            );
+            contents.faults.push(Damage::new(DamageKind::MissingShards, what));
+        }
         if !gone.is_empty() {
             let first: Vec<String> =
                 gone.iter().take(3).map(|file| file.escape_debug().to_string()).collect();
@@ -255,6 +258,7 @@ impl Folder {
     fn add_items(&self, listing: &Listing, contents: &mut Contents) {
         let mut budget = Budget::of_bytes(self.bytes);
         let mut nested = Nested::default();
+        let mut spoilt = Vec::new();
         for (name, item) in &listing.items {
             match item {
                 Item::Tensor(blocks) => {
@@ -264,10 +268,20 @@ impl Folder {
                     let tensor = self.tensor(listing, name, blocks, &mut budget, &mut contents.notices);
                     contents.tensors.push(tensor);
                 }
-                Item::Value => self.add_value(listing, name, &mut nested, contents),
+                Item::Value => spoilt.extend(self.add_value(listing, name, &mut nested, contents)),
+                Item::Unreadable(damage) => spoilt.push(called(name, damage.clone())),
             }
         }
+        // Those of one file are lost together.
+        let more = spoilt.len().saturating_sub(TOLD);
+        contents.faults.extend(spoilt.into_iter().take(TOLD));
+        if more > 0 {
+            let what = format!("and {more} more entries that cannot be read");
+            contents.faults.push(Damage::new(DamageKind::UnreadableEntry, what));
+        }
         contents.metadata = nested.into_dict();
+        let resolved = contents.tensors.iter().filter(|tensor| tensor.storages().any(Storage::is_computed));
+        contents.notices.extend(told_bits(resolved.map(|tensor| tensor.name.as_str())));
         if !self.streams.borrow().is_empty() {
             let text = "its tensors are SafeTensors with empty compressed streams before them, as PyTorch writes where both are asked for";
             contents.notices.push(Notice::new(NoticeKind::Unusual, text).refused());
@@ -284,7 +298,7 @@ impl Folder {
         &self,
         listing: &Listing,
         name: &str,
-        Blocks { dtype, shape, chunks }: &Blocks,
+        Blocks { dtype, shape, chunks, wrong }: &Blocks,
         budget: &mut Budget,
         notices: &mut Vec<Notice>,
     ) -> TensorInfo {
@@ -301,10 +315,14 @@ impl Folder {
         let tiles: Vec<Tile> = chunks.iter().map(tile).collect();
         let stored = || tiles.iter().find_map(|tile| tile.part.as_ref().ok()).map(|part| part.dtype);
         match dtype.or_else(stored) {
-            Some(dtype) => tiles::join(name.to_string(), dtype, shape.clone(), tiles, budget),
-            None => {
-                let damage = Damage::new(DamageKind::UnknownType, "its element type is unknown");
-                let mut tensor = TensorInfo::contiguous(name.to_string(), DType::U8, shape.clone(), None, 0);
+            Some(dtype) if wrong.is_none() => {
+                tiles::join(name.to_string(), dtype, shape.clone(), tiles, budget)
+            }
+            dtype => {
+                let unknown = || Damage::new(DamageKind::UnknownType, "its element type is unknown");
+                let damage = wrong.clone().unwrap_or_else(unknown);
+                let dtype = dtype.unwrap_or(DType::U8);
+                let mut tensor = TensorInfo::contiguous(name.to_string(), dtype, shape.clone(), None, 0);
                 tensor.storage = Some(Storage::missing(damage.clone(), 0));
                 tensor.damage = Some(damage);
                 tensor
@@ -317,13 +335,20 @@ impl Folder {
     fn block(
         &self,
         name: &str,
-        places: &[Place],
+        places: &[Where],
         bytes: u64,
     ) -> (std::result::Result<TensorInfo, Damage>, Option<Notice>) {
         let mut part: std::result::Result<(TensorInfo, &Place), Damage> =
             Err(lost("the listing does not say where".into()));
         let mut differ = None;
         for place in places {
+            let place = match place {
+                Ok(place) => place,
+                Err(damage) => {
+                    part = part.or_else(|_| Err(damage.clone()));
+                    continue;
+                }
+            };
             let found = self.tensor_at(name, place, bytes);
             match (&part, found) {
                 (Ok((first, at)), Ok(other)) if differ.is_none() && checksum(first) != checksum(&other) => {
@@ -359,24 +384,40 @@ impl Folder {
                 self.blobs.borrow_mut().insert(key, tensors);
                 found
             }
-            (_, 1) => Ok(saved.tensors.remove(0)),
+            (_, 1) => {
+                self.claims.borrow_mut().add(name, place);
+                Ok(saved.tensors.remove(0))
+            }
             (_, n) => Err(lost(format!("{n} tensors are in its place in {}", place.file.escape_debug()))),
         }
     }
 
-    /// Adds the plain value `name` where its keys lead to, and tensors that lie in it.
-    fn add_value(&self, listing: &Listing, name: &str, nested: &mut Nested, contents: &mut Contents) {
-        let place = listing.places(name, None).first();
-        let known = place.ok_or_else(|| lost("the listing does not say where".into()));
+    /// Adds the plain value `name` where its keys lead to, and tensors that lie in it; gives what keeps it from being read.
+    fn add_value(
+        &self,
+        listing: &Listing,
+        name: &str,
+        nested: &mut Nested,
+        contents: &mut Contents,
+    ) -> Option<Damage> {
+        let known = match listing.places(name, None).first() {
+            Some(place) => place.as_ref().map_err(Damage::clone),
+            None => Err(lost("the listing does not say where".into())),
+        };
+        let place = known.as_ref().ok().copied();
         let saved = match known.and_then(|place| self.saved(place, MAX_VALUE)) {
-            Ok(saved) => saved,
+            Ok(saved) => {
+                place.iter().for_each(|place| self.claims.borrow_mut().add(name, place));
+                saved
+            }
             // Bytes of a layer's own making, which a rank saved for itself.
             Err(_) if is_object(name) && place.is_some_and(|place| self.is_opaque(place)) => {
-                return self.objects.set(self.objects.get() + 1);
+                self.objects.set(self.objects.get() + 1);
+                return None;
             }
             Err(mut damage) => {
                 damage.what = format!("the value `{}`: {damage}", name.escape_debug());
-                return contents.faults.push(damage);
+                return Some(damage);
             }
         };
         for mut tensor in saved.tensors {
@@ -394,6 +435,7 @@ impl Folder {
                 format!("the value `{name}` is left out: another one is where it should be, or on its way");
             contents.notices.push(Notice::new(NoticeKind::NotShown, text));
         }
+        None
     }
 
     /// Where in its file what was saved at `place` begins. With both of torch's options SafeTensors are written behind empty
@@ -430,6 +472,10 @@ impl Folder {
         let source = match self.parts.get(&place.file) {
             Some(Ok(source)) => source,
             Some(Err(damage)) => return Err(damage.clone()),
+            None if is_outside(&place.file) => {
+                let what = format!("{file} leads out of the folder, and is not followed");
+                return Err(Damage::new(DamageKind::MissingShards, what));
+            }
             None => return Err(Damage::new(DamageKind::MissingShards, format!("{file} is missing"))),
         };
         let start = self.begin(place);
@@ -512,14 +558,6 @@ impl Folder {
     }
 }
 
-impl Place {
-    /// Whether its bytes are compressed, in the one way that is read.
-    fn is_packed(&self) -> bool {
-        let is_zstd = |transform: &String| transform == ZSTD || transform.starts_with("stream.zstd/1.");
-        matches!(&self.transforms[..], [transform] if is_zstd(transform))
-    }
-}
-
 /// What two copies of a tensor have in common, without reading them.
 fn checksum(tensor: &TensorInfo) -> (&[usize], DType, Option<u32>) {
     (&tensor.shape, tensor.dtype, tensor.storage.as_ref().and_then(|storage| storage.run().crc32))
@@ -528,6 +566,16 @@ fn checksum(tensor: &TensorInfo) -> (&[usize], DType, Option<u32>) {
 /// Whether Megatron-Core saved the object `name` for each rank by itself, such as `…/shard_0_8`.
 fn is_object(name: &str) -> bool {
     name.rsplit_once('/').is_some_and(|(_, shard)| shard.starts_with("shard_"))
+}
+
+/// Whether a file that the listing names is in another folder than the listing.
+fn is_outside(file: &str) -> bool {
+    file.contains('\\') || Path::new(file).file_name() != Some(file.as_ref())
+}
+
+/// What is wrong with the entry `name`.
+fn called(name: &str, damage: Damage) -> Damage {
+    Damage { what: format!("`{}`: {damage}", name.escape_debug()), ..damage }
 }
 
 fn lost(what: String) -> Damage {
