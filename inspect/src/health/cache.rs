@@ -14,7 +14,7 @@ use crate::staged::{self, is_temporary};
 use crate::{Checkpoint, CheckpointRecord, DamageKind};
 
 /// Raised whenever a measurement changes its meaning; a new one in the table is noticed by its key.
-const SCHEMA: u32 = 8;
+const SCHEMA: u32 = 9;
 
 /// Records stored in a folder, one file each.
 #[derive(Clone, Debug)]

@@ -24,6 +24,7 @@ mod objects;
 mod optimizer;
 mod packings;
 mod quantized;
+mod quantized_doubts;
 mod ranks;
 mod salvage;
 mod scan;

@@ -14,10 +14,16 @@ pub(super) const RULE: Rule = Rule {
     roles: MATRICES,
     check: Check::Matrix(|matrix, _| {
         let at_start = matrix.is_constant() && matrix.is_at_step_0();
-        (at_start || (matrix.is_zero() && begins_at_zero(matrix)))
-            .then(|| Ruling::new(Verdict::Untrained, Finding::Untrained))?
+        let at_zero = matrix.is_zero() && begins_at_zero(matrix) && !has_codes(matrix);
+        (at_start || at_zero).then(|| Ruling::new(Verdict::Untrained, Finding::Untrained))?
     }),
 };
+
+/// Whether zeros are what different codes stand for: the matrix was something, and what they are multiplied by is lost.
+fn has_codes(matrix: &Matrix<'_>) -> bool {
+    let codes = matrix.tensor.quantized.as_ref().and_then(|quantized| quantized.codes);
+    codes.is_some_and(|codes| codes.equal.is_none())
+}
 
 fn begins_at_zero(matrix: &Matrix<'_>) -> bool {
     let named = matrix.role() != Role::Router && is_zero_at_first(&matrix.tensor.name);
