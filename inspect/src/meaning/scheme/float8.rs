@@ -64,9 +64,13 @@ fn weight(stored: &Stored<'_>, at: usize, scale: usize, name: String, code: Code
         let (part, found) = (stored.tensor(scale).name.clone(), dtype.to_string());
         return Err(QuantFault::Type { part, found });
     }
-    let said = stored.config.blockings();
-    let shared = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, Asked::of(&said, USUAL), codes)?;
     let exponents = matches!(dtype, DType::U8 | DType::F8E8M0FNU);
+    let mut said = stored.config.blockings();
+    // Powers of two may be those of microscaling floats all the same.
+    if exponents && !said.is_empty() {
+        said.push(Blocking::Group(32));
+    }
+    let shared = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, Asked::of(&said, USUAL), codes)?;
     let code = match shared.blocking {
         Blocking::Group(32) if exponents && code == Code::E4m3 => Code::Mxfp8,
         _ => code,
