@@ -276,6 +276,13 @@ fn codes_alone_and_parts_alone_are_found() {
     let codes = SafeTensors::new().tensor(&own("weight"), "U8", &[6144, 1], &noise(6144));
     let missing = QuantFault::Missing { part: PartRole::Scale, wanted: own("weight.absmax") };
     assert_eq!(fault(&codes, &four_bits), (missing, Some(Verdict::Corrupt)));
+    let halves = SafeTensors::new().tensor(&own("weight"), "U8", &[32, 64], &noise(2048)).f32s(
+        &own("weight_scale_2"),
+        &[],
+        &[0.003],
+    );
+    let missing = QuantFault::Missing { part: PartRole::Scale, wanted: own("weight_scale") };
+    assert_eq!(fault(&halves, &method("modelopt")), (missing, Some(Verdict::Corrupt)));
     let orphans = SafeTensors::new().f32s(&own("scales"), &[32, 4], &[0.01; 128]).f32s(
         &own("biases"),
         &[32, 4],
@@ -305,7 +312,15 @@ fn states_that_contradict_their_tensors_are_found() {
     let deep = [&[1; 100][..], &[32, 128]].concat();
     assert!(matches!(fault(&nf4(&deep, 64, book), &Value::Null).0, QuantFault::State { .. }));
     // Codes that all stand for zero were something once.
-    let (_, record) = judged(&nf4(&[32, 128], 64, [0.0; 16]), &Value::Null);
+    let beside = nf4(&[32, 128], 64, [0.0; 16]).f32s("model.norm.weight", &[8], &[1.0; 8]);
+    let (_, record) = judged(
+        &beside.f32s(
+            "model.embed_tokens.weight",
+            &[2, 8],
+            &std::array::from_fn::<_, 16, _>(|i| (i * i % 7) as f32 / 50.0),
+        ),
+        &Value::Null,
+    );
     assert_eq!(verdict(&record, &own("weight")), Some(Verdict::Dead));
 }
 

@@ -5,6 +5,7 @@
 
 use super::{Check, MATRICES, Matrix, Rule, Ruling};
 use crate::meaning::role::{Role, is_zero_at_first};
+use crate::record::TensorRecord;
 use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
@@ -14,14 +15,14 @@ pub(super) const RULE: Rule = Rule {
     roles: MATRICES,
     check: Check::Matrix(|matrix, _| {
         let at_start = matrix.is_constant() && matrix.is_at_step_0();
-        let at_zero = matrix.is_zero() && begins_at_zero(matrix) && !has_codes(matrix);
+        let at_zero = matrix.is_zero() && begins_at_zero(matrix) && !has_codes(matrix.tensor);
         (at_start || at_zero).then(|| Ruling::new(Verdict::Untrained, Finding::Untrained))?
     }),
 };
 
-/// Whether zeros are what different codes stand for: the matrix was something, and what they are multiplied by is lost.
-fn has_codes(matrix: &Matrix<'_>) -> bool {
-    let codes = matrix.tensor.quantized.as_ref().and_then(|quantized| quantized.codes);
+/// Whether the zeros of `tensor` are what different codes stand for: it was something, and what they are multiplied by is lost.
+pub(super) fn has_codes(tensor: &TensorRecord) -> bool {
+    let codes = tensor.quantized.as_ref().and_then(|quantized| quantized.codes);
     codes.is_some_and(|codes| codes.equal.is_none())
 }
 

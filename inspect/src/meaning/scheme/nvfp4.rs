@@ -17,7 +17,13 @@ pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     }
     let packed = codes.name.strip_suffix("_packed");
     let name = packed.unwrap_or(&codes.name);
-    let scale = stored.at(&format!("{name}_scale"))?;
+    let wanted = format!("{name}_scale");
+    let Some(scale) = stored.at(&wanted) else {
+        // The other factor is of nothing else.
+        let has_factor =
+            ["_scale_2", "_global_scale"].iter().any(|f| stored.at(&format!("{name}{f}")).is_some());
+        return has_factor.then_some(Err(QuantFault::Missing { part: PartRole::Scale, wanted }));
+    };
     if stored.tensor(scale).dtype != DType::F8E4M3FN {
         return None;
     }

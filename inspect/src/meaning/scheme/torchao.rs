@@ -41,7 +41,8 @@ pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
             }));
         }
     }
-    if let Some(Value::String(kind)) = stored.plain_value(&name).and_then(|said| lookup(said, "elem_dtype"))
+    if let Some(Value::String(kind)) =
+        stored.plain_value(&name).and_then(|said| lookup(said, "_data.elem_dtype"))
         && kind.starts_with("fp6")
     {
         return Some(Err(QuantFault::Unread { scheme: "MXFP6".into() }));
@@ -92,9 +93,17 @@ fn microscaling(
     let cols = stack.cols.checked_mul(8 / usize::from(bits)).ok_or_else(misfit)?;
     let sizes = Sizes { cols, ..stack };
     let shape = sizes.shape(&codes.shape);
-    // Of other floats a byte holds one, or another part of one.
-    if stored.at(&name).is_some_and(|whole| stored.tensor(whole).shape != shape) {
-        return Err(QuantFault::State { part: name });
+    if let Some(whole) = stored.at(&name).map(|whole| &stored.tensor(whole).shape)
+        && *whole != shape
+    {
+        // Of numbers of six bits a byte holds one, or three hold four.
+        let held = whole.last().zip(codes.shape.last());
+        let of_six =
+            held.is_some_and(|(cols, bytes)| cols == bytes || cols.checked_mul(3) == bytes.checked_mul(4));
+        return Err(match code == Code::Mxfp4 && of_six {
+            true => QuantFault::Unread { scheme: "MXFP6".into() },
+            false => QuantFault::State { part: name },
+        });
     }
     let groups = cols.div_ceil(group);
     let (tile_rows, tile_cols) = Numbers::TILE;
