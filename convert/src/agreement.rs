@@ -121,7 +121,8 @@ pub(crate) fn compare(
     let tensor = &elements.tensor;
     // GGUF has no tensors without dimensions.
     let of_one = |shape: &[usize]| matches!(shape, [] | [1]);
-    let same_shape = tensor.shape == other.shape || (of_one(&tensor.shape) && of_one(&other.shape));
+    let (ours, others) = (elements.shape(), theirs.shape());
+    let same_shape = ours == others || (of_one(&ours) && of_one(&others));
     let rounds = |e: &Elements| e.grid.is_some_and(|grid| !grid.exact);
     let blocks_of = |e: &Elements| e.grid.is_some() && matches!(e.tensor.dtype, DType::Ggml(_));
     let rule = match rule(tensor.dtype, other.dtype) {
@@ -148,7 +149,7 @@ pub(crate) fn compare(
         quantization_error: None,
     };
     if !same_shape {
-        agreement.detail = Some(format!("shape {:?} is not {:?}", tensor.shape, other.shape));
+        agreement.detail = Some(format!("shape {ours:?} is not {others:?}"));
         return Ok(agreement);
     }
     let Some(rule) = rule else {

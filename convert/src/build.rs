@@ -221,7 +221,12 @@ impl<'c, 'o> Builder<'c, 'o> {
             && options.names.is_none()
             && target.packing().is_none()
             && !matches!(target, Target::Gguf(_));
+        // A class that is not known has names of its own: to change some of them would be to lose all of them.
+        let of_unknown_class = source.model.config.is_some()
+            && source.model.family().is_none()
+            && !matches!(source.format, Format::Gguf { .. });
         let style = options.names.or(target.style(source)).filter(|_| !unknown && !own_names);
+        let style = style.filter(|style| *style != Style::Hf || options.names.is_some() || !of_unknown_class);
         let plan = Plan {
             source,
             target,

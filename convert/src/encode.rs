@@ -77,6 +77,9 @@ impl<'b> Decoded<'b> {
             let cols = tensor.shape.iter().skip(1).product();
             latent = latent.with_rows(cols, Arc::new(move |row| rotary.source_row(row)));
         }
+        if let Some((rows, cols)) = elements.transposed {
+            latent = latent.with_transposed(rows, cols);
+        }
         Ok(Decoded { latent, shift: elements.shift, grid: elements.grid })
     }
 

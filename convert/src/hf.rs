@@ -38,8 +38,8 @@ const TEMPLATES: &str = "additional_chat_templates";
 /// Files that say how weights are quantized, which are copied where they stay so.
 pub(crate) const QUANTIZATION: [&str; 3] =
     ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
-/// What config.json calls it.
-const QUANTIZATION_KEYS: [&str; 3] = [Quantization::KEY, "compression_config", "quantization"];
+/// What config.json says besides of how experts of DeepSeek-V4 are quantized.
+const EXPERT_DTYPE: &str = "expert_dtype";
 /// Larger ones do not belong to a tokenizer.
 const MAX_BESIDE: u64 = 256 << 20;
 
@@ -131,9 +131,10 @@ fn config_file(plan: &Plan<'_>, mut config: Map<String, Json>) -> Vec<u8> {
         config.insert(Quantization::KEY.into(), Json::Object(packed));
     } else if !plan.keeps && !given.is_some_and(|q| q.online) {
         // Without that of float masters, transformers would multiply by them unrounded.
-        for key in QUANTIZATION_KEYS {
-            config.shift_remove(key);
+        if plan.source.tensors.iter().any(|tensor| tensor.quantized.is_some()) {
+            config.shift_remove(EXPERT_DTYPE);
         }
+        forget_quantization(&mut config);
     }
     // The types of scales are not what a quantized model computes in.
     if !plan.keeps {
@@ -145,6 +146,16 @@ fn config_file(plan: &Plan<'_>, mut config: Map<String, Json>) -> Vec<u8> {
         config.insert("torch_dtype".into(), dtype);
     }
     text(Json::Object(config))
+}
+
+/// Removes from `config`, and from the configurations of parts of the model that are in it, what they say of quantization.
+fn forget_quantization(config: &mut Map<String, Json>) {
+    config.retain(|key, _| !Quantization::KEYS.contains(&key.as_str()));
+    for (_, part) in config.iter_mut().filter(|(key, _)| Quantization::is_of_part(key)) {
+        if let Json::Object(part) = part {
+            forget_quantization(part);
+        }
+    }
 }
 
 fn text(json: Json) -> Vec<u8> {

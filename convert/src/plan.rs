@@ -137,6 +137,8 @@ pub struct Elements {
     pub tensor: TensorInfo,
     /// Set if the rows are put in another order.
     pub rotary: Option<Rotary>,
+    /// Set if matrices of so many rows and columns are transposed.
+    pub transposed: Option<(usize, usize)>,
     /// Added to each: 0 if they stay as they are.
     pub shift: f32,
     /// Set if the ternary form of the values is written.
@@ -152,7 +154,7 @@ impl Elements {
             (dense.sparse, dense.strides) = (None, contiguous_strides(&tensor.shape));
             Box::new(dense)
         });
-        Elements { tensor, rotary, shift: 0.0, grid: None, dense }
+        Elements { tensor, rotary, transposed: None, shift: 0.0, grid: None, dense }
     }
 
     /// The same with `shift` added to each.
@@ -161,9 +163,24 @@ impl Elements {
         self
     }
 
+    /// The same with matrices of so many rows and columns transposed.
+    pub(crate) fn transposed(mut self, matrix: Option<(usize, usize)>) -> Self {
+        self.transposed = matrix;
+        self
+    }
+
+    /// The shape of what is written.
+    pub(crate) fn shape(&self) -> Vec<usize> {
+        let mut shape = self.tensor.shape.clone();
+        if let (Some((rows, cols)), [.., a, b]) = (self.transposed, shape.as_mut_slice()) {
+            (*a, *b) = (cols, rows);
+        }
+        shape
+    }
+
     /// Whether they are the tensor's own in its own order.
     pub(crate) fn is_source(&self) -> bool {
-        self.rotary.is_none() && self.grid.is_none() && self.shift == 0.0
+        self.rotary.is_none() && self.transposed.is_none() && self.grid.is_none() && self.shift == 0.0
     }
 
     /// The tensor, made dense if it is sparse.

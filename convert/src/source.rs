@@ -92,6 +92,17 @@ pub(crate) fn rotary(source: &Checkpoint, tensor: &TensorInfo, style: Option<Sty
     fits.then(|| Rotary { head_dim: rows / heads, interleave: !from_gguf })
 }
 
+/// The rows and columns of the matrices of `tensor` if its model's class holds them transposed: experts of gpt-oss, which are
+/// quantized as `[experts, out, in]` and are `[experts, in, out]` where they are not (`GptOssExperts` of transformers).
+pub(crate) fn held_transposed(tensor: &TensorInfo) -> Option<(usize, usize)> {
+    let quantized = tensor.quantized.as_ref()?;
+    let of_gpt_oss = quantized.codes().name.ends_with("_blocks");
+    match tensor.shape[..] {
+        [_, rows, cols] if of_gpt_oss => Some((rows, cols)),
+        _ => None,
+    }
+}
+
 /// What is added to the values of `tensor` in a file whose names are of `style`, where one side is a GGUF file: the gains of
 /// some architectures are stored less one outside of it.
 pub(crate) fn shift(source: &Checkpoint, tensor: &TensorInfo, style: Option<Style>) -> f32 {

@@ -14,7 +14,7 @@ use crate::build::experts::stacked;
 use crate::names::{self, Style};
 use crate::plan::{Content, Elements, Plan};
 use crate::sharing::tied_names;
-use crate::source::{beside_codes, grid, rotary, shift};
+use crate::source::{beside_codes, grid, held_transposed, rotary, shift};
 use crate::ternary::Grid;
 
 /// How two checkpoints compare.
@@ -68,6 +68,16 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
         let (shift_a, shift_b) = (into_gguf(a, ours, style_b), into_gguf(b, theirs, style_a));
         let mut ours = Elements::new(ours.clone(), out_of_gguf(a, ours, style_b)).shifted(shift_a);
         let mut theirs = Elements::new(theirs.clone(), out_of_gguf(b, theirs, style_a)).shifted(shift_b);
+        // Blocks of codes lie in the rows of what is quantized.
+        let back = |coded: &TensorInfo, checkpoint: &Checkpoint, other: &TensorInfo| {
+            let held = !matches!(checkpoint.format, Format::Gguf { .. }) && other.quantized.is_none();
+            let (rows, cols) = held_transposed(coded).filter(|_| held)?;
+            let is_held_so = matches!(other.shape[..], [_, a, b] if (a, b) == (cols, rows));
+            is_held_so.then_some((cols, rows))
+        };
+        let (of_ours, of_theirs) =
+            (back(&theirs.tensor, a, &ours.tensor), back(&ours.tensor, b, &theirs.tensor));
+        (ours, theirs) = (ours.transposed(of_ours), theirs.transposed(of_theirs));
         ours.grid = ternary_form(a, &ours.tensor, b)?;
         theirs.grid = ternary_form(b, &theirs.tensor, a)?;
         compare(a, &ours, b, &theirs, Made::Either)

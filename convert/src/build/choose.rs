@@ -1,11 +1,12 @@
 //! Which source tensors are written, and under which names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{DType, Error as ReadError, Format, Group, TensorInfo, without_state_dict};
 
 use super::experts::separate;
+use super::kept::input_scale;
 use super::{Builder, Chosen};
 use crate::gguf;
 use crate::names::{self, Style};
@@ -21,6 +22,11 @@ impl Builder<'_, '_> {
     pub(super) fn choose(&mut self) -> Result<Vec<Chosen>> {
         let (source, options) = (self.plan.source, self.options);
         let (helpers, beside) = (helpers(source, options.target), beside_codes(source));
+        // Those that are written beside the codes that they belong to.
+        let keeps_blocks = options.keep_quantized && matches!(options.target, Target::Gguf(_));
+        let kept = source.tensors.iter().filter(|_| keeps_blocks);
+        let with_codes: HashSet<&str> =
+            kept.filter_map(|t| input_scale(source, t)).map(|t| t.name.as_str()).collect();
         let mut chosen = Vec::new();
         let mut names: HashMap<String, &str> = HashMap::new();
         let (mut without_data, mut without_name, mut without_use) = (Vec::new(), Vec::new(), Vec::new());
@@ -37,7 +43,9 @@ impl Builder<'_, '_> {
                 continue;
             }
             if beside.contains(&index) {
-                without_use.push(tensor.name.as_str());
+                if !with_codes.contains(tensor.name.as_str()) {
+                    without_use.push(tensor.name.as_str());
+                }
                 continue;
             }
             if tensor.storage.is_none() && tensor.sparse.is_none() {

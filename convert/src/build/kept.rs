@@ -1,6 +1,7 @@
 //! Quantized weights that keep their codes and scales in GGUF's blocks.
 
-use ckpt_inspect::{DType, TensorInfo};
+use ckpt_inspect::quantized::{Code, Maker};
+use ckpt_inspect::{Checkpoint, DType, TensorInfo};
 
 use super::Builder;
 use crate::encode::Decoded;
@@ -15,6 +16,16 @@ pub(super) struct Kept {
     pub dtype: DType,
     /// What a matrix is multiplied by besides, one number for all or one for each matrix of a stack; empty for 1.
     pub factors: Vec<f32>,
+}
+
+/// The scale of the activations that `tensor`, a weight of ModelOpt's NVFP4, multiplies. GGUF has it beside the weight, as
+/// llama.cpp's converter writes it (`_repack_nvfp4`).
+pub(super) fn input_scale<'c>(source: &'c Checkpoint, tensor: &TensorInfo) -> Option<&'c TensorInfo> {
+    let DType::Quantized(kind) = tensor.dtype else { return None };
+    let layer = tensor.name.strip_suffix(".weight")?;
+    let scale = source.tensor(&format!("{layer}.input_scale")).ok()?;
+    let is_one = scale.numel() == 1 && scale.dtype.is_float();
+    (is_one && (kind.maker, kind.code) == (Maker::ModelOpt, Code::Nvfp4)).then_some(scale)
 }
 
 impl Builder<'_, '_> {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use ckpt_inspect::{DType, Error as ReadError, Storage, TernaryPacking, contiguous_strides};
 
+use super::kept::input_scale;
 use super::{Builder, Chosen};
 use crate::Result;
 use crate::gguf::{self, Gguf};
@@ -11,7 +12,7 @@ use crate::note::Note;
 use crate::plan::{Blob, Content, Elements, Output, Pair};
 use crate::quant::Quant;
 use crate::sharing::{Place, shared_runs};
-use crate::source::{has_scale_beside, rotary, shift};
+use crate::source::{has_scale_beside, held_transposed, rotary, shift};
 use crate::target::Target;
 use crate::ternary::Grid;
 
@@ -46,6 +47,7 @@ impl Builder<'_, '_> {
                 self.add_gguf(c, elements, settings, &mut identical)?;
                 continue;
             }
+            let elements = elements.transposed(held_transposed(tensor));
             self.plan.pairs.push(Pair { elements: elements.clone(), name: c.name.clone() });
             if let Some(grid) = c.grid {
                 self.add_packed(c.name, elements, grid, &mut shapes)?;
@@ -86,7 +88,7 @@ impl Builder<'_, '_> {
                 .dtype
                 .bytes_for(&tensor.shape)
                 .ok_or_else(|| ReadError::damaged("its size overflows").in_tensor(&tensor.name))?;
-            self.add_whole(c.name, c.dtype, tensor.shape.clone(), bytes, Content::Elements(elements));
+            self.add_whole(c.name, c.dtype, elements.shape(), bytes, Content::Elements(elements));
         }
         if let Target::Gguf(_) = self.options.target {
             for (name, factors) in gguf::rope_factors(self.plan.source) {
@@ -148,7 +150,17 @@ impl Builder<'_, '_> {
             _ => Content::Elements(elements),
         };
         let layer = c.name.strip_suffix(".weight").unwrap_or(&c.name).to_string();
+        let source = self.plan.source;
+        let of_inputs = c.kept.as_ref().and_then(|_| input_scale(source, &source.tensors[c.index]));
+        let of_inputs = of_inputs.map(|scale| source.values(scale)).transpose()?;
         self.add_whole(c.name, c.dtype, shape, bytes, content);
+        // Readers take 1 for one that is not there.
+        if let Some(&[scale]) = of_inputs.as_deref()
+            && scale != 1.0
+        {
+            let content = Content::Bytes(scale.to_le_bytes().to_vec());
+            self.add_whole(format!("{layer}.input_scale"), DType::F32, vec![1], 4, content);
+        }
         if let Some(scales) = scales {
             let name = format!("{layer}.scale");
             let bytes: Vec<u8> = scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();

@@ -221,6 +221,9 @@ fn codes_and_scales_are_kept_in_the_blocks_of_gguf() {
             // The factor of a matrix is multiplied with the scales first, or last.
             assert!(x == y || (x - y).abs() <= 2f32.powi(-22) * x.abs(), "{name}: {x} is not {y}");
         }
+        // As llama.cpp's converter writes that of ModelOpt.
+        let of_inputs = copy.tensor("blk.0.ffn_gate.input_scale").map(|scale| copy.values(scale).unwrap());
+        assert_eq!(of_inputs.ok(), (name == "modelopt").then(|| vec![0.5]), "{name}");
         // What is not quantized keeps its type.
         let types = ["token_embd.weight", "output.weight", "blk.0.attn_norm.weight"];
         let types = types.map(|name| copy.tensor(name).unwrap().dtype);

@@ -1,6 +1,7 @@
 //! Checkpoints written in every format, read back, and read by others.
 
 mod complete;
+mod dequantized;
 mod edit;
 mod gains;
 mod gguf;

@@ -152,7 +152,8 @@ fn reason(tensor: &TensorRecord, verdict: Option<Verdict>, is_matrix: bool) -> O
     if tensor.stats.is_none() {
         return Some(Reason::NotMeasured);
     }
-    if tensor.dtype.is_integer() {
+    let is_unread = tensor.quantized.as_ref().is_some_and(|quantized| quantized.fault.is_some());
+    if tensor.dtype.is_integer() || is_unread {
         return Some(Reason::Codes);
     }
     if !is_matrix {

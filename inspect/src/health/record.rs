@@ -294,6 +294,9 @@ pub struct ScaleStats {
     pub silenced: u64,
     /// Negative ones.
     pub negative: u64,
+    /// Zero points that no code can be.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub zero_points_outside: u64,
 }
 
 /// The codes of a quantized weight.

@@ -307,6 +307,11 @@ pub enum Finding {
         /// All of them.
         count: u64,
     },
+    /// Zero points of a quantized weight are outside of the range of its codes.
+    ZeroPoints {
+        /// How many.
+        outside: u64,
+    },
     /// The codes of a quantized weight are all the same.
     EqualCodes {
         /// The code.
@@ -377,6 +382,10 @@ impl fmt::Display for Finding {
                 let said = kinds.iter().filter(|(n, _)| **n > 0).map(|(n, what)| format!("{n} {what}"));
                 let scales = if *count == 1 { "scale" } else { "scales" };
                 write!(f, "of {count} {scales}: {}", said.collect::<Vec<_>>().join(", "))
+            }
+            Finding::ZeroPoints { outside } => {
+                let points = if *outside == 1 { "zero point is" } else { "zero points are" };
+                write!(f, "{outside} {points} outside of the range of its codes")
             }
             Finding::EqualCodes { code } => write!(f, "every code is {code}"),
             Finding::SaturatedCodes { share } => {

@@ -96,6 +96,15 @@ impl Quantization {
     /// Its key in config.json.
     pub const KEY: &'static str = "quantization_config";
 
+    /// The keys of config.json that say how weights are quantized.
+    pub const KEYS: [&'static str; 3] = [Self::KEY, "compression_config", "quantization"];
+
+    /// Whether `key` of a config.json may hold the configuration of a part of the model, such as `text_config`, which may
+    /// have such keys of its own.
+    pub fn is_of_part(key: &str) -> bool {
+        key.ends_with("_config") && !Self::KEYS.contains(&key)
+    }
+
     /// What `config`, a config.json, says; `None` where it says nothing.
     pub fn of_config(config: &Value) -> Option<Quantization> {
         let value = lookup(config, Self::KEY).filter(|value| !matches!(value, Value::None));

@@ -26,6 +26,7 @@ mod optimizer;
 mod other_ranks;
 mod packings;
 mod quantized;
+mod quantized_doubts;
 mod ranks;
 mod resolved;
 mod salvage;

@@ -30,6 +30,10 @@ pub(crate) struct Form {
     pub offset: Option<Grid>,
     /// The part that tells each column's group.
     pub index: Option<usize>,
+    /// Whether an index of nothing but -1 tells none.
+    pub index_may_be_unset: bool,
+    /// The part that each column is multiplied by.
+    pub columns: Option<usize>,
 }
 
 /// Where the numbers of a part are that belong to a row and a group of columns.
@@ -270,6 +274,8 @@ impl Default for Form {
             zero: Zero::None,
             offset: None,
             index: None,
+            index_may_be_unset: false,
+            columns: None,
         }
     }
 }
@@ -332,6 +338,7 @@ impl Form {
         };
         let global = || self.global.and_then(|global| short(global.part, Some(1), numbers));
         let index = || self.index.and_then(|part| short(part, Some(self.cols), numbers));
+        let columns = || self.columns.and_then(|part| short(part, Some(self.cols), numbers));
         codes()
             .or_else(|| self.scale.as_ref().and_then(grid))
             .or_else(zero)
@@ -339,5 +346,6 @@ impl Form {
             .or_else(book)
             .or_else(global)
             .or_else(index)
+            .or_else(columns)
     }
 }

@@ -47,6 +47,8 @@ pub enum PartRole {
     Offset,
     /// Which group of scales each column belongs to.
     Index,
+    /// What each column is multiplied by, besides.
+    ColumnScale,
     /// The values that codes stand for.
     Codebook,
     /// Its shape, or how it was quantized.
@@ -63,6 +65,7 @@ impl PartRole {
             PartRole::ZeroPoint => "zero-point",
             PartRole::Offset => "offset",
             PartRole::Index => "index",
+            PartRole::ColumnScale => "column-scale",
             PartRole::Codebook => "codebook",
             PartRole::State => "state",
         }
@@ -136,6 +139,22 @@ pub enum QuantFault {
         /// The tensor.
         part: String,
     },
+    /// A tensor of the weight has another shape than the configuration, or the format, asks for.
+    Configured {
+        /// The tensor.
+        part: String,
+        /// Its shape.
+        found: Vec<u64>,
+        /// What is asked for, in words.
+        asked: String,
+    },
+    /// It is quantized in a way that is known by name, and not read.
+    Unread {
+        /// The name.
+        scheme: String,
+    },
+    /// It holds codes that no scheme explains, in a model that is quantized.
+    Unexplained,
     /// What says how it was quantized is not understood.
     State {
         /// The tensor or the key that says it.
@@ -159,6 +178,23 @@ pub enum QuantFault {
 }
 
 impl QuantFault {
+    /// `tensor` has another shape than is `asked` for, in words.
+    pub(crate) fn configured(tensor: &TensorInfo, asked: String) -> Self {
+        let found = tensor.shape.iter().map(|&d| d as u64).collect();
+        QuantFault::Configured { part: tensor.name.clone(), found, asked }
+    }
+
+    /// Whether it may be a healthy weight all the same, of which only the reading is not known.
+    pub(crate) fn is_of_reader(&self) -> bool {
+        matches!(
+            self,
+            QuantFault::Foreign { .. }
+                | QuantFault::Class { .. }
+                | QuantFault::Unread { .. }
+                | QuantFault::Unexplained
+        )
+    }
+
     /// `tensor` has another shape than `codes` need.
     pub(crate) fn shape(tensor: &TensorInfo, codes: &TensorInfo) -> Self {
         let sizes = |shape: &[usize]| shape.iter().map(|&d| d as u64).collect();
@@ -184,6 +220,14 @@ impl fmt::Display for QuantFault {
                     part.escape_debug()
                 )
             }
+            QuantFault::Configured { part, found, asked } => {
+                let part = part.escape_debug();
+                write!(f, "{part} has shape {found:?}, which is not that of {asked}, as it is configured")
+            }
+            QuantFault::Unread { scheme } => {
+                write!(f, "it is quantized by {}, which is not read", scheme.escape_debug())
+            }
+            QuantFault::Unexplained => f.write_str("it holds codes of a quantization that is not understood"),
             QuantFault::Type { part, found } => {
                 write!(f, "{} has elements of {found}, which are not used so", part.escape_debug())
             }

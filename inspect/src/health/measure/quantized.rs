@@ -38,6 +38,19 @@ pub(crate) fn measure(elements: &Elements<'_>) -> Option<(ScaleStats, CodeStats)
             scales.negative += part.negative;
         }
     }
+    if let Some((points, range)) = coded.zero_points() {
+        let outside = in_chunks(points.len(), BLOCK, |chunk| {
+            let mut buffer = [0.0; BLOCK];
+            let mut outside = 0u64;
+            for start in chunk.clone().step_by(BLOCK) {
+                let block = &mut buffer[..BLOCK.min(chunk.end - start)];
+                points.read_f32(start, block);
+                outside += block.iter().filter(|point| !range.contains(*point)).count() as u64;
+            }
+            outside
+        });
+        scales.zero_points_outside = outside.into_iter().sum();
+    }
     if scales.zero > 0 {
         scales.silenced = silenced(elements);
     }

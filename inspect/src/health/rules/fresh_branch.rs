@@ -5,6 +5,7 @@
 //! its name says that it is one, or if its bias is zero too.
 
 use super::network::{Beside, is_zero};
+use super::untrained::has_codes;
 use super::{Check, MATRICES, Network, Rule, Ruling, Tell};
 use crate::meaning::role::{Role, is_outlet};
 use crate::record::TensorRecord;
@@ -24,7 +25,8 @@ fn check(network: &Network<'_>, found: Tell<'_>) {
         let judged = tensor.role.is_matrix()
             && tensor.shape.len() >= 2
             && !matches!(tensor.role, Role::LoraA | Role::Codes)
-            && is_zero(tensor);
+            && is_zero(tensor)
+            && !has_codes(tensor);
         if judged && begins_at_zero(network, i) {
             found(i, Ruling::new(Verdict::Untrained, Finding::Untrained));
         }

@@ -299,6 +299,11 @@ const KEPT: usize = 4;
 impl Judgement {
     /// Of `tensor`, of which `rulings` are all.
     fn of(tensor: &TensorRecord, mut rulings: Vec<Ruling>) -> Self {
+        // Of what is not read, nothing else is known either.
+        let unread = |r: &Ruling| matches!(&r.finding, Finding::QuantParts { fault } if fault.is_of_reader());
+        if rulings.iter().any(unread) {
+            rulings.retain(|r| unread(r) || matches!(r.finding, Finding::Damaged { .. }));
+        }
         // What begins at zero may be of one value, and what is of one value is small and has equal rows for that reason.
         if rulings.iter().any(|r| r.finding == Finding::Untrained) {
             rulings.retain(|r| !matches!(r.finding, Finding::Constant { .. }));

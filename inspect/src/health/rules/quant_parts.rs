@@ -1,7 +1,6 @@
 //! Codes without their scale, scales without codes, and parts of quantized weights that do not fit each other.
 
 use super::{Check, Rule, Ruling};
-use crate::quantized::QuantFault;
 use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
@@ -11,11 +10,9 @@ pub(super) const RULE: Rule = Rule {
     roles: &[],
     check: Check::Tensor(|tensor| {
         let fault = tensor.quantized.as_ref()?.fault.clone()?;
-        match fault {
-            QuantFault::Foreign { .. } | QuantFault::Class { .. } => {
-                Ruling::undecided(Finding::QuantParts { fault })
-            }
-            _ => Ruling::new(Verdict::Corrupt, Finding::QuantParts { fault }),
+        match fault.is_of_reader() {
+            true => Ruling::undecided(Finding::QuantParts { fault }),
+            false => Ruling::new(Verdict::Corrupt, Finding::QuantParts { fault }),
         }
     }),
 };

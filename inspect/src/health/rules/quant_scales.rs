@@ -8,7 +8,7 @@ use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
     name: "quant-scales",
-    summary: "A quantized weight has scales that are NaN, infinite, zero beside codes that are not, or negative.",
+    summary: "A quantized weight has scales that are NaN, infinite, zero beside codes that are not, or negative, or zero points that no code can be.",
     levels: &[Verdict::Corrupt],
     roles: &[],
     check: Check::Tensor(check),
@@ -21,7 +21,8 @@ fn check(tensor: &TensorRecord) -> Option<Ruling> {
     let negative = if kind.maker == Maker::Mlx { 0 } else { scales.negative };
     let zero = if scales.silenced > 0 { scales.zero } else { 0 };
     if scales.nan + scales.inf + zero + negative == 0 {
-        return None;
+        let outside = scales.zero_points_outside;
+        return (outside > 0).then(|| Ruling::new(Verdict::Corrupt, Finding::ZeroPoints { outside }))?;
     }
     // A power of two is only NaN as the byte 255.
     let finding = match kind.code {

@@ -5,6 +5,7 @@
 
 use super::{Check, MATRICES, Matrix, Rule, Ruling};
 use crate::meaning::role::{Role, is_zero_at_first};
+use crate::record::TensorRecord;
 use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
@@ -14,10 +15,16 @@ pub(super) const RULE: Rule = Rule {
     roles: MATRICES,
     check: Check::Matrix(|matrix, _| {
         let at_start = matrix.is_constant() && matrix.is_at_step_0();
-        (at_start || (matrix.is_zero() && begins_at_zero(matrix)))
-            .then(|| Ruling::new(Verdict::Untrained, Finding::Untrained))?
+        let at_zero = matrix.is_zero() && begins_at_zero(matrix) && !has_codes(matrix.tensor);
+        (at_start || at_zero).then(|| Ruling::new(Verdict::Untrained, Finding::Untrained))?
     }),
 };
+
+/// Whether the zeros of `tensor` are what different codes stand for: it was something, and what they are multiplied by is lost.
+pub(super) fn has_codes(tensor: &TensorRecord) -> bool {
+    let codes = tensor.quantized.as_ref().and_then(|quantized| quantized.codes);
+    codes.is_some_and(|codes| codes.equal.is_none())
+}
 
 fn begins_at_zero(matrix: &Matrix<'_>) -> bool {
     let named = matrix.role() != Role::Router && is_zero_at_first(&matrix.tensor.name);

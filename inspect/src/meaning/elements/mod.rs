@@ -52,7 +52,7 @@ pub struct Elements<'a> {
     dtype: DType,
     bytes: Cow<'a, [u8]>,
     encoding: Encoding<'a>,
-    rows: Option<Rows>,
+    order: Option<Order>,
 }
 
 /// How bytes encode elements.
@@ -118,22 +118,61 @@ pub struct Factors {
     pub divide: bool,
 }
 
-/// Rows in another order.
+/// Elements in another order than they lie in.
 #[derive(Clone)]
-struct Rows {
-    cols: usize,
-    source: RowOrder,
+enum Order {
+    /// Rows of `cols` elements, of which row `r` is row `source(r)`.
+    Rows { cols: usize, source: RowOrder },
+    /// Matrices of `rows` by `cols`, transposed.
+    Transposed { rows: usize, cols: usize },
 }
 
-impl Rows {
-    /// Fills `out` with the elements from `start` out of the runs that `read` gives of the rows as they are.
-    fn each<T>(&self, start: usize, out: &mut [T], read: impl Fn(usize, &mut [T])) {
-        let mut done = 0;
-        while done < out.len() {
-            let (row, col) = ((start + done) / self.cols, (start + done) % self.cols);
-            let n = (self.cols - col).min(out.len() - done);
-            read((self.source)(row) * self.cols + col, &mut out[done..done + n]);
-            done += n;
+impl Order {
+    /// Fills `out` with the elements from `start` out of the runs that `read` gives of them as they lie.
+    fn each<T: Copy + Default>(&self, start: usize, out: &mut [T], read: impl Fn(usize, &mut [T])) {
+        match self {
+            Order::Rows { cols, source } => {
+                let mut done = 0;
+                while done < out.len() {
+                    let (row, col) = ((start + done) / cols, (start + done) % cols);
+                    let n = (cols - col).min(out.len() - done);
+                    read(source(row) * cols + col, &mut out[done..done + n]);
+                    done += n;
+                }
+            }
+            Order::Transposed { rows, cols } => {
+                let size = rows * cols;
+                let mut done = 0;
+                while done < out.len() {
+                    let (matrix, within) = ((start + done) / size, (start + done) % size);
+                    let n = (size - within).min(out.len() - done);
+                    let place = (matrix * size, within);
+                    transposed((*rows, *cols), place, &mut out[done..done + n], &read);
+                    done += n;
+                }
+            }
+        }
+    }
+}
+
+/// Fills `out` with the elements from `within` of the transposed matrix that lies from `begin` on as `rows` by `cols`.
+fn transposed<T: Copy + Default>(
+    (rows, cols): (usize, usize),
+    (begin, within): (usize, usize),
+    out: &mut [T],
+    read: &impl Fn(usize, &mut [T]),
+) {
+    let (first, last) = (within / rows, (within + out.len() - 1) / rows);
+    let mut run = vec![T::default(); last - first + 1];
+    let begins = within % rows;
+    // Of one column, only the rows that are asked for.
+    let asked = if first == last { begins..begins + out.len() } else { 0..rows };
+    for row in asked {
+        read(begin + row * cols + first, &mut run);
+        for (nth, &x) in run.iter().enumerate() {
+            if let Some(slot) = (nth * rows + row).checked_sub(begins).and_then(|at| out.get_mut(at)) {
+                *slot = x;
+            }
         }
     }
 }
@@ -186,7 +225,7 @@ impl<'a> Elements<'a> {
     pub fn plain(dtype: DType, bytes: impl Into<Cow<'a, [u8]>>) -> Result<Self> {
         let bytes = bytes.into();
         let (encoding, size) = plain(dtype)?;
-        Ok(Elements { len: bytes.len() / size, dtype, bytes, encoding, rows: None })
+        Ok(Elements { len: bytes.len() / size, dtype, bytes, encoding, order: None })
     }
 
     /// The number of elements.
@@ -220,9 +259,9 @@ impl<'a> Elements<'a> {
     pub fn read_f32(&self, start: usize, out: &mut [f32]) {
         self.check_range(start, out.len());
         let read = |at: usize, out: &mut [f32]| self.encoding.read_f32(&self.bytes, at, out);
-        match &self.rows {
+        match &self.order {
             None => read(start, out),
-            Some(rows) => rows.each(start, out, read),
+            Some(order) => order.each(start, out, read),
         }
     }
 
@@ -233,9 +272,9 @@ impl<'a> Elements<'a> {
     pub fn read_f64(&self, start: usize, out: &mut [f64]) {
         self.check_range(start, out.len());
         let read = |at: usize, out: &mut [f64]| self.encoding.read_f64(&self.bytes, at, out);
-        match &self.rows {
+        match &self.order {
             None => read(start, out),
-            Some(rows) => rows.each(start, out, read),
+            Some(order) => order.each(start, out, read),
         }
     }
 
@@ -246,7 +285,7 @@ impl<'a> Elements<'a> {
     /// All elements, if they can be borrowed without decoding.
     pub fn as_f32(&self) -> Option<&[f32]> {
         let ready = cfg!(target_endian = "little")
-            && self.rows.is_none()
+            && self.order.is_none()
             && matches!(self.encoding, Encoding::Float(Float::F32));
         if !ready {
             return None;
@@ -313,9 +352,9 @@ impl<'a> Elements<'a> {
             }
             _ => return Ok(None),
         }
-        let Some(rows) = &self.rows else { return Ok(Some(codes)) };
+        let Some(order) = &self.order else { return Ok(Some(codes)) };
         let mut ordered = vec![0; codes.len()];
-        rows.each(0, &mut ordered, |at, out: &mut [i8]| out.copy_from_slice(&codes[at..at + out.len()]));
+        order.each(0, &mut ordered, |at, out: &mut [i8]| out.copy_from_slice(&codes[at..at + out.len()]));
         Ok(Some(ordered))
     }
 
@@ -342,7 +381,7 @@ impl<'a> Elements<'a> {
             Encoding::Coded(coded, _) => Encoding::Coded(coded.clone(), Scaled::Bare),
             other => other.clone(),
         };
-        Elements { encoding, bytes: Cow::Borrowed(&self.bytes), rows: self.rows.clone(), ..*self }
+        Elements { encoding, bytes: Cow::Borrowed(&self.bytes), order: self.order.clone(), ..*self }
     }
 
     /// The elements without the factor that all of them, or those of each matrix, have besides the scales of their groups
@@ -366,7 +405,7 @@ impl<'a> Elements<'a> {
             other => (other.clone(), none),
         };
         let elements =
-            Elements { encoding, bytes: Cow::Borrowed(&self.bytes), rows: self.rows.clone(), ..*self };
+            Elements { encoding, bytes: Cow::Borrowed(&self.bytes), order: self.order.clone(), ..*self };
         (elements, factors)
     }
 
@@ -380,7 +419,12 @@ impl<'a> Elements<'a> {
 
     /// The same elements with rows of `cols` in another order: row `r` is row `source(r)` of these.
     pub fn with_rows(self, cols: usize, source: RowOrder) -> Self {
-        Elements { rows: Some(Rows { cols: cols.max(1), source }), ..self }
+        Elements { order: Some(Order::Rows { cols: cols.max(1), source }), ..self }
+    }
+
+    /// The same elements with each of their matrices of `rows` by `cols` transposed.
+    pub fn with_transposed(self, rows: usize, cols: usize) -> Self {
+        Elements { order: Some(Order::Transposed { rows: rows.max(1), cols: cols.max(1) }), ..self }
     }
 
     /// Elements to read at once.
@@ -402,7 +446,7 @@ impl<'a> From<&'a [f32]> for Elements<'a> {
             false => Cow::Owned(values.iter().flat_map(|x| x.to_le_bytes()).collect()),
         };
         let encoding = Encoding::Float(Float::F32);
-        Elements { len: values.len(), dtype: DType::F32, bytes, encoding, rows: None }
+        Elements { len: values.len(), dtype: DType::F32, bytes, encoding, order: None }
     }
 }
 
@@ -493,7 +537,7 @@ impl Checkpoint {
                 dtype: tensor.dtype,
                 bytes: Cow::Borrowed(&[]),
                 encoding,
-                rows: None,
+                order: None,
             });
         }
         let encoding = match tensor.dtype {
@@ -506,7 +550,7 @@ impl Checkpoint {
             return Err(Error::damaged("its bytes do not fill its shape"));
         }
         let parts = if tensor.dtype.is_complex() { 2 } else { 1 };
-        Ok(Elements { len: len.saturating_mul(parts), dtype: tensor.dtype, bytes, encoding, rows: None })
+        Ok(Elements { len: len.saturating_mul(parts), dtype: tensor.dtype, bytes, encoding, order: None })
     }
 
     /// Elements as real numbers in f32, row-major: packed and quantized ones decoded.

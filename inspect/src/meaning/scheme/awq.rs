@@ -1,7 +1,7 @@
 //! AutoAWQ (`gemm`): a word holds eight neighbouring outputs in an order of its own
 //! (<https://github.com/casper-hansen/AutoAWQ>, `packing_utils`).
 
-use super::{Found, Stored, Weight};
+use super::{Config, Found, Stored, Weight};
 use crate::DType;
 use crate::quantized::form::{Form, Grid, Numbers, Packed, Value, Zero};
 use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
@@ -9,10 +9,29 @@ use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
 /// Codes of a word.
 const PACK: usize = 8;
 
+/// Versions that store weights as `gemm` does.
+const READ: [&str; 5] = ["gemm", "exllama", "exllama_v1", "exllama_v2", "ipex"];
+
+/// The version of AWQ that `config` names, in lower case, if its weights are stored otherwise than in `gemm`.
+pub(super) fn unread_version(config: &Config) -> Option<String> {
+    let version =
+        ["version", "format"].iter().find_map(|key| config.text(key)).filter(|_| config.is("awq"))?;
+    Some(version.to_ascii_lowercase()).filter(|version| !READ.contains(&version.as_str()))
+}
+
 pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     let codes = stored.tensor(at);
-    let layer = codes.name.strip_suffix(".qweight").filter(|_| codes.dtype == DType::I32)?;
-    Some(weight(stored, at, layer))
+    let layer = codes.name.strip_suffix(".qweight")?;
+    let unread = |version: &str| Some(Err(QuantFault::Unread { scheme: format!("AWQ's {version}") }));
+    if let Some(version) = unread_version(stored.config) {
+        return unread(&version);
+    }
+    match codes.dtype {
+        DType::I32 => Some(weight(stored, at, layer)),
+        // Which no other version has.
+        DType::I16 => unread("gemv_fast"),
+        _ => None,
+    }
 }
 
 fn weight(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
@@ -32,6 +51,11 @@ fn weight(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
     }
     if !scales.dtype.is_float() {
         return Err(QuantFault::Type { part: own("scales"), found: scales.dtype.to_string() });
+    }
+    if let Some(asked) = super::gptq::group_size(stored.config, cols).filter(|n| cols.div_ceil(*n) != groups)
+    {
+        let asked = format!("{} groups of {asked}", cols.div_ceil(asked));
+        return Err(QuantFault::configured(scales, asked));
     }
     let group = (cols / groups).max(1);
     let narrow = u32::try_from(group).map_err(|_| QuantFault::shape(scales, codes))?;

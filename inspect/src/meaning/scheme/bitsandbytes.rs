@@ -6,12 +6,17 @@ use serde::Deserialize;
 
 use super::{Found, Stored, Weight, is_sound};
 use crate::DType;
+use crate::metadata::Value as Plain;
 use crate::quantized::form::{Form, Grid, Numbers, Packed, Value};
 use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
 
 /// The names of the tensors that say how a weight was made.
 const STATES: [(&str, Code); 2] =
     [("quant_state.bitsandbytes__nf4", Code::Nf4), ("quant_state.bitsandbytes__fp4", Code::Fp4)];
+/// Layers of one input have fewer outputs.
+const FEW: u64 = 1024;
+/// Dimensions that a weight may have.
+const MOST_DIMS: usize = 8;
 /// Such JSON is short.
 const MAX_STATE: u64 = 1 << 16;
 /// q * SCB / 127, as bitsandbytes rounds it.
@@ -49,8 +54,24 @@ pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
             let wanted = states[0].0.clone();
             Some(Err(QuantFault::Missing { part: PartRole::State, wanted }))
         }
+        (None, None) if is_bare(stored, at) => {
+            let wanted = format!("{name}.absmax");
+            Some(Err(QuantFault::Missing { part: PartRole::Scale, wanted }))
+        }
         (None, None) => None,
     }
+}
+
+/// Whether the tensor at `at` is a column of bytes with codes that lack whatever says what they are.
+fn is_bare(stored: &Stored<'_>, at: usize) -> bool {
+    let codes = stored.tensor(at);
+    let in_four_bits = matches!(stored.config.get("load_in_4bit"), Some(Plain::Bool(true)));
+    stored.config.is("bitsandbytes")
+        && in_four_bits
+        && codes.name.ends_with(".weight")
+        && matches!(codes.shape[..], [n, 1] if n > 1)
+        // Bytes may be kept as other types, so that layers of one input look like them.
+        && (codes.dtype == DType::U8 || codes.numel() >= FEW && codes.dtype.is_float())
 }
 
 fn state(stored: &Stored<'_>, at: usize) -> Result<State, QuantFault> {
@@ -72,7 +93,8 @@ fn four_bits(stored: &Stored<'_>, at: usize, state_at: usize, code: Code) -> Fou
     let own = |field: &str| format!("{}.{field}", codes.name);
     let unclear = || QuantFault::State { part: stored.tensor(state_at).name.clone() };
     let state = state(stored, state_at)?;
-    if Some(state.quant_type.as_str()) != code.name() || state.blocksize == 0 || state.shape.is_empty() {
+    let sound = state.blocksize > 0 && (1..=MOST_DIMS).contains(&state.shape.len());
+    if Some(state.quant_type.as_str()) != code.name() || !sound {
         return Err(unclear());
     }
     let numel = state.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or_else(unclear)?;
@@ -81,6 +103,12 @@ fn four_bits(stored: &Stored<'_>, at: usize, state_at: usize, code: Code) -> Fou
     }
     let scale = stored.need(PartRole::Scale, own("absmax"))?;
     let book = stored.need(PartRole::Codebook, own("quant_map"))?;
+    let fill = |at: usize, blocks: usize, of: usize| match stored.tensor(at).numel() == blocks as u64 {
+        true => Ok(()),
+        false => Err(QuantFault::configured(stored.tensor(at), format!("{blocks} blocks of {of}"))),
+    };
+    let blocks = numel.div_ceil(state.blocksize);
+    fill(scale, blocks, state.blocksize)?;
     let mut parts = vec![
         (PartRole::Codes, at),
         (PartRole::Scale, scale),
@@ -92,7 +120,8 @@ fn four_bits(stored: &Stored<'_>, at: usize, state_at: usize, code: Code) -> Fou
         (DType::U8, Some(nested)) => {
             let book = stored.need(PartRole::Codebook, own("nested_quant_map"))?;
             let block = state.nested_blocksize.filter(|&n| n > 0).ok_or_else(unclear)?;
-            let offset = state.nested_offset.ok_or_else(unclear)?.to_bits();
+            let offset = state.nested_offset.filter(|x| x.is_finite()).ok_or_else(unclear)?.to_bits();
+            fill(nested, blocks.div_ceil(block), block)?;
             parts.extend([(PartRole::Scale, nested), (PartRole::Codebook, book)]);
             Numbers::Nested { book: 5, scale: 4, block, offset }
         }

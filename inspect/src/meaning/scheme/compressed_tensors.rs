@@ -3,11 +3,11 @@
 //! (<https://github.com/neuralmagic/compressed-tensors>, `pack_quantized`). Its 4-bit floats are in `nvfp4` and `mxfp4`,
 //! its 8-bit ones in `float8`.
 
-use super::geometry::{Shared, Sizes, shared};
+use super::geometry::{Asked, GUESSED, Shared, Sizes, shared};
 use super::{Found, Stored, Weight};
 use crate::DType;
 use crate::quantized::form::{Form, Numbers, Packed, Value, Zero};
-use crate::quantized::{Code, Maker, PartRole, QuantFault, QuantType};
+use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
 
 pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     let codes = stored.tensor(at);
@@ -42,7 +42,11 @@ fn packed(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
     let stack = Sizes::of(&codes.shape).ok_or_else(|| QuantFault::shape(codes, codes))?;
     let mut parts = vec![(PartRole::Codes, at), (PartRole::Scale, scale)];
     let asked = stored.config.group_bits();
-    let all = || asked.iter().copied().filter(|bits| (2..=8).contains(bits)).chain(2..=8);
+    let packable: Vec<usize> = asked.iter().copied().filter(|bits| (2..=8).contains(bits)).collect();
+    let all = || match packable.as_slice() {
+        [] => (2..=8).collect(),
+        packable => packable.to_vec(),
+    };
     let recorded = stored.at(&own("weight_shape"));
     let cols = match recorded {
         Some(recorded) => {
@@ -63,14 +67,22 @@ fn packed(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
             stack.cols.checked_mul(32).ok_or_else(|| QuantFault::shape(codes, codes))? / bits
         }
     };
-    let found = all().find_map(|bits| Some((bits, layout(stack.cols, cols, bits)?)));
-    let (bits, place) = found.ok_or_else(|| QuantFault::shape(codes, codes))?;
+    let found = all().into_iter().find_map(|bits| Some((bits, layout(stack.cols, cols, bits)?)));
+    let (bits, place) = found.ok_or_else(|| {
+        let bits: Vec<String> = all().iter().map(|bits| bits.to_string()).collect();
+        QuantFault::configured(codes, format!("rows of {cols} codes of {} bits", bits.join(" or ")))
+    })?;
     let fitting = (2..=8).filter(|&bits| layout(stack.cols, cols, bits).is_some()).count();
     let sizes = Sizes { cols, ..stack };
     let dtype = stored.tensor(scale).dtype;
-    let preferred = (1, 0);
-    let Shared { blocking, group, grid } =
-        shared(stored, (1, scale), Numbers::Plain(dtype), sizes, preferred, codes)?;
+    let said = stored.config.blockings();
+    let Shared { blocking, group, grid, guessed } =
+        shared(stored, (1, scale), Numbers::Plain(dtype), sizes, Asked::of(&said, (1, 0)), codes)?;
+    // It refuses rows that end within a group.
+    if said.contains(&blocking) && cols > group && !cols.is_multiple_of(group) {
+        let asked = format!("rows of {cols}, which groups of {group} do not divide");
+        return Err(QuantFault::configured(stored.tensor(scale), asked));
+    }
     let half = 1i32 << (bits - 1);
     let mut form = Form {
         rows: sizes.rows,
@@ -85,10 +97,11 @@ fn packed(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
     if let Some(zero) = stored.at(&own("weight_zero_point")) {
         let part = parts.len();
         parts.push((PartRole::ZeroPoint, zero));
-        form.zero = zero_point(stored, (part, zero), bits, sizes, &form)?;
+        form.zero = zero_point(stored, (part, zero), bits, sizes, (&form, blocking))?;
     }
     if let Some(index) = stored.at(&own("weight_g_idx")) {
-        form.index = Some(parts.len());
+        // Activation ordering that was not done leaves -1 for every column.
+        (form.index, form.index_may_be_unset) = (Some(parts.len()), true);
         parts.push((PartRole::Index, index));
     }
     Ok(Weight {
@@ -97,9 +110,12 @@ fn packed(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
         kind: QuantType::new(Maker::CompressedTensors, Code::Bits(bits as u8), blocking),
         parts,
         form,
-        assumed: (fitting > 1 && asked.is_empty()).then_some(
-            "no configuration says how many bits their codes have; the fewest that fit were assumed",
-        ),
+        assumed: match fitting > 1 && packable.is_empty() {
+            true => {
+                Some("no configuration says how many bits their codes have; the fewest that fit were assumed")
+            }
+            false => guessed.then_some(GUESSED),
+        },
     })
 }
 
@@ -109,11 +125,13 @@ fn zero_point(
     (part, at): (usize, usize),
     bits: usize,
     sizes: Sizes,
-    form: &Form,
+    (form, blocking): (&Form, Blocking),
 ) -> Result<Zero, QuantFault> {
     let (zero, codes) = (stored.tensor(at), stored.tensor(at));
     if zero.dtype != DType::I32 {
-        let shared = shared(stored, (part, at), Numbers::Plain(zero.dtype), sizes, (1, form.group), codes)?;
+        let said = [blocking];
+        let asked = Asked::of(&said, (1, form.group));
+        let shared = shared(stored, (part, at), Numbers::Plain(zero.dtype), sizes, asked, codes)?;
         return Ok(Zero::Numbers(shared.grid));
     }
     let misfit = || QuantFault::shape(zero, codes);
@@ -139,7 +157,9 @@ fn int8(stored: &Stored<'_>, at: usize, scale: usize, layer: &str) -> Found {
         let (part, found) = (stored.tensor(scale).name.clone(), dtype.to_string());
         return Err(QuantFault::Type { part, found });
     }
-    let scales = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, (1, 128), codes)?;
+    let said = stored.config.blockings();
+    let asked = Asked::of(&said, (1, 128));
+    let scales = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, asked, codes)?;
     let mut form = Form {
         rows: sizes.rows,
         cols: sizes.cols,
@@ -152,7 +172,9 @@ fn int8(stored: &Stored<'_>, at: usize, scale: usize, layer: &str) -> Found {
     };
     if let Some(zero) = stored.at(&format!("{layer}.weight_zero_point")) {
         let numbers = Numbers::Plain(stored.tensor(zero).dtype);
-        let zeros = shared(stored, (parts.len(), zero), numbers, sizes, (1, scales.group), codes)?;
+        let said = [scales.blocking];
+        let asked = Asked::of(&said, (1, scales.group));
+        let zeros = shared(stored, (parts.len(), zero), numbers, sizes, asked, codes)?;
         form.zero = Zero::Numbers(zeros.grid);
         parts.push((PartRole::ZeroPoint, zero));
     }
@@ -162,6 +184,6 @@ fn int8(stored: &Stored<'_>, at: usize, scale: usize, layer: &str) -> Found {
         kind: QuantType::new(super::float8::maker(stored), Code::Int8, scales.blocking),
         parts,
         form,
-        assumed: None,
+        assumed: scales.guessed.then_some(GUESSED),
     })
 }

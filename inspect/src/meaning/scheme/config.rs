@@ -1,9 +1,11 @@
 //! What configurations say of quantization, and what was made of it.
 
+use std::collections::HashSet;
+
 use crate::checkpoint::Checkpoint;
 use crate::meaning::{Quantization, Rounding};
-use crate::metadata::{Value, as_u64, lookup};
-use crate::quantized::QuantFault;
+use crate::metadata::{HashableValue, Value, as_u64, lookup};
+use crate::quantized::{Blocking, QuantFault};
 use crate::{DType, Group, Notice, NoticeKind};
 
 /// What the files beside a checkpoint say of its quantization.
@@ -17,14 +19,30 @@ pub(crate) struct Config {
     unknown: Option<Rounding>,
 }
 
-/// The keys of config.json that hold such an object.
-const KEYS: [&str; 3] = ["quantization_config", "compression_config", "quantization"];
+/// Parts of parts of a model have configurations, and theirs hardly any.
+const MAX_DEPTH: usize = 3;
+
+/// Adds to `into` what `config`, a config.json or that of a part of the model, says of quantization, with its keys.
+fn gather(config: &Value, depth: usize, into: &mut Vec<(&'static str, Value)>) {
+    let own = Quantization::KEYS.iter().filter_map(|key| Some((*key, lookup(config, key)?.clone())));
+    into.extend(own.filter(|(_, value)| matches!(value, Value::Dict(_))));
+    let Value::Dict(all) = config else { return };
+    for (key, value) in all.iter().filter(|_| depth < MAX_DEPTH) {
+        if matches!(key, HashableValue::String(key) if Quantization::is_of_part(key)) {
+            gather(value, depth + 1, into);
+        }
+    }
+}
 
 impl Config {
     /// Out of config.json and `other`, a file that only speaks of quantization.
     pub fn of(config: Option<&Value>, other: Option<&Value>) -> Self {
-        let inside = |value: &'_ Value| KEYS.iter().filter_map(|key| lookup(value, key).cloned()).collect();
-        let mut objects: Vec<Value> = config.map(inside).unwrap_or_default();
+        let mut keyed = Vec::new();
+        if let Some(config) = config {
+            gather(config, 0, &mut keyed);
+        }
+        let is_mlx = keyed.iter().any(|(key, own)| *key == "quantization" && lookup(own, "bits").is_some());
+        let mut objects: Vec<Value> = keyed.into_iter().map(|(_, own)| own).collect();
         // ModelOpt's own file has its settings under a key, that of GPTQ has not.
         objects.extend(other.map(|value| lookup(value, "quantization").unwrap_or(value).clone()));
         objects.retain(|value| matches!(value, Value::Dict(_)));
@@ -35,10 +53,7 @@ impl Config {
             })
         };
         // MLX names no method, ModelOpt an algorithm.
-        let nameless = || {
-            let mlx = config.and_then(|config| lookup(config, "quantization"));
-            mlx.filter(|mlx| lookup(mlx, "bits").is_some()).map(|_| "mlx".to_string())
-        };
+        let nameless = || is_mlx.then(|| "mlx".to_string());
         let modelopt = || text("quant_algo").map(|_| "modelopt".to_string());
         let method = text("quant_method").or_else(modelopt).or_else(nameless);
         let other = config.and_then(Quantization::of_config).and_then(|quantization| quantization.other);
@@ -58,7 +73,7 @@ impl Config {
 
     /// The first value of the key `name`, which may hold dots.
     pub fn own(&self, name: &str) -> Option<&Value> {
-        let key = crate::metadata::HashableValue::String(name.to_string());
+        let key = HashableValue::String(name.to_string());
         self.objects.iter().find_map(|object| match object {
             Value::Dict(all) => all.get(&key),
             _ => None,
@@ -78,14 +93,98 @@ impl Config {
         }
     }
 
+    /// The name of its scheme, if that is none of those that are read.
+    pub fn unread(&self) -> Option<String> {
+        self.method.as_deref().and_then(super::unread::named)
+    }
+
+    /// Whether something says that weights are quantized.
+    pub fn is_given(&self) -> bool {
+        self.method.is_some() || !self.objects.is_empty()
+    }
+
+    /// Whether single layers may be quantized otherwise than the whole, as GPTQModel and AutoRound have it.
+    pub fn differs_by_layer(&self) -> bool {
+        let keys = ["dynamic", "extra_config", "layer_config"];
+        keys.iter().any(|key| {
+            self.get(key).is_some_and(|value| !matches!(value, Value::Dict(all) if all.is_empty()))
+        })
+    }
+
+    /// Whether it has entries for single layers, as MLX's has.
+    pub fn lists_layers(&self) -> bool {
+        let has_dict = |object: &Value| match object {
+            Value::Dict(all) => all.values().any(|value| matches!(value, Value::Dict(_))),
+            _ => false,
+        };
+        self.objects.iter().any(has_dict)
+    }
+
+    /// What compressed-tensors says of weights, one or several where layers differ.
+    fn groups(&self) -> impl Iterator<Item = &Value> {
+        let groups = match self.get("config_groups") {
+            Some(Value::Dict(groups)) => Some(groups.values()),
+            _ => None,
+        };
+        let weights = groups.into_iter().flatten().filter_map(|group| lookup(group, "weights"));
+        weights.filter(|weights| matches!(weights, Value::Dict(_)))
+    }
+
     /// The bits of weights, one or several where layers differ: those that compressed-tensors has in its groups.
     pub fn group_bits(&self) -> Vec<usize> {
-        let Some(Value::Dict(groups)) = self.get("config_groups") else { return Vec::new() };
-        let bits = |group| as_u64(lookup(group, "weights.num_bits")?).and_then(|n| usize::try_from(n).ok());
-        let mut all: Vec<usize> = groups.values().filter_map(bits).collect();
+        let bits = |weights| as_u64(lookup(weights, "num_bits")?).and_then(|n| usize::try_from(n).ok());
+        let mut all: Vec<usize> = self.groups().filter_map(bits).collect();
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    /// Which elements share a scale, where it says that: one way, or several where layers differ.
+    pub fn blockings(&self) -> Vec<Blocking> {
+        if let Some(block) = self.get("weight_block_size").and_then(block) {
+            return vec![block];
+        }
+        if !self.is("compressed-tensors") {
+            return Vec::new();
+        }
+        self.groups().map(blocking).collect::<Option<_>>().unwrap_or_default()
+    }
+}
+
+/// The rows and columns of a block in a list of two sizes.
+fn block(sizes: &Value) -> Option<Blocking> {
+    let Value::List(sizes) = sizes else { return None };
+    let size = |value| as_u64(value).and_then(|n| u32::try_from(n).ok()).filter(|&n| n > 0);
+    match sizes.as_slice() {
+        [rows, cols] => Some(Blocking::Block(size(rows)?, size(cols)?)),
+        _ => None,
+    }
+}
+
+/// Which elements share a scale by the `weights` of a group of compressed-tensors (its `QuantizationArgs`).
+fn blocking(weights: &Value) -> Option<Blocking> {
+    let group = match lookup(weights, "group_size") {
+        None | Some(Value::None) => None,
+        Some(value) => Some(crate::metadata::as_f64(value)?),
+    };
+    let grouped = || match group {
+        Some(size) if size >= 1.0 && size <= f64::from(u32::MAX) => Some(Blocking::Group(size as u32)),
+        _ => None,
+    };
+    match lookup(weights, "strategy") {
+        Some(Value::String(name)) => match name.as_str() {
+            "tensor" => Some(Blocking::Tensor),
+            "channel" => Some(Blocking::Channel),
+            "group" | "tensor_group" => grouped(),
+            "block" => lookup(weights, "block_structure").and_then(block),
+            _ => None,
+        },
+        None | Some(Value::None) => match group {
+            None => Some(Blocking::Tensor),
+            Some(-1.0) => Some(Blocking::Channel),
+            Some(_) => grouped(),
+        },
+        Some(_) => None,
     }
 }
 
@@ -107,7 +206,7 @@ pub struct Coding {
 
 impl Coding {
     pub(super) fn of(config: &Config) -> Self {
-        let named = config.method.as_deref().and_then(super::unread::named).map(str::to_string);
+        let named = config.unread();
         let unknown = |other: &Rounding| format!("a BitNet that {other}");
         let unread = named.or_else(|| config.unknown.as_ref().map(unknown));
         Coding { method: config.method.clone(), unread, ..Coding::default() }
@@ -137,9 +236,11 @@ impl Coding {
         let tensors = &checkpoint.tensors;
         if tensors.iter().any(|t| matches!(t.dtype, DType::Quantized(_))) {
             let roles = crate::meaning::role::roles(tensors);
+            let faulty: HashSet<&str> = self.faults.iter().map(|(name, _)| name.as_str()).collect();
             let matrices = tensors.iter().zip(roles).filter(|(t, role)| {
                 let dims = t.shape.iter().filter(|&&d| d > 1).count();
-                t.group == Group::Weights && t.dtype.is_float() && role.is_matrix() && dims > 1
+                let is_float = t.dtype.is_float() && !faulty.contains(t.name.as_str());
+                t.group == Group::Weights && is_float && role.is_matrix() && dims > 1
             });
             self.left = matrices.map(|(t, _)| t.name.clone()).collect();
         }

@@ -1,7 +1,7 @@
 //! 8-bit floats with a scale for each block of rows and columns (DeepSeek, Qwen), each row, or the whole matrix. The
 //! scale multiplies, whatever it is called: <https://github.com/deepseek-ai/DeepSeek-V3/blob/main/inference/kernel.py>.
 
-use super::geometry::{Sizes, shared};
+use super::geometry::{Asked, GUESSED, Sizes, shared};
 use super::{Found, Stored, Weight};
 use crate::DType;
 use crate::quantized::form::{Form, Numbers, Packed, Value};
@@ -24,9 +24,10 @@ pub(super) fn code(dtype: DType) -> Option<Code> {
 /// The scale of the codes called `name`: by Hugging Face's names, Mistral's and ComfyUI's, and those of DeepSeek's own
 /// files.
 pub(super) fn scale(stored: &Stored<'_>, name: &str) -> Option<usize> {
+    // Experts that lie in one tensor have no `.weight` in their name.
     let beside = stored.first_of([format!("{name}_scale_inv"), format!("{name}_scale")]);
-    let layer = name.strip_suffix(".weight")?;
     beside.or_else(|| {
+        let layer = name.strip_suffix(".weight")?;
         let names = ["qscale_weight", "scale_weight", "scale"].map(|field| format!("{layer}.{field}"));
         stored.first_of(names)
     })
@@ -39,15 +40,6 @@ pub(super) fn maker(stored: &Stored<'_>) -> Maker {
         Some("modelopt" | "modelopt_fp4") => Maker::ModelOpt,
         _ => Maker::None,
     }
-}
-
-/// The rows and columns of a block, by the configuration.
-fn preferred(stored: &Stored<'_>) -> (usize, usize) {
-    let size = |nth: usize| {
-        let keys = ["weight_block_size", "block_structure"];
-        keys.iter().find_map(|key| stored.config.size(&format!("{key}.{nth}"))).filter(|&n| n > 0)
-    };
-    (size(0).unwrap_or(USUAL.0), size(1).unwrap_or(USUAL.1))
 }
 
 pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
@@ -72,8 +64,13 @@ fn weight(stored: &Stored<'_>, at: usize, scale: usize, name: String, code: Code
         let (part, found) = (stored.tensor(scale).name.clone(), dtype.to_string());
         return Err(QuantFault::Type { part, found });
     }
-    let shared = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, preferred(stored), codes)?;
     let exponents = matches!(dtype, DType::U8 | DType::F8E8M0FNU);
+    let mut said = stored.config.blockings();
+    // Powers of two may be those of microscaling floats all the same.
+    if exponents && !said.is_empty() {
+        said.push(Blocking::Group(32));
+    }
+    let shared = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, Asked::of(&said, USUAL), codes)?;
     let code = match shared.blocking {
         Blocking::Group(32) if exponents && code == Code::E4m3 => Code::Mxfp8,
         _ => code,
@@ -94,6 +91,6 @@ fn weight(stored: &Stored<'_>, at: usize, scale: usize, name: String, code: Code
         kind: QuantType::new(maker(stored), code, shared.blocking),
         parts: vec![(PartRole::Codes, at), (PartRole::Scale, scale)],
         form,
-        assumed: None,
+        assumed: shared.guessed.then_some(GUESSED),
     })
 }

@@ -50,35 +50,105 @@ pub(super) struct Shared {
     /// Columns that share one.
     pub group: usize,
     pub grid: Grid,
+    /// Whether the size of blocks is only one of those that the shape allows.
+    pub guessed: bool,
 }
 
-/// The size of blocks of which `size` elements have `count`: `preferred` if it is one, else one that divides them, else a
-/// power of two.
-fn block(size: usize, count: usize, preferred: usize) -> Option<usize> {
+/// What was assumed where it is.
+pub(super) const GUESSED: &str =
+    "no configuration says how large their blocks are; sizes that divide their matrices were assumed";
+
+/// Which elements may share a number.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// What the configuration or the format says, one way of them; empty where neither does.
+    said: &'a [Blocking],
+    /// The usual rows and columns of a block.
+    usual: (usize, usize),
+}
+
+impl<'a> Asked<'a> {
+    /// One of `said`; where that is empty, by the shape, which is mostly that of blocks of `usual`.
+    pub fn of(said: &'a [Blocking], usual: (usize, usize)) -> Self {
+        Asked { said, usual }
+    }
+
+    /// By the shape.
+    pub fn usual(rows: usize, cols: usize) -> Self {
+        Asked { said: &[], usual: (rows, cols) }
+    }
+
+    /// Whether one number for a whole matrix, which its shape does not even give as a matrix's, is no surprise: blocks
+    /// that the configuration gives are those of the weights that have any.
+    fn may_be_of_whole(&self) -> bool {
+        self.said.iter().all(|said| matches!(said, Blocking::Tensor | Blocking::Block(..)))
+            || self.said.contains(&Blocking::Tensor)
+    }
+
+    /// What is said, if `rows` by `cols` numbers are right for a weight of `sizes`.
+    fn fitting(&self, sizes: Sizes, stacked: bool, (rows, cols): (usize, usize)) -> Option<Blocking> {
+        let fits = |said: &&Blocking| match **said {
+            Blocking::Tensor => (rows, cols) == (1, 1),
+            // Stacks of experts may lie with their inputs first.
+            Blocking::Channel => {
+                (rows, cols) == (sizes.rows, 1) || (stacked && (rows, cols) == (1, sizes.cols))
+            }
+            Blocking::Group(n) => rows == sizes.rows && cols == sizes.cols.div_ceil(n.max(1) as usize),
+            Blocking::Block(r, c) => {
+                rows == sizes.rows.div_ceil(r.max(1) as usize)
+                    && cols == sizes.cols.div_ceil(c.max(1) as usize)
+            }
+        };
+        self.said.iter().find(fits).copied()
+    }
+
+    /// What `tensor`, which is none of what is said, has for a fault.
+    fn misfit(&self, tensor: &TensorInfo, codes: &TensorInfo) -> QuantFault {
+        match self.said {
+            [] => QuantFault::shape(tensor, codes),
+            said => QuantFault::configured(tensor, in_words(said)),
+        }
+    }
+}
+
+/// "blocks of 128x128".
+fn in_words(said: &[Blocking]) -> String {
+    let word = |blocking: &Blocking| match blocking {
+        Blocking::Tensor => "one number for a matrix".to_string(),
+        Blocking::Channel => "one number for a row".to_string(),
+        Blocking::Group(n) => format!("groups of {n}"),
+        Blocking::Block(rows, cols) => format!("blocks of {rows}x{cols}"),
+    };
+    said.iter().map(word).collect::<Vec<_>>().join(" or ")
+}
+
+/// The size of blocks of which `size` elements have `count`, and whether others are as likely: `usual` if it is one, else
+/// one that divides them, else a power of two.
+fn block(size: usize, count: usize, usual: usize) -> Option<(usize, bool)> {
     if count == 0 || count > size {
         return None;
     }
-    if preferred > 0 && size.div_ceil(preferred) == count {
-        return Some(preferred);
+    if usual > 0 && size.div_ceil(usual) == count {
+        return Some((usual, false));
     }
     if size.is_multiple_of(count) {
-        return Some(size / count);
+        return Some((size / count, true));
     }
-    (0..usize::BITS - 1).map(|n| 1usize << n).find(|&n| size.div_ceil(n) == count)
+    let found = (0..usize::BITS - 1).map(|n| 1usize << n).find(|&n| size.div_ceil(n) == count);
+    found.map(|found| (found, true))
 }
 
-/// Which elements of a weight share the numbers of the tensor at `at`, which is its part `part`. `preferred` are the
-/// rows and columns of a block where the shape leaves a choice.
+/// Which elements of a weight share the numbers of the tensor at `at`, which is its part `part`.
 pub(super) fn shared(
     stored: &Stored<'_>,
     (part, at): (usize, usize),
     numbers: Numbers,
     sizes: Sizes,
-    preferred: (usize, usize),
+    asked: Asked<'_>,
     codes: &TensorInfo,
 ) -> Result<Shared, QuantFault> {
     let tensor = stored.tensor(at);
-    let misfit = || QuantFault::shape(tensor, codes);
+    let misfit = || asked.misfit(tensor, codes);
     let grid = |row_block, row_stride, group_stride, slice_stride| Grid {
         part,
         numbers,
@@ -91,38 +161,52 @@ pub(super) fn shared(
         blocking: Blocking::Tensor,
         group: sizes.cols.max(1),
         grid: grid(1, 0, 0, slice_stride),
+        guessed: false,
     };
     let numel = tensor.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or_else(misfit)?;
-    if numel == 1 && sizes.slices * sizes.rows != 1 {
-        return Ok(whole(0));
-    }
     let stacked = sizes.slices > 1 || codes.shape.len() == 3;
+    let right = |counts| asked.said.is_empty() || asked.fitting(sizes, stacked, counts).is_some();
+    if numel == 1 && sizes.slices * sizes.rows != 1 {
+        let bare = tensor.shape.len() < 2 && asked.may_be_of_whole();
+        return if bare || right((1, 1)) { Ok(whole(0)) } else { Err(misfit()) };
+    }
     if stacked && numel == sizes.slices && !matches!(tensor.shape[..], [1, ..]) {
-        return Ok(whole(1));
+        let bare = tensor.shape.len() < 2 && asked.may_be_of_whole();
+        return if bare || right((1, 1)) { Ok(whole(1)) } else { Err(misfit()) };
     }
     let (rows, cols) = match (&tensor.shape[..], stacked) {
         (&[slices, rows, cols], true) if slices == sizes.slices => (rows, cols),
         (&[slices, rows], true) if slices == sizes.slices => (rows, 1),
-        (&[rows, cols], false) => (rows, cols),
+        // ModelOpt's blocks.
+        (&[rows, cols] | &[rows, 1, cols, 1], false) => (rows, cols),
         (&[rows], false) => (rows, 1),
         ([], false) => (1, 1),
         _ => return Err(misfit()),
     };
+    if !right((rows, cols)) {
+        return Err(misfit());
+    }
+    let usual = match asked.fitting(sizes, stacked, (rows, cols)) {
+        Some(Blocking::Group(n)) => (1, n as usize),
+        Some(Blocking::Block(rows, cols)) => (rows as usize, cols as usize),
+        _ => asked.usual,
+    };
     let slice = rows.checked_mul(cols).ok_or_else(misfit)?;
     if rows == sizes.rows && cols == 1 {
         let (blocking, group) = (Blocking::Channel, sizes.cols.max(1));
-        return Ok(Shared { blocking, group, grid: grid(1, 1, 0, slice) });
+        return Ok(Shared { blocking, group, grid: grid(1, 1, 0, slice), guessed: false });
     }
     let narrow = |n: usize| u32::try_from(n).map_err(|_| misfit());
-    let group = block(sizes.cols, cols, preferred.1).ok_or_else(misfit)?;
+    let (group, unsure) = block(sizes.cols, cols, usual.1).ok_or_else(misfit)?;
     if rows == sizes.rows {
-        return Ok(Shared {
-            blocking: Blocking::Group(narrow(group)?),
-            group,
-            grid: grid(1, cols, 1, slice),
-        });
+        // Groups that divide a row are mostly the right ones.
+        let guessed = unsure && !sizes.cols.is_multiple_of(group);
+        let blocking = Blocking::Group(narrow(group)?);
+        return Ok(Shared { blocking, group, grid: grid(1, cols, 1, slice), guessed });
     }
-    let row_block = block(sizes.rows, rows, preferred.0).ok_or_else(misfit)?;
+    let (row_block, rows_unsure) = block(sizes.rows, rows, usual.0).ok_or_else(misfit)?;
     let blocking = Blocking::Block(narrow(row_block)?, narrow(group)?);
-    Ok(Shared { blocking, group, grid: grid(row_block, cols, 1, slice) })
+    // One number for a column of all rows leaves no choice.
+    let guessed = (unsure && cols != sizes.cols) || (rows_unsure && rows != 1);
+    Ok(Shared { blocking, group, grid: grid(row_block, cols, 1, slice), guessed })
 }

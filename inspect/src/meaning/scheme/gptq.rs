@@ -1,8 +1,9 @@
 //! GPTQ as AutoGPTQ and GPTQModel store it: codes of a row lie down a column of 32-bit words, zero points in rows of
 //! words, one less than they are in all but version 2 (<https://github.com/ModelCloud/GPTQModel>, `qlinear`).
 
-use super::{Found, Stored, Weight};
+use super::{Config, Found, Stored, Weight};
 use crate::DType;
+use crate::metadata::as_f64;
 use crate::quantized::form::{Form, Grid, Numbers, Packed, Value, Zero};
 use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
 
@@ -16,10 +17,23 @@ pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     // AWQ packs eight outputs into a word, so that it has fewer of them than of scales.
     let outputs = |at: usize| stored.tensor(at).shape.last();
     let is_awq = match scale {
+        _ if super::awq::unread_version(stored.config).is_some() => true,
         Some(scale) => outputs(scale) != codes.shape.last(),
         None => stored.config.is("awq"),
     };
     (!is_awq).then(|| weight(stored, at, layer))
+}
+
+/// The columns of a group by the configuration, of a weight that has `cols`; `None` where it does not say, or may say
+/// otherwise of single layers.
+pub(super) fn group_size(config: &Config, cols: usize) -> Option<usize> {
+    let size = ["group_size", "q_group_size"].iter().find_map(|key| config.get(key))?;
+    let size = match as_f64(size)? {
+        -1.0 => Some(cols),
+        size if size >= 1.0 && size <= f64::from(u32::MAX) => Some(size as usize),
+        _ => None,
+    };
+    size.filter(|_| cols > 0 && !config.differs_by_layer())
 }
 
 fn weight(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
@@ -38,8 +52,8 @@ fn weight(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
     if per_group != rows || groups == 0 {
         return Err(QuantFault::shape(scales, codes));
     }
-    if zero_groups != groups || zeros.dtype != DType::I32 {
-        return Err(QuantFault::shape(zeros, codes));
+    if zeros.dtype != DType::I32 {
+        return Err(QuantFault::Type { part: own("qzeros"), found: zeros.dtype.to_string() });
     }
     if !scales.dtype.is_float() {
         return Err(QuantFault::Type { part: own("scales"), found: scales.dtype.to_string() });
@@ -51,8 +65,22 @@ fn weight(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
     // What the shapes say of bits comes before what the configuration does: layers may differ.
     let by_index = |cols: usize| words.checked_mul(32)?.checked_div(cols);
     let by_zeros = || zero_words.checked_mul(32)?.checked_div(rows);
-    let bits = indexed.and_then(by_index).or_else(by_zeros).filter(|bits| (2..=8).contains(bits));
+    let is_usual = |bits: &usize| (2..=8).contains(bits);
+    let asked = stored.config.size("bits").filter(is_usual).filter(|_| !stored.config.differs_by_layer());
+    let told = indexed.and_then(by_index);
+    if let (Some(index), Some(told), Some(bits)) = (index, told, asked)
+        && told != bits
+        && by_zeros() == asked
+    {
+        let columns = format!("{} columns", words.saturating_mul(32) / bits);
+        return Err(QuantFault::configured(stored.tensor(index), columns));
+    }
+    let bits = told.or_else(by_zeros).filter(is_usual);
     let bits = bits.ok_or_else(|| QuantFault::shape(zeros, codes))?;
+    if let Some(asked) = asked.filter(|&asked| asked != bits) {
+        let rows = indexed.unwrap_or(words.saturating_mul(32) / bits);
+        return Err(QuantFault::configured(codes, format!("columns of {rows} codes of {asked} bits")));
+    }
     // Others are packed in planes.
     if !matches!(bits, 2 | 3 | 4 | 8) {
         return Err(QuantFault::State { part: codes.name.clone() });
@@ -66,7 +94,18 @@ fn weight(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
     if !packed(rows, zero_words) {
         return Err(QuantFault::shape(zeros, codes));
     }
-    let asked = stored.config.size("group_size").filter(|&n| n > 0 && cols.div_ceil(n) == groups);
+    let asked = group_size(stored.config, cols);
+    let expected = asked.map(|group| cols.div_ceil(group));
+    for (part, has) in [(scales, groups), (zeros, zero_groups)] {
+        if let (Some(group), Some(expected)) = (asked, expected)
+            && has != expected
+        {
+            return Err(QuantFault::configured(part, format!("{expected} groups of {group}")));
+        }
+    }
+    if zero_groups != groups {
+        return Err(QuantFault::shape(zeros, codes));
+    }
     let group = asked.unwrap_or_else(|| cols.div_ceil(groups)).max(1);
     if index.is_none() && cols.div_ceil(group) != groups {
         return Err(QuantFault::shape(scales, codes));

@@ -1,7 +1,7 @@
 //! MLX: codes in 32-bit words, a scale and mostly a bias for each group; without biases, microscaling floats
 //! (<https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.quantize.html>).
 
-use super::geometry::{Sizes, shared};
+use super::geometry::{Asked, Sizes, shared};
 use super::{Found, Stored, Weight};
 use crate::DType;
 use crate::metadata::{as_u64, lookup};
@@ -11,6 +11,8 @@ use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
 /// Bits that codes may have, and elements of a group, the usual ones first.
 const BITS: [usize; 6] = [4, 8, 6, 3, 2, 5];
 const GROUPS: [usize; 4] = [64, 32, 128, 16];
+/// No group has more.
+const MOST_OF_GROUP: usize = 1 << 16;
 
 pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     let codes = stored.tensor(at);
@@ -44,12 +46,19 @@ fn weight(stored: &Stored<'_>, at: usize, scale: usize, layer: &str) -> Found {
     let fits = |&(bits, group): &(usize, usize)| groups.checked_mul(bits * group) == Some(row_bits);
     let (bits, group, code, value, numbers, assumed) = if offset.is_some() {
         let asked = asked(stored, layer, "bits").zip(asked(stored, layer, "group_size"));
-        let asked = asked.filter(|(bits, _)| (2..=8).contains(bits)).filter(fits);
+        let asked = asked.filter(|(bits, group)| (2..=8).contains(bits) && *group <= MOST_OF_GROUP);
+        // A layer that is not listed, where others are, may be listed under another name.
+        let is_listed = !stored.config.lists_layers() || stored.config.own(layer).is_some();
+        if let Some((bits, group)) = asked.filter(|asked| is_listed && !fits(asked)) {
+            let asked = format!("codes of {bits} bits in groups of {group}");
+            return Err(QuantFault::configured(scales, asked));
+        }
+        let asked = asked.filter(fits);
         let all = GROUPS.iter().flat_map(|&group| BITS.iter().map(move |&bits| (bits, group)));
         let (bits, group) = asked.or_else(|| all.clone().find(fits)).ok_or_else(misfit)?;
         let unsure = asked.is_none() && all.filter(fits).count() > 1;
         let assumed = unsure.then_some(
-            "no configuration says how many bits their codes have; groups of 64 were assumed, or the next that fit",
+            "nothing that fits says how many bits their codes have; groups of 64 were assumed, or the next that fit",
         );
         if !scales.dtype.is_float() {
             return Err(QuantFault::Type { part: scales.name.clone(), found: scales.dtype.to_string() });
@@ -73,12 +82,14 @@ fn weight(stored: &Stored<'_>, at: usize, scale: usize, layer: &str) -> Found {
     };
     let cols = row_bits / bits;
     let sizes = Sizes { cols, ..stack };
-    let grid = shared(stored, (1, scale), numbers, sizes, (1, group), codes)?.grid;
+    let said = [Blocking::Group(group as u32)];
+    let one_for_each = Asked::of(&said, (1, group));
+    let grid = shared(stored, (1, scale), numbers, sizes, one_for_each, codes)?.grid;
     let offset = match offset {
         None => None,
         Some(at) => {
             let numbers = Numbers::Plain(stored.tensor(at).dtype);
-            Some(shared(stored, (2, at), numbers, sizes, (1, group), codes)?.grid)
+            Some(shared(stored, (2, at), numbers, sizes, one_for_each, codes)?.grid)
         }
     };
     Ok(Weight {

@@ -9,6 +9,7 @@ mod float8;
 mod geometry;
 mod gptq;
 mod mlx;
+mod modelopt;
 mod mxfp4;
 pub(crate) mod names;
 mod nvfp4;
@@ -22,7 +23,7 @@ use crate::checkpoint::Checkpoint;
 use crate::metadata::{HashableValue, Value};
 use crate::quantized::{Form, Part, PartRole, QuantFault, QuantType, Quantized};
 use crate::tensor::{TensorInfo, contiguous_strides};
-use crate::{DType, Group, Notice, NoticeKind};
+use crate::{DType, Group, Notice, NoticeKind, Role};
 pub use config::Coding;
 pub(crate) use config::Config;
 
@@ -30,9 +31,10 @@ pub(crate) use config::Config;
 type Scheme = fn(&Stored<'_>, usize) -> Option<Found>;
 
 /// Every scheme that is read, in the order in which they are asked.
-static SCHEMES: [Scheme; 9] = [
+static SCHEMES: [Scheme; 10] = [
     torchao::find,
     bitsandbytes::find,
+    modelopt::find,
     nvfp4::find,
     mxfp4::find,
     compressed_tensors::find,
@@ -162,17 +164,20 @@ impl Weight {
 /// Makes the weights of quantized checkpoints of the tensors that they are stored in, or only counts them if they are to
 /// be listed as they are `stored`.
 pub(crate) fn recognise(checkpoint: &mut Checkpoint, config: &Config, stored: bool) {
+    let mut coding = Coding::of(config);
+    let unread = config.unread();
     let (weights, faults, shells) = {
         let stored = Stored::new(checkpoint, config);
         let (mut weights, mut faults, mut shells) = (Vec::new(), Vec::new(), HashSet::new());
         let mut taken: HashSet<usize> = HashSet::new();
         for at in 0..checkpoint.tensors.len() {
-            if taken.contains(&at) || checkpoint.tensors[at].group == Group::Optimizer {
+            let is_read = unread.is_none() && checkpoint.tensors[at].group != Group::Optimizer;
+            if taken.contains(&at) || !is_read {
                 continue;
             }
             let found = SCHEMES.iter().find_map(|find| find(&stored, at));
             let found = found.map(|found| {
-                let weight = found?.checked(&stored)?;
+                let weight = modelopt::completed(found?, &stored)?.checked(&stored)?;
                 let other = stored.at(&weight.name).filter(|&other| other != at);
                 match other.is_some_and(|other| !is_shell(stored.tensor(other))) {
                     true => Err(QuantFault::Twice { name: weight.name }),
@@ -189,9 +194,14 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, config: &Config, stored: bo
                 Some(Err(fault)) => faults.push((at, fault)),
             }
         }
+        let fault = || match &unread {
+            Some(scheme) => QuantFault::Unread { scheme: scheme.clone() },
+            None => QuantFault::Unexplained,
+        };
+        let known: HashSet<usize> = faults.iter().map(|(at, _)| *at).chain(taken).collect();
+        faults.extend(unexplained(checkpoint, config, &known).into_iter().map(|at| (at, fault())));
         (weights, faults, shells)
     };
-    let mut coding = Coding::of(config);
     if stored {
         coding.stored = weights.len() + faults.len();
         checkpoint.coding = coding;
@@ -230,6 +240,26 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, config: &Config, stored: bo
     }
     coding.describe(checkpoint);
     checkpoint.coding = coding;
+}
+
+/// Places of the matrices of a quantized checkpoint that must be codes, by their type, and are none that is `known`.
+fn unexplained(checkpoint: &Checkpoint, config: &Config, known: &HashSet<usize>) -> Vec<usize> {
+    if !config.is_given() {
+        return Vec::new();
+    }
+    let roles = crate::meaning::role::roles(&checkpoint.tensors).into_iter();
+    let is_codes = |(at, tensor): (usize, &TensorInfo), role: Role| {
+        let long = tensor.shape.iter().filter(|&&d| d > 1).count() > 1;
+        let typed = match tensor.dtype {
+            // Numbers of other things have these types too.
+            DType::I16 | DType::U16 | DType::I32 | DType::U32 => role.is_matrix(),
+            DType::I8 | DType::U8 | DType::F4E2M1X2 => role.is_matrix() || role == Role::Unknown,
+            dtype => float8::code(dtype).is_some() && (role.is_matrix() || role == Role::Unknown),
+        };
+        typed && long && tensor.group == Group::Weights && !known.contains(&at)
+    };
+    let all = checkpoint.tensors.iter().enumerate().zip(roles);
+    all.filter(|(tensor, role)| is_codes(*tensor, *role)).map(|((at, _), _)| at).collect()
 }
 
 /// Lists packed matrices of Hugging Face's BitNet whose scale is missing, and scales of matrices that are not packed: such
@@ -273,11 +303,19 @@ fn orphans(checkpoint: &Checkpoint, gone: &HashSet<usize>, faulty: &HashSet<usiz
         .filter(|t| t.dtype.is_ternary())
         .filter_map(|t| t.name.strip_suffix(".weight"))
         .collect();
+    let names: HashSet<&str> = checkpoint.tensors.iter().map(|t| t.name.as_str()).collect();
+    let is_mlx = coding.method.as_deref() == Some("mlx");
+    // What MLX calls so is a part of a layer's weight.
+    let of_mlx = |layer: &str, field: &str| {
+        let has = |field: &str| names.contains(format!("{layer}.{field}").as_str());
+        is_mlx && matches!(field, "scales" | "biases") && has("scales") && has("biases")
+    };
     for (at, tensor) in checkpoint.tensors.iter().enumerate() {
         let Some((layer, field)) = tensor.name.rsplit_once('.') else { continue };
         let of_weight = layer.strip_suffix(".weight").unwrap_or(layer);
         let owned = owners.contains(layer) || owners.contains(of_weight) || ternary.contains(layer);
-        if !gone.contains(&at) && names::is_companion(field) && !owned && tensor.group != Group::Optimizer {
+        let is_part = names::is_companion(field) || of_mlx(layer, field);
+        if !gone.contains(&at) && is_part && !owned && tensor.group != Group::Optimizer {
             coding.faults.push((tensor.name.clone(), QuantFault::Orphaned));
         }
     }

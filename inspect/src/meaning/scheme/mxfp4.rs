@@ -2,7 +2,7 @@
 //! `_scales`, compressed-tensors `weight_packed`; the experts of DeepSeek-V4 are bytes that hold two each, which the
 //! number of scales tells from int8.
 
-use super::geometry::{Sizes, shared};
+use super::geometry::{Asked, Sizes, shared};
 use super::{Found, Stored, Weight};
 use crate::DType;
 use crate::quantized::form::{Form, Grid, Numbers, Packed, Value};
@@ -37,6 +37,11 @@ pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     let few = scales.shape.last().is_some_and(|&n| n.checked_mul(GROUP / 2) == Some(bytes));
     if packed.is_none() && !few {
         return None;
+    }
+    // Four numbers of six bits in three bytes.
+    let of_six_bits = scales.shape.last().is_some_and(|&n| n.checked_mul(GROUP / 4 * 3) == Some(bytes));
+    if packed.is_some() && of_six_bits {
+        return Some(Err(QuantFault::Unread { scheme: "MXFP6".into() }));
     }
     Some(rows(stored, at, scale, name))
 }
@@ -91,7 +96,8 @@ fn rows(stored: &Stored<'_>, at: usize, scale: usize, name: &str) -> Found {
     let stack = Sizes::of(&codes.shape).ok_or_else(misfit)?;
     let cols = stack.cols.checked_mul(2).ok_or_else(misfit)?;
     let sizes = Sizes { cols, ..stack };
-    let scales = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, (1, GROUP), codes)?;
+    let asked = Asked::of(&[Blocking::Group(GROUP as u32)], (1, GROUP));
+    let scales = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, asked, codes)?;
     if scales.blocking != Blocking::Group(GROUP as u32) {
         return Err(misfit());
     }

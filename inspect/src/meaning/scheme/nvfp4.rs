@@ -1,11 +1,14 @@
 //! NVFP4: 4-bit floats with an 8-bit float for each 16, and one f32 for all: ModelOpt multiplies by it,
 //! compressed-tensors divides by it (<https://github.com/NVIDIA/Model-Optimizer>, `NVFP4QTensor`).
 
-use super::geometry::{Sizes, shared};
+use super::geometry::{Asked, Sizes, shared};
 use super::{Found, Stored, Weight};
 use crate::DType;
 use crate::quantized::form::{Form, Global, Numbers, Packed, Value};
 use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
+
+/// Elements that share a scale.
+const GROUP: u32 = 16;
 
 pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     let codes = stored.tensor(at);
@@ -14,7 +17,13 @@ pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     }
     let packed = codes.name.strip_suffix("_packed");
     let name = packed.unwrap_or(&codes.name);
-    let scale = stored.at(&format!("{name}_scale"))?;
+    let wanted = format!("{name}_scale");
+    let Some(scale) = stored.at(&wanted) else {
+        // The other factor is of nothing else.
+        let has_factor =
+            ["_scale_2", "_global_scale"].iter().any(|f| stored.at(&format!("{name}{f}")).is_some());
+        return has_factor.then_some(Err(QuantFault::Missing { part: PartRole::Scale, wanted }));
+    };
     if stored.tensor(scale).dtype != DType::F8E4M3FN {
         return None;
     }
@@ -38,7 +47,8 @@ fn weight(
     let stack = Sizes::of(&codes.shape).ok_or_else(misfit)?;
     let cols = stack.cols.checked_mul(2).ok_or_else(misfit)?;
     let sizes = Sizes { cols, ..stack };
-    let scales = shared(stored, (1, scale), Numbers::Plain(DType::F8E4M3FN), sizes, (1, 16), codes)?;
+    let asked = Asked::of(&[Blocking::Group(GROUP)], (1, GROUP as usize));
+    let scales = shared(stored, (1, scale), Numbers::Plain(DType::F8E4M3FN), sizes, asked, codes)?;
     let Blocking::Group(_) = scales.blocking else { return Err(misfit()) };
     let factor = stored.tensor(global);
     if factor.dtype != DType::F32 {

@@ -2,7 +2,7 @@
 //! into SafeTensors (`_w_qdata`), where the header says which class each was
 //! (<https://github.com/pytorch/ao>, `quantize_/workflows`, `prototype/mx_formats` and `prototype/safetensors`).
 
-use super::geometry::{Sizes, shared};
+use super::geometry::{Asked, Sizes, shared};
 use super::{Found, Stored, Weight};
 use crate::DType;
 use crate::metadata::{Value, lookup};
@@ -40,6 +40,12 @@ pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
                 class => QuantFault::Class { class: class.to_string() },
             }));
         }
+    }
+    if let Some(Value::String(kind)) =
+        stored.plain_value(&name).and_then(|said| lookup(said, "_data.elem_dtype"))
+        && kind.starts_with("fp6")
+    {
+        return Some(Err(QuantFault::Unread { scheme: "MXFP6".into() }));
     }
     Some(match micro(stored, at, &own) {
         Some(found) => microscaling(stored, at, name, &own, found),
@@ -87,9 +93,17 @@ fn microscaling(
     let cols = stack.cols.checked_mul(8 / usize::from(bits)).ok_or_else(misfit)?;
     let sizes = Sizes { cols, ..stack };
     let shape = sizes.shape(&codes.shape);
-    // Of other floats a byte holds one, or another part of one.
-    if stored.at(&name).is_some_and(|whole| stored.tensor(whole).shape != shape) {
-        return Err(QuantFault::State { part: name });
+    if let Some(whole) = stored.at(&name).map(|whole| &stored.tensor(whole).shape)
+        && *whole != shape
+    {
+        // Of numbers of six bits a byte holds one, or three hold four.
+        let held = whole.last().zip(codes.shape.last());
+        let of_six =
+            held.is_some_and(|(cols, bytes)| cols == bytes || cols.checked_mul(3) == bytes.checked_mul(4));
+        return Err(match code == Code::Mxfp4 && of_six {
+            true => QuantFault::Unread { scheme: "MXFP6".into() },
+            false => QuantFault::State { part: name },
+        });
     }
     let groups = cols.div_ceil(group);
     let (tile_rows, tile_cols) = Numbers::TILE;
@@ -164,13 +178,14 @@ fn weight(stored: &Stored<'_>, at: usize, name: String, own: &dyn Fn(&str) -> St
     if !dtype.is_float() {
         return Err(QuantFault::Type { part: own("scale"), found: dtype.to_string() });
     }
-    let scales = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, (128, 128), codes)?;
+    let asked = Asked::usual(128, 128);
+    let scales = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, asked, codes)?;
     let mut parts = vec![(PartRole::Codes, at), (PartRole::Scale, scale)];
     let mut zero = Zero::None;
     if let Some(zeros) = stored.at(&own("zero_point")) {
         let numbers = Numbers::Plain(stored.tensor(zeros).dtype);
-        let preferred = (1, scales.group);
-        zero = Zero::Numbers(shared(stored, (parts.len(), zeros), numbers, sizes, preferred, codes)?.grid);
+        let asked = Asked::usual(1, scales.group);
+        zero = Zero::Numbers(shared(stored, (parts.len(), zeros), numbers, sizes, asked, codes)?.grid);
         parts.push((PartRole::ZeroPoint, zeros));
     }
     // What activations are quantized with says nothing of the weight.

@@ -5,13 +5,14 @@ pub(super) mod repacked;
 mod unpack;
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::float::Float;
 use super::{Elements, narrowed, wide};
 use crate::quantized::form::{Global, Grid, Numbers, Value, Zero};
 use crate::quantized::{PartRole, Quantized};
-use crate::{DType, DamageKind, Error, Result};
+use crate::{DType, DamageKind, Error, Result, TensorInfo};
 use kernel::Groups;
 
 /// What codes are multiplied by.
@@ -45,6 +46,8 @@ pub(crate) struct Coded<'a> {
     index: Option<Vec<u32>>,
     /// Groups of columns.
     groups: usize,
+    /// What each column is multiplied by besides; empty for nothing.
+    columns: Vec<f32>,
     /// Distinguishes it from others, for what threads keep of it.
     id: u64,
 }
@@ -65,15 +68,22 @@ fn read_numbers(dtype: DType, bytes: &[u8], start: usize, out: &mut [f32]) {
     }
 }
 
-/// The groups that an index gives columns.
-fn read_index(dtype: DType, bytes: &[u8]) -> Result<Vec<u32>> {
+/// The groups that the index `tensor` with these `bytes` gives columns; `None` if it is unset, where it may be.
+fn read_index(tensor: &TensorInfo, bytes: &[u8], may_be_unset: bool) -> Result<Option<Vec<u32>>> {
+    let (name, dtype) = (tensor.name.escape_debug(), tensor.dtype);
     let decode = wide::decoder(dtype).filter(|_| dtype.is_integer());
-    let decode = decode.ok_or_else(|| Error::damaged("its index does not hold whole numbers"))?;
+    let decode = decode.ok_or_else(|| Error::damaged(format!("{name} does not hold whole numbers")))?;
     let mut wide = vec![0.0; bytes.len() / dtype.element_size().unwrap_or(1)];
     decode(bytes, 0, &mut wide);
-    let group = |&group: &f64| (0.0..=f64::from(i32::MAX)).contains(&group).then_some(group as u32);
-    let outside = || Error::damaged("its index has negative groups").because(DamageKind::OutOfRange);
-    wide.iter().map(group).collect::<Option<_>>().ok_or_else(outside)
+    if may_be_unset && wide.iter().all(|&group| group == -1.0) {
+        return Ok(None);
+    }
+    let group = |&group: &f64| match (0.0..=f64::from(i32::MAX)).contains(&group) {
+        true => Ok(group as u32),
+        false => Err(Error::damaged(format!("{name} gives a column the group {group}, and there is none"))
+            .because(DamageKind::OutOfRange)),
+    };
+    wide.iter().map(group).collect::<Result<_>>().map(Some)
 }
 
 impl<'a> Coded<'a> {
@@ -89,7 +99,8 @@ impl<'a> Coded<'a> {
                 _ => part.tensor.bytes()?,
             });
         }
-        let index = form.index.map(|part| read_index(parts[part].tensor.dtype, &bytes[part])).transpose()?;
+        let of_index = |part: usize| read_index(&parts[part].tensor, &bytes[part], form.index_may_be_unset);
+        let index = form.index.map(of_index).transpose()?.flatten();
         // Most indices say what the size of groups does.
         let group = form.group.max(1);
         let index =
@@ -98,12 +109,16 @@ impl<'a> Coded<'a> {
             Some(index) => index.iter().max().map_or(0, |&most| most as usize + 1),
             None => form.groups(),
         };
+        let nameless = || {
+            let name = form.index.map_or("its index", |part| parts[part].tensor.name.as_str());
+            let (name, most) = (name.escape_debug(), groups.saturating_sub(1));
+            Error::damaged(format!("{name} gives columns groups up to {most}, more than there are scales of"))
+                .because(DamageKind::OutOfRange)
+        };
         // Where groups have scales of their own, their number is checked below.
         let is_shared = form.scale.is_none_or(|grid| grid.group_stride == 0);
         if is_shared && groups > form.groups() {
-            return Err(
-                Error::damaged("its index names groups that there are not").because(DamageKind::OutOfRange)
-            );
+            return Err(nameless());
         }
         let sizes: Vec<usize> = bytes.iter().map(|bytes| bytes.len()).collect();
         let counts: Vec<usize> = parts
@@ -116,10 +131,7 @@ impl<'a> Coded<'a> {
                 PartRole::Codes => {
                     Error::damaged("its codes do not fill its shape").because(DamageKind::Shape)
                 }
-                PartRole::Scale | PartRole::ZeroPoint if index.is_some() => {
-                    Error::damaged("its index names groups that have no scale")
-                        .because(DamageKind::OutOfRange)
-                }
+                PartRole::Scale | PartRole::ZeroPoint if index.is_some() => nameless(),
                 role => {
                     Error::damaged(format!("it has too few numbers of its {role}")).because(DamageKind::Shape)
                 }
@@ -141,13 +153,19 @@ impl<'a> Coded<'a> {
             Some(Numbers::Nested { book, .. }) => read(book, 256),
             _ => Vec::new(),
         };
+        let columns = form.columns.map_or(Vec::new(), |part| read(part, form.cols));
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Coded { quantized, bytes, globals, book, nested, index, groups, id })
+        Ok(Coded { quantized, bytes, globals, book, nested, index, groups, columns, id })
     }
 
     /// Fills `out` with what the codes from `start` stand for, less their zero points, times what `scaled` says.
     pub fn read(&self, scaled: Scaled, start: usize, out: &mut [f32]) {
-        self.pieces(start, out, |row, col, codes, out| self.apply(scaled, row, col, codes, out));
+        self.pieces(start, out, |row, col, codes, out| {
+            self.apply(scaled, row, col, codes, out);
+            if scaled == Scaled::Whole && !self.columns.is_empty() {
+                out.iter_mut().zip(&self.columns[col..]).for_each(|(x, factor)| *x *= factor);
+            }
+        });
     }
 
     /// The further factor of the elements, or of those of each slice; and whether it divides them.
@@ -201,7 +219,24 @@ impl<'a> Coded<'a> {
         let global = form
             .global
             .and_then(|Global { part, .. }| plain(part, self.quantized.parts()[part].tensor.dtype));
-        scale.into_iter().chain(global).collect()
+        let columns = form.columns.and_then(|part| plain(part, self.quantized.parts()[part].tensor.dtype));
+        scale.into_iter().chain(global).chain(columns).collect()
+    }
+
+    /// Zero points that are stored as whole numbers of their own, and the range of those that a code may be.
+    pub fn zero_points(&self) -> Option<(Elements<'_>, RangeInclusive<f32>)> {
+        let form = &self.quantized.form;
+        let Zero::Numbers(Grid { part, numbers: Numbers::Plain(dtype), .. }) = form.zero else { return None };
+        let range = match form.value {
+            Value::Unsigned(half) => {
+                let (low, codes) = (-half as f32, (1u32 << form.codes.bits()) as f32);
+                low..=low + codes - 1.0
+            }
+            Value::Signed => -128.0..=127.0,
+            _ => return None,
+        };
+        let points = Elements::plain(dtype, Cow::Borrowed(&*self.bytes[part])).ok()?;
+        dtype.is_integer().then_some((points, range))
     }
 
     /// Passes the codes of pieces of rows to `finish`, with where they begin and the part of `out` that they are for.

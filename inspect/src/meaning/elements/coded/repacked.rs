@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::super::{Elements, Rows, in_chunks};
+use super::super::{Elements, Order, in_chunks};
 use super::{Coded, number_type, read_numbers};
 use crate::DType;
 use crate::ggml::GgmlType;
@@ -15,7 +15,7 @@ use crate::quantized::{Blocking, Code};
 /// [`Elements::unfactored`] are not in the blocks.
 pub struct Repacked<'e> {
     coded: &'e Coded<'e>,
-    rows: Option<&'e Rows>,
+    order: Option<&'e Order>,
     ggml: GgmlType,
     scale: Grid,
 }
@@ -33,6 +33,8 @@ pub enum NotHeld {
         /// Elements of a block.
         block: usize,
     },
+    /// Its columns have factors of their own.
+    Columns,
     /// A scale is NaN, which they read as a number.
     NanScale,
     /// A scale has a sign, which they lack.
@@ -47,6 +49,9 @@ impl fmt::Display for NotHeld {
             NotHeld::Type(dtype) => write!(f, "GGUF has no type that holds {dtype}"),
             NotHeld::Rows { cols, block } => {
                 write!(f, "its rows of {cols} are no multiple of {block}, which a block of GGUF holds")
+            }
+            NotHeld::Columns => {
+                f.write_str("its columns have factors of their own, and those of GGUF have none")
             }
             NotHeld::NanScale => f.write_str("it has a scale that is NaN, which GGUF reads as a number"),
             NotHeld::SignedScale => f.write_str("it has a negative scale, and those of GGUF have no sign"),
@@ -64,12 +69,12 @@ impl<'a> Elements<'a> {
     /// Why there are none.
     pub fn repacked(&self) -> Result<Repacked<'_>, NotHeld> {
         let coded = self.coded().ok_or(NotHeld::Type(self.dtype))?;
-        Repacked::new(coded, self.dtype, self.rows.as_ref())
+        Repacked::new(coded, self.dtype, self.order.as_ref())
     }
 }
 
 impl<'e> Repacked<'e> {
-    fn new(coded: &'e Coded<'e>, dtype: DType, rows: Option<&'e Rows>) -> Result<Self, NotHeld> {
+    fn new(coded: &'e Coded<'e>, dtype: DType, order: Option<&'e Order>) -> Result<Self, NotHeld> {
         let form = &coded.quantized.form;
         let not_held = NotHeld::Type(dtype);
         let DType::Quantized(kind) = dtype else { return Err(not_held) };
@@ -78,15 +83,19 @@ impl<'e> Repacked<'e> {
             (Code::Nvfp4, Blocking::Group(16)) => (GgmlType::NVFP4, 16),
             _ => return Err(not_held),
         };
+        if form.columns.is_some() {
+            return Err(NotHeld::Columns);
+        }
         let nothing_else = matches!(form.zero, Zero::None) && form.offset.is_none() && coded.index.is_none();
         let is_plain = form.value == Value::E2m1 && form.constant == 1.0 && form.group == group;
-        let ordered = rows.is_none_or(|rows| rows.cols == form.cols);
+        let ordered =
+            order.is_none_or(|order| matches!(order, Order::Rows { cols, .. } if *cols == form.cols));
         let scale = form.scale.filter(|_| nothing_else && is_plain && ordered).ok_or(not_held)?;
         let block = ggml.block_elements();
         if !form.cols.is_multiple_of(block) {
             return Err(NotHeld::Rows { cols: form.cols, block });
         }
-        let repacked = Repacked { coded, rows, ggml, scale };
+        let repacked = Repacked { coded, order, ggml, scale };
         let (Numbers::Plain(stored) | Numbers::Tiled { dtype: stored, .. }) = scale.numbers else {
             return Err(not_held);
         };
@@ -141,7 +150,10 @@ impl<'e> Repacked<'e> {
         let mut buffer = [0; 64];
         for (i, out) in out.chunks_exact_mut(size).enumerate() {
             let (row, block) = ((start + i) / blocks_of_row, (start + i) % blocks_of_row);
-            let row = self.rows.map_or(row, |rows| (rows.source)(row));
+            let row = match self.order {
+                Some(Order::Rows { source, .. }) => source(row),
+                _ => row,
+            };
             let codes = self.coded.codes(row, block * elements, &mut buffer[..elements]);
             let (slice, row) = (row / form.rows.max(1), row % form.rows.max(1));
             let first = slice * self.scale.slice_stride
