@@ -260,7 +260,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
     let (_, big_endian) = header.numbers()?;
     let segment = Segment { source: source.clone(), offset: 0, len: source.len() };
     let swap = if big_endian { 2 } else { 1 };
-    let storage = Storage::new(Place::Segments(vec![segment]), source.len(), None, swap);
+    let storage = Storage::new(Place::Segments(segment.into()), source.len(), None, swap);
     let name = source.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut contents = Contents::new(Format::Npy);
     let tensor = header.tensor(name, storage)?;

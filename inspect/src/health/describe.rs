@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::cache::hex;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Sharing};
 use crate::health::equal;
 use crate::meaning::elements::{Elements, lists_twice};
 use crate::meaning::role::{self, Role};
@@ -53,6 +53,8 @@ const SHARED_NAMES: usize = 16;
 /// Warnings that a record repeats: a hostile file can cause one at every turn.
 const WARNINGS: usize = 50;
 
+/// Tensors that are described at one time: their records are moved to the others before the next are made.
+const BESIDE: usize = 1 << 14;
 /// Bytes of tensors that are measured at one time and have to be copied for it: fetched, inflated, put together.
 const COPIED_AT_ONCE: u64 = 1 << 30;
 /// All tensors together may be read this many times the files' size,
@@ -79,7 +81,7 @@ pub fn describe_until(
     stop: &AtomicBool,
 ) -> Option<CheckpointRecord> {
     let stopped = || stop.load(Ordering::Relaxed);
-    let sharing = checkpoint.sharing(SHARED_NAMES);
+    let sharing = Sharing::of(checkpoint);
     let roles = role::roles(&checkpoint.tensors);
     let first = first_alike(checkpoint);
     let affordable = affordable(checkpoint, &first);
@@ -93,7 +95,8 @@ pub fn describe_until(
             return None;
         }
         let tensor = &checkpoint.tensors[i];
-        let mut record = describe_tensor(checkpoint, tensor, roles[i], &sharing[i], options_of(i));
+        let mut record =
+            describe_tensor(checkpoint, tensor, roles[i], sharing.beside(i, SHARED_NAMES), options_of(i));
         if let Some(&fault) = faults.get(tensor.name.as_str()) {
             record.quantized.get_or_insert_default().fault = Some(fault.clone());
         }
@@ -188,13 +191,14 @@ fn quantization(checkpoint: &Checkpoint) -> Option<QuantizationRecord> {
     (!record.kinds.is_empty() || record.unread.is_some()).then_some(record)
 }
 
-/// The numbers below `count`, in ranges of which each has to copy at most [`COPIED_AT_ONCE`], or is one of more.
+/// The numbers below `count`, in ranges of at most [`BESIDE`] of which each has to copy at most [`COPIED_AT_ONCE`], or is
+/// one of more.
 fn batches(count: usize, copied: impl Fn(usize) -> u64) -> Vec<Range<usize>> {
     let (mut batches, mut start, mut sum) = (Vec::new(), 0, 0u64);
     for i in 0..count {
         let own = copied(i);
         sum = sum.saturating_add(own);
-        if sum > COPIED_AT_ONCE && i > start {
+        if (sum > COPIED_AT_ONCE && i > start) || i - start == BESIDE {
             batches.push(start..i);
             (start, sum) = (i, own);
         }
@@ -249,7 +253,7 @@ fn describe_tensor(
     checkpoint: &Checkpoint,
     tensor: &TensorInfo,
     role: Role,
-    shared: &[&str],
+    shared: Vec<String>,
     options: Options,
 ) -> TensorRecord {
     let sizes = |dims: &[usize]| dims.iter().map(|&d| d as u64).collect();
@@ -261,7 +265,7 @@ fn describe_tensor(
         group: tensor.group,
         role,
         bytes: stored_bytes(tensor),
-        shared_with: shared.iter().map(|s| s.to_string()).collect(),
+        shared_with: shared,
         damage: tensor.damage.as_ref().map(|damage| damage.what.clone()),
         damage_kind: tensor.damage.as_ref().map(|damage| damage.kind),
         ..TensorRecord::default()
@@ -298,7 +302,7 @@ fn describe_tensor(
         match checkpoint.measure(tensor, options.histogram) {
             Ok((stats, ternary)) => {
                 record.stats = Some(stats);
-                record.ternary = ternary;
+                record.ternary = ternary.map(Box::new);
                 record.structure = checkpoint.structure(tensor, role).map(Box::new);
                 let elements = record.quantized.as_ref().and_then(|_| checkpoint.elements(tensor).ok());
                 let parts = elements.as_ref().and_then(measure::quantized::measure);

@@ -186,7 +186,7 @@ fn check(whole: &TensorInfo, tile: &Tile, part: &TensorInfo) -> Result<()> {
     match &part.storage {
         Some(storage) => match &storage.run().place {
             // Where its file is cut.
-            Place::Missing { why, .. } => Err(why.into()),
+            Place::Missing { why, .. } => Err((&**why).into()),
             _ => part.check_bounds(storage.byte_len()),
         },
         None if part.numel() == 0 => Ok(()),

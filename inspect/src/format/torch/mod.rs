@@ -81,7 +81,7 @@ impl StorageRef {
         let place = match (bytes, mapped) {
             (InlineBytes::Decoded(bytes), _) => Place::Inline(bytes.clone()),
             (InlineBytes::At(at), Some((source, base))) => {
-                Place::Segments(vec![Segment { source: source.clone(), offset: base + at, len: self.bytes }])
+                Place::Segments(Segment { source: source.clone(), offset: base + at, len: self.bytes }.into())
             }
             (InlineBytes::At(at), None) => Place::Inline(slice(pickle, *at, self.bytes)?.into()),
         };
