@@ -456,6 +456,13 @@ impl<'p> Walker<'p, '_> {
                     self.arrays.push((tensor, storage));
                     return Some(value);
                 }
+                if let Some((shape, texts)) = self.numpy_texts(object) {
+                    let described = || format!("a numpy array of texts {shape:?}");
+                    return match shape.len() <= 1 && texts.len() <= numpy::SHOWN {
+                        true => Some(Value::List(self.walk_items(texts, None, depth + 1)?)),
+                        false => self.afford(16 * shape.len() + 32).then(|| Value::String(described())),
+                    };
+                }
             }
             (m, "scalar") if m.starts_with("numpy") => {
                 if let Some(value) = self.numpy_scalar(args) {
