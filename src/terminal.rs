@@ -53,14 +53,6 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Prints bytes, which may be no text.
-pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
-    let mut out = Output::default();
-    let written = out.write_all(bytes).and_then(|()| out.flush());
-    written.map_err(|e| Failure::unwritable(format!("standard output: {e}")))?;
-    out.end()
-}
-
 /// Standard output that takes bytes in parts. A closed pipe is no error. Of a captured command they are kept, and must be
 /// text.
 #[derive(Default)]

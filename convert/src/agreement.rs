@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::bound::{bound, precision};
 use crate::compare::{all_within, any_differs, largest_difference, same_codes, was_given, widen};
-use crate::encode::{Decoded, GATHERED, narrow, narrow_f64};
+use crate::encode::{Decoded, GATHERED, gathered, narrow, narrow_f64};
 use crate::plan::Elements;
 use crate::ternary::Grid;
 use crate::{Result, kept};
@@ -164,9 +164,9 @@ pub(crate) fn compare(
     let gathers = |c: &Checkpoint, e: &Elements| c.copied_bytes(&e.tensor) > GATHERED;
     let sides = [elements, theirs];
     // What is rounded either way is judged as a whole.
-    if (rule == Rule::Identical || (rule == Rule::Rounded && made == Made::Second))
+    if (matches!(rule, Rule::Identical | Rule::Blocks) || (rule == Rule::Rounded && made == Made::Second))
         && (gathers(a, elements) || gathers(b, theirs))
-        && sides.iter().all(|side| side.is_source() && side.tensor.stretch(0, 0).is_some())
+        && sides.iter().all(|side| side.is_source() && side.tensor.window(0, 0).is_some())
     {
         compare_stretches((a, tensor), (b, other), made, rule, &mut agreement)?;
         return Ok(agreement);
@@ -226,13 +226,13 @@ fn compare_stretches(
     agreement: &mut Agreement,
 ) -> Result<()> {
     let size = ours.dtype.element_size().unwrap_or(1).max(theirs.dtype.element_size().unwrap_or(1));
-    let step = GATHERED / size as u64;
+    let step = gathered(&[ours, theirs]) / size as u64;
     agreement.agrees = true;
     let mut start = 0;
     while start < ours.numel() {
         let count = step.min(ours.numel() - start);
         let stretch = |tensor: &TensorInfo| {
-            let stretch = tensor.stretch(start, count);
+            let stretch = tensor.window(start, count);
             let stretch =
                 stretch.ok_or_else(|| ReadError::damaged("its size overflows").in_tensor(&tensor.name));
             stretch.map(|stretch| Elements::new(stretch, None))

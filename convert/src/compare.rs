@@ -5,7 +5,7 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
 use crate::Result;
-use crate::encode::GATHERED;
+use crate::encode::gathered;
 use crate::simd::with_avx2;
 
 /// Whether `theirs` is, byte for byte, what computing `ours` gave when it was written; false where that is not known.
@@ -14,7 +14,7 @@ pub(crate) fn was_given(ours: &TensorInfo, b: &Checkpoint, theirs: &TensorInfo) 
     if !ours.is_contiguous() {
         return Ok(false);
     }
-    let (step, mut start) = (GATHERED / size as u64, 0);
+    let (step, mut start) = (gathered(&[ours, theirs]) / size as u64, 0);
     while start < theirs.numel() {
         let count = step.min(theirs.numel() - start);
         let Some(part) = theirs.stretch(start, count) else { return Ok(false) };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ckpt_inspect::staged::{Control, Error as OutputError, OutputFile};
 use ckpt_inspect::{
-    Checkpoint, DType, Elements as Values, Error as ReadError, Factors, Repacked, TensorInfo,
+    Checkpoint, DType, Elements as Values, Error as ReadError, Factors, Repacked, Storage, TensorInfo,
 };
 use crc32fast::Hasher;
 use half::slice::HalfFloatSliceExt;
@@ -30,6 +30,14 @@ const SMALL: u64 = 1 << 20;
 
 /// Tensors that lie in several places are gathered this many bytes at a time.
 pub(crate) const GATHERED: u64 = 4 << 20;
+/// The same of those that lie elsewhere: several requests.
+const FETCHED: u64 = 32 << 20;
+
+/// Bytes of `tensors` that are gathered at a time.
+pub(crate) fn gathered(tensors: &[&TensorInfo]) -> u64 {
+    let fetched = |t: &&TensorInfo| t.storage.as_ref().is_some_and(Storage::is_fetched);
+    if tensors.iter().any(fetched) { FETCHED } else { GATHERED }
+}
 
 /// Values that the narrower type could not hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -262,11 +270,19 @@ impl Writer<'_> {
         match &blob.content {
             Content::Bytes(bytes) => self.copy(bytes, to),
             Content::Elements(elements)
-                if self.allocated(blob) > GATHERED
+                if self.allocated(blob) > gathered(&[&elements.tensor])
                     && elements.is_source()
                     && elements.tensor.stretch(0, 0).is_some() =>
             {
-                self.write_stretches(blob, &elements.tensor, to)
+                let width = blob.dtype.element_size().unwrap_or(1) as u64;
+                self.write_stretches(
+                    &elements.tensor,
+                    to,
+                    |count| count * width,
+                    |part, bytes, to| {
+                        self.write_blob(&Blob::new(blob.dtype, bytes, Content::Elements(part)), to)
+                    },
+                )
             }
             Content::Elements(elements) => {
                 let tensor = &elements.tensor;
@@ -300,6 +316,16 @@ impl Writer<'_> {
                 };
                 self.convert(blob.bytes as usize, CONVERTED / 4, 1, &piece, to)
             }
+            Content::Blocks { elements, quant, unit_scale }
+                if self.allocated(blob) > gathered(&[&elements.tensor])
+                    && elements.is_source()
+                    && elements.tensor.stretch(0, 0).is_some()
+                    && gathered(&[&elements.tensor]).is_multiple_of((8 * quant.block()) as u64) =>
+            {
+                let bytes = |count: u64| count / quant.block() as u64 * quant.block_bytes() as u64;
+                let write = |part, _, to: &To<'_>| self.write_blocks(&part, *quant, *unit_scale, to);
+                self.write_stretches(&elements.tensor, to, bytes, write)
+            }
             Content::Blocks { elements, quant, unit_scale } => {
                 self.write_blocks(elements, *quant, *unit_scale, to)
             }
@@ -319,16 +345,20 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes `tensor`, which has to be gathered or computed, some elements at a time. What is computed is so by all threads,
-    /// each of which writes what it has made.
-    fn write_stretches(&self, blob: &Blob, tensor: &TensorInfo, to: &To<'_>) -> Result<Written> {
-        let size = |dtype: DType| dtype.element_size().unwrap_or(1) as u64;
-        let width = size(blob.dtype);
-        let part = |start: u64, count: u64| -> Result<Blob> {
+    /// Writes `tensor`, which has to be gathered or computed, some elements at a time: `write` writes a stretch, of which so
+    /// many elements are `bytes` bytes. What is computed is so by all threads, each of which writes what it has made.
+    fn write_stretches(
+        &self,
+        tensor: &TensorInfo,
+        to: &To<'_>,
+        bytes: impl Fn(u64) -> u64 + Sync,
+        write: impl Fn(Elements, u64, &To<'_>) -> Result<Written> + Sync,
+    ) -> Result<Written> {
+        let part = |start: u64, count: u64| -> Result<Elements> {
             let stretch = tensor.stretch(start, count);
             let stretch =
                 stretch.ok_or_else(|| ReadError::damaged("its size overflows").in_tensor(&tensor.name))?;
-            Ok(Blob::new(blob.dtype, count * width, Content::Elements(Elements::new(stretch, None))))
+            Ok(Elements::new(stretch, None))
         };
         let mut whole = Joined::default();
         // Of no bytes too a storage says only that it gave them if it computes what it gives.
@@ -337,26 +367,28 @@ impl Writer<'_> {
             let step = CONVERTED as u64;
             let parts = (0..tensor.numel().div_ceil(step)).into_par_iter().map(|i| {
                 let start = i * step;
-                let part = part(start, step.min(tensor.numel() - start))?;
-                let written = self.write_blob(&part, &To::Places(output, offset + start * width))?;
-                Ok((written, part.bytes))
+                let count = step.min(tensor.numel() - start);
+                let to = To::Places(output, offset + bytes(start));
+                Ok((write(part(start, count)?, bytes(count), &to)?, bytes(count)))
             });
             for (written, bytes) in parts.collect::<Result<Vec<_>>>()? {
                 whole.add(&written, bytes);
             }
             return Ok(whole.written());
         }
-        let (step, mut start) = (GATHERED / size(tensor.dtype), 0);
+        let step = gathered(&[tensor]) / tensor.dtype.element_size().unwrap_or(1) as u64;
+        let mut start = 0;
         while start < tensor.numel() {
-            let part = part(start, step.min(tensor.numel() - start))?;
+            let count = step.min(tensor.numel() - start);
+            let part = part(start, count)?;
             let written = match to {
                 To::Places(output, offset) => {
-                    self.write_blob(&part, &To::Places(output, offset + start * width))?
+                    write(part, bytes(count), &To::Places(output, offset + bytes(start)))?
                 }
-                To::Stream(..) => self.write_blob(&part, to)?,
+                To::Stream(..) => write(part, bytes(count), to)?,
             };
-            whole.add(&written, part.bytes);
-            start += step;
+            whole.add(&written, bytes(count));
+            start += count;
         }
         Ok(whole.written())
     }

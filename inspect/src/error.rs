@@ -1,6 +1,7 @@
 //! The one error type of this crate: which file, what is wrong with it, where, and what to try.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::damage::DamageKind;
@@ -163,6 +164,63 @@ pub fn printable_json(json: &str) -> String {
     out
 }
 
+/// Takes JSON in parts, and passes on what [`printable_json`] makes of it: for what is not to be held in memory as text.
+#[derive(Debug)]
+pub struct PrintableJson<W> {
+    out: W,
+    /// The bytes of a character of which the rest is still to come.
+    begun: Vec<u8>,
+}
+
+impl<W: Write> PrintableJson<W> {
+    /// One that passes it on to `out`, in small parts.
+    pub fn new(out: W) -> Self {
+        PrintableJson { out, begun: Vec::new() }
+    }
+
+    /// What it was passed on to.
+    pub fn into_inner(self) -> W {
+        self.out
+    }
+
+    fn pass(&mut self, mut text: &str) -> io::Result<()> {
+        while let Some((at, c)) = text.char_indices().find(|(_, c)| is_hostile(*c) && *c != '\n') {
+            self.out.write_all(&text.as_bytes()[..at])?;
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(self.out, "\\u{unit:04x}")?;
+            }
+            text = &text[at + c.len_utf8()..];
+        }
+        self.out.write_all(text.as_bytes())
+    }
+}
+
+impl<W: Write> Write for PrintableJson<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut joined = std::mem::take(&mut self.begun);
+        let all = if joined.is_empty() {
+            bytes
+        } else {
+            joined.extend_from_slice(bytes);
+            &joined
+        };
+        match std::str::from_utf8(all) {
+            Ok(text) => self.pass(text)?,
+            Err(error) if error.error_len().is_some() => return Err(io::ErrorKind::InvalidData.into()),
+            Err(error) => {
+                let (whole, begun) = all.split_at(error.valid_up_to());
+                self.pass(std::str::from_utf8(whole).unwrap_or_default())?;
+                self.begun = begun.to_vec();
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
 /// [`printable`] text that is safe at the start of a log line: what a CI system would take for a command (a leading
 /// `::`, and `##` as in `##[error]` and `##vso[`) is escaped too.
 pub fn printable_in_log(text: &str) -> String {
@@ -195,7 +253,9 @@ impl fmt::Display for Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{printable, printable_in_log, printable_json};
+    use std::io::Write;
+
+    use super::{PrintableJson, printable, printable_in_log, printable_json};
 
     #[test]
     fn commands_of_ci_systems_become_text() {
@@ -220,5 +280,12 @@ mod tests {
             "{text}"
         );
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+        let plain = serde_json::to_string_pretty(&value).unwrap();
+        for size in 1..9 {
+            let mut out = PrintableJson::new(Vec::new());
+            plain.as_bytes().chunks(size).for_each(|part| out.write_all(part).unwrap());
+            assert_eq!(String::from_utf8(out.out).unwrap(), text, "in parts of {size} bytes");
+        }
+        assert!(PrintableJson::new(Vec::new()).write_all(b"\xff\"").is_err());
     }
 }

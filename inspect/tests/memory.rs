@@ -1,7 +1,14 @@
 //! Memory is bounded by the input's size, even if the input announces more. One test alone in its process, so that the
 //! allocator's peak is its own.
 
-use ckpt_inspect::{Options, describe, open_bytes};
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use ckpt_inspect::diff::{Status, diff};
+use ckpt_inspect::stored::{self, Stat, Store, StoredFile};
+use ckpt_inspect::{Options, describe, judge, open, open_bytes};
 use ckpt_kit::pickle::pickle;
 use ckpt_kit::safetensors;
 use ckpt_kit::torch::zip_of;
@@ -196,7 +203,122 @@ fn gguf_scalar() -> Vec<u8> {
     [b"\x04\0\0\0\0\0\0\0####".as_slice(), &[0; 16]].concat()
 }
 
+/// A file elsewhere: a SafeTensors header, and zeros.
+#[derive(Debug)]
+struct Zeros {
+    header: Vec<u8>,
+    len: u64,
+}
+
+impl StoredFile for Zeros {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn version(&self) -> Option<String> {
+        None
+    }
+
+    fn read(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        let from = self.header.get(range.start as usize..).unwrap_or_default();
+        let shown = from.len().min(bytes.len());
+        bytes[..shown].copy_from_slice(&from[..shown]);
+        Ok(bytes)
+    }
+
+    fn expect(&self, _: &[Range<u64>]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Where such files are: `zeros://` and how many megabytes of float32 their one tensor has.
+#[derive(Debug)]
+struct Elsewhere;
+
+impl Store for Elsewhere {
+    fn schemes(&self) -> Vec<&'static str> {
+        vec!["zeros"]
+    }
+
+    fn stat(&self, location: &str) -> io::Result<Stat> {
+        Ok(Stat::file(self.open(location)?.len(), None))
+    }
+
+    fn list(&self, _: &str) -> io::Result<Vec<(String, Stat)>> {
+        Err(io::ErrorKind::NotADirectory.into())
+    }
+
+    fn open(&self, location: &str) -> io::Result<Arc<dyn StoredFile>> {
+        let size = location.strip_prefix("zeros://").and_then(|size| size.parse::<u64>().ok());
+        let bytes = size.ok_or(io::ErrorKind::NotFound)? << 20;
+        let header = format!(
+            r#"{{"model.layers.0.mlp.up_proj.weight":{{"dtype":"F32","shape":[{},1024],"data_offsets":[0,{bytes}]}}}}"#,
+            bytes / 4096
+        );
+        let header = safetensors::raw(&header, &[]);
+        let len = header.len() as u64 + bytes;
+        Ok(Arc::new(Zeros { header, len }))
+    }
+}
+
+/// Of a large tensor elsewhere, a few tens of megabytes are in memory at a time, whatever is done with it.
+fn a_tensor_elsewhere_is_looked_at_in_parts() {
+    stored::register(vec![Arc::new(Elsewhere)]);
+    let path = Path::new("zeros://256");
+    let peak = |what: &str, work: &dyn Fn()| {
+        let before = ALLOCATOR.current_usage();
+        ALLOCATOR.reset_peak_usage();
+        work();
+        let peak = (ALLOCATOR.peak_usage() - before) / MB;
+        assert!(peak < 96, "{what}: {peak} MB of a tensor of 256");
+    };
+    peak("measured", &|| {
+        let options = Options::default().with(|o| o.sha256 = true);
+        let record = describe(&open(path).unwrap(), options, &|_| ());
+        let stats = record.tensors[0].stats.as_ref().unwrap();
+        assert_eq!((stats.count, stats.zeros), (64 << 20, 64 << 20));
+        assert!(record.tensors[0].sha256.is_some() && record.tensors[0].structure.is_some());
+    });
+    peak("compared", &|| {
+        let (a, b) = (open(path).unwrap(), open(path).unwrap());
+        let found = diff(&a, &b, Default::default(), &|_| true).unwrap();
+        assert_eq!(found.count(Status::Same), 1);
+    });
+}
+
+/// A header of as many tensors as it can name: each takes a few hundred bytes as an entry and as a record together.
+fn many_tensors_take_memory_in_proportion() {
+    const COUNT: usize = 200_000;
+    let entries: Vec<String> = (0..COUNT)
+        .map(|i| format!(r#""{i:x}":{{"dtype":"U8","shape":[1],"data_offsets":[{i},{}]}}"#, i + 1))
+        .collect();
+    let bytes = safetensors::raw(&format!("{{{}}}", entries.join(",")), &vec![0; COUNT]);
+    drop(entries);
+    for options in [Options::default(), Options::default().with(|o| o.stats = false)] {
+        let size = bytes.len();
+        let bytes = bytes.clone();
+        let before = ALLOCATOR.current_usage();
+        ALLOCATOR.reset_peak_usage();
+        let checkpoint = open_bytes("many.safetensors", bytes).unwrap();
+        let opened = (ALLOCATOR.peak_usage() - before) / COUNT;
+        let mut record = describe(&checkpoint, options, &|_| ());
+        let described = (ALLOCATOR.peak_usage() - before) / COUNT;
+        drop(checkpoint);
+        judge(&mut record, &Default::default());
+        let peak = ALLOCATOR.peak_usage() - before;
+        println!("{opened}, {described}, {} bytes for each of {COUNT} tensors", peak / COUNT);
+        assert!(peak < 16 * size, "{} bytes for each of {COUNT} tensors, {size} in all", peak / COUNT);
+    }
+}
+
 #[test]
+fn memory_is_bounded() {
+    one_megabyte_never_takes_hundreds();
+    many_tensors_take_memory_in_proportion();
+    a_tensor_elsewhere_is_looked_at_in_parts();
+}
+
 fn one_megabyte_never_takes_hundreds() {
     let expanded = r#"{"w":{"dtype":"F32","shape":[1099511627776,1099511627776],"data_offsets":[0,4]}}"#;
     let storages = vec![vec![0; 8]; 3];

@@ -118,7 +118,7 @@ pub fn headline(run: &Run, explanation: &Explanation) -> Headline {
             let verb = if below.len() == 1 { "is" } else { "are" };
             let reason = run
                 .tensor(*worst, end)
-                .and_then(|t| t.finding.as_ref())
+                .and_then(|t| t.finding.as_deref())
                 .map(ToString::to_string)
                 .unwrap_or_default();
             sentences.push(format!(

@@ -337,7 +337,7 @@ impl State {
     fn measured(&mut self, file: usize, tensor: usize, mut record: TensorRecord) {
         let judgement = judge_tensor(&record, &self.thresholds);
         let mut findings = judgement.findings.into_iter();
-        (record.verdict, record.finding) = (judgement.verdict, findings.next());
+        (record.verdict, record.finding) = (judgement.verdict, findings.next().map(Box::new));
         record.also = findings.collect();
         let known = &mut self.files[file];
         known.done += record.bytes;

@@ -268,7 +268,7 @@ fn measured(checkpoint: &Checkpoint, tensor: &TensorInfo, mut record: TensorReco
         return record;
     }
     match checkpoint.measure(tensor, true) {
-        Ok((stats, ternary)) => (record.stats, record.ternary) = (Some(stats), ternary),
+        Ok((stats, ternary)) => (record.stats, record.ternary) = (Some(stats), ternary.map(Box::new)),
         Err(error) if error.kind == ErrorKind::Damaged => record.set_damage(error),
         Err(_) => {}
     }

@@ -185,5 +185,6 @@ impl<'w> Answers<'w> {
 }
 
 fn line(gated: &Gated<'_>, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "{}", ckpt_inspect::printable_json(&gated.to_json()?))
+    serde_json::to_writer(ckpt_inspect::PrintableJson::new(&mut *out), gated)?;
+    writeln!(out)
 }

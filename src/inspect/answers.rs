@@ -1,12 +1,12 @@
 //! What `ckpt inspect` tells programs: an object for each checkpoint, or a table of checkpoints and tensors.
 
+use ckpt_inspect::PrintableJson;
 use ckpt_inspect::stored::Stored;
-use std::io;
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
 use ckpt_reports::records::Recorded;
 use ckpt_reports::table::{Rows, Tables};
-use serde::Serialize;
 
 use super::Format;
 use crate::paths::{Found, is_pattern};
@@ -37,7 +37,7 @@ impl Answers {
 
     pub(super) fn add(&mut self, answer: Recorded) -> Result<(), Failure> {
         match self.format {
-            Format::Ndjson => terminal::print(&line(&answer)?),
+            Format::Ndjson => print(|out| serde_json::to_writer(out, &answer)),
             Format::Json | Format::Table(_) => {
                 self.kept.push(answer);
                 Ok(())
@@ -48,13 +48,14 @@ impl Answers {
 
     pub(super) fn end(self) -> Result<(), Failure> {
         match (self.format, self.kept.as_slice()) {
-            (Format::Json, [one]) if !self.several => terminal::print(&pretty(one)?),
-            (Format::Json, many) => terminal::print(&pretty(many)?),
+            (Format::Json, [one]) if !self.several => print(|out| serde_json::to_writer_pretty(out, one)),
+            (Format::Json, many) => print(|out| serde_json::to_writer_pretty(out, many)),
             (Format::Table(format), many) => {
-                let mut out = Vec::new();
-                let written = table(format, self.rows, many.iter().map(Ok), &mut out);
-                written.map_err(|e| Failure::unwritable(format!("standard output: {e}")))?;
-                terminal::print_bytes(&out)
+                let mut out = terminal::Output::default();
+                table(format, self.rows, many.iter().map(Ok), &mut out)
+                    .and_then(|()| out.flush())
+                    .map_err(unprinted)?;
+                out.end()
             }
             (Format::Human | Format::Ndjson, _) => Ok(()),
         }
@@ -77,16 +78,25 @@ pub(super) fn table<R: std::borrow::Borrow<Recorded>>(
     table.end()
 }
 
-fn pretty<T: Serialize + ?Sized>(value: &T) -> Result<String, Failure> {
-    written(serde_json::to_string_pretty(value))
+/// Prints the JSON that `write` writes, and the end of its last line, as it comes: records may be of a million tensors.
+fn print(
+    write: impl FnOnce(&mut PrintableJson<BufWriter<terminal::Output>>) -> serde_json::Result<()>,
+) -> Result<(), Failure> {
+    let mut out = PrintableJson::new(BufWriter::new(terminal::Output::default()));
+    write(&mut out).map_err(|e| unprinted(e.into()))?;
+    out.write_all(b"\n").map_err(unprinted)?;
+    let mut out = out.into_inner().into_inner().map_err(|e| unprinted(e.into_error()))?;
+    out.flush().map_err(unprinted)?;
+    out.end()
+}
+
+fn unprinted(error: io::Error) -> Failure {
+    Failure::unwritable(format!("standard output: {error}"))
 }
 
 /// One line.
 pub(super) fn line(answer: &Recorded) -> Result<String, Failure> {
-    written(serde_json::to_string(answer))
-}
-
-fn written(text: serde_json::Result<String>) -> Result<String, Failure> {
-    text.map(|text| ckpt_inspect::printable_json(&text) + "\n")
-        .map_err(|e| Failure::unwritable(format!("standard output: {e}")))
+    serde_json::to_string(answer)
+        .map(|text| ckpt_inspect::printable_json(&text) + "\n")
+        .map_err(|e| unprinted(e.into()))
 }

@@ -64,7 +64,7 @@ fn measured(parameter: &Parameter, config: &ModelConfig, thresholds: &Thresholds
     (record.name, record.group) = (parameter.name.clone(), Group::Weights);
     record.role = Role::Matrix;
     record.shape = parameter.shape.iter().map(|&d| d as u64).collect();
-    (record.stats, record.ternary) = (Some(measured.stats), measured.ternary);
+    (record.stats, record.ternary) = (Some(measured.stats), measured.ternary.map(Box::new));
     Measured {
         std: record.stats.as_ref().and_then(|s| s.std),
         zero: record.ternary.as_ref().map_or(0.0, |t| t.zero),

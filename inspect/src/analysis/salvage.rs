@@ -325,7 +325,7 @@ impl Salvage {
                 let run = tensor.storage.as_ref().map(Storage::run);
                 let kept = match run.map(|run| &run.place) {
                     // A tensor with holes begins where its storage does.
-                    Some(Place::Holed { kept, .. }) if loss.present > 0 => kept.clone(),
+                    Some(Place::Holed { kept, .. }) if loss.present > 0 => kept.to_vec(),
                     Some(Place::Segments(segments)) if loss.present > 0 => {
                         let segment = segments.first().map(|segment| Segment {
                             source: segment.source.clone(),
@@ -341,7 +341,8 @@ impl Salvage {
                 if swap > 1 {
                     pattern.reverse();
                 }
-                Storage::new(Place::Filled { kept, pattern }, loss.bytes, None, swap)
+                let place = Place::Filled { kept: kept.into(), pattern: pattern.into() };
+                Storage::new(place, loss.bytes, None, swap)
             });
             let tensor = TensorInfo {
                 strides: contiguous_strides(&tensor.shape),

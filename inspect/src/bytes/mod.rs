@@ -5,6 +5,7 @@ pub(crate) mod compression;
 pub(crate) mod computed;
 pub mod metadata;
 pub mod pickle;
+pub(crate) mod segment;
 pub mod staged;
 mod stamp;
 pub(crate) mod storage;
@@ -328,8 +329,7 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 ///   length and used. A change can cause wrong numbers, as any other damage can, but nothing worse.
 /// - Reading a page that was truncated away ends the process with SIGBUS. This leaves no output half-written: outputs are
 ///   written under temporary names and renamed when complete.
-///
-/// The length of the map itself does not change.
+/// - The length of the map itself does not change.
 #[derive(Debug)]
 struct Map(Option<memmap2::Mmap>);
 

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::bytes::computed::Compute;
+pub(crate) use crate::bytes::segment::{Segment, Segments};
 use crate::bytes::{SharedBytes, Source};
 use crate::{Damage, DamageKind, Error, Result};
 
@@ -41,32 +42,24 @@ struct Pieces {
     parts: Vec<Storage>,
 }
 
-/// A range of a file.
-#[derive(Clone, Debug)]
-pub(crate) struct Segment {
-    pub source: Arc<Source>,
-    pub offset: u64,
-    pub len: u64,
-}
-
 #[derive(Debug)]
 pub(crate) enum Place {
     /// Ranges of files, one after another. A request within one range borrows; others are copied together.
-    Segments(Vec<Segment>),
+    Segments(Segments),
     /// A raw deflate stream.
     Deflated(Segment),
     /// Bytes that were inside the pickle.
     Inline(Arc<[u8]>),
     /// Bytes that are not in the file, or cannot be trusted.
     Missing {
-        why: Damage,
+        why: Box<Damage>,
         /// The file, and the position in it where the bytes are or should be.
         at: Option<(Arc<Source>, u64)>,
     },
     /// Ranges of files by where each begins, in order, with holes between them.
-    Holed { kept: Vec<(u64, Segment)>, why: Damage },
+    Holed { kept: Box<[(u64, Segment)]>, why: Box<Damage> },
     /// The same, with `pattern` repeated in the holes.
-    Filled { kept: Vec<(u64, Segment)>, pattern: Vec<u8> },
+    Filled { kept: Box<[(u64, Segment)]>, pattern: Box<[u8]> },
     /// Bytes that are made of others.
     Computed(Arc<dyn Compute>),
 }
@@ -128,7 +121,7 @@ impl Storage {
     /// `len` bytes of `source` from `offset`.
     pub(crate) fn mapped(source: &Arc<Source>, offset: u64, len: u64) -> Self {
         let segment = Segment { source: source.clone(), offset, len };
-        Self::new(Place::Segments(vec![segment]), len, None, 1)
+        Self::new(Place::Segments(segment.into()), len, None, 1)
     }
 
     /// `len` bytes that `compute` makes.
@@ -163,19 +156,20 @@ impl Storage {
     }
 
     pub(crate) fn missing(why: Damage, len: u64) -> Self {
-        Self::new(Place::Missing { why, at: None }, len, None, 1)
+        Self::new(Place::Missing { why: why.into(), at: None }, len, None, 1)
     }
 
     /// A missing storage whose first byte should be at `offset` of `source`.
     pub(crate) fn lost(why: Damage, len: u64, source: &Arc<Source>, offset: u64) -> Self {
-        Self::new(Place::Missing { why, at: Some((source.clone(), offset)) }, len, None, 1)
+        let at = Some((source.clone(), offset));
+        Self::new(Place::Missing { why: why.into(), at }, len, None, 1)
     }
 
     /// The file of this machine that has its bytes as they are, little-endian and one after another, and where they begin in it; `None`
     /// for one that is compressed, pieced together, of another byte order, or in no file.
     pub fn place(&self) -> Option<(&Path, u64)> {
         let Place::Segments(segments) = &self.0.place else { return None };
-        let [Segment { source, offset, .. }] = segments.as_slice() else { return None };
+        let [Segment { source, offset, .. }] = &segments[..] else { return None };
         let begins = source.data().place(*offset).filter(|_| self.0.swap <= 1)?;
         Some((&source.path, begins))
     }
@@ -204,7 +198,7 @@ impl Storage {
             len = len.saturating_add(range.end - range.start);
             segments.extend(storage.segments(range)?);
         }
-        Ok(Self::with_parts(Place::Segments(segments), len, None, swap.unwrap_or(1), checked))
+        Ok(Self::with_parts(Place::Segments(segments.into()), len, None, swap.unwrap_or(1), checked))
     }
 
     /// A storage of `len` bytes of which those of `parts` are there, ranges of others by where each begins, in order; the
@@ -229,18 +223,18 @@ impl Storage {
                 at = next;
             }
         }
-        Ok(Self::new(Place::Holed { kept, why }, len, None, swap.unwrap_or(1)))
+        Ok(Self::new(Place::Holed { kept: kept.into(), why: why.into() }, len, None, swap.unwrap_or(1)))
     }
 
     /// The ranges of files that `range` of it is.
     fn segments(&self, range: Range<u64>) -> Result<Vec<Segment>> {
         let pieces = match &self.0.place {
             Place::Segments(pieces) => pieces,
-            Place::Missing { why, .. } | Place::Holed { why, .. } => return Err(why.into()),
+            Place::Missing { why, .. } | Place::Holed { why, .. } => return Err((&**why).into()),
             _ => return Err(Error::unsupported("a part that is not a range of a file")),
         };
         let (mut start, mut segments) = (0u64, Vec::new());
-        for piece in pieces {
+        for piece in pieces.iter() {
             let end = start.saturating_add(piece.len);
             let (from, to) = (range.start.clamp(start, end), range.end.clamp(start, end));
             if from < to {
@@ -256,7 +250,7 @@ impl Storage {
     pub(crate) fn holes(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let Place::Holed { kept, .. } = &self.0.place else { return Vec::new() };
         let (mut holes, mut next) = (Vec::new(), range.start);
-        for (at, segment) in kept {
+        for (at, segment) in kept.iter() {
             let (from, to) = ((*at).min(range.end), at.saturating_add(segment.len).min(range.end));
             if from > next {
                 holes.push(next..from);
@@ -295,7 +289,7 @@ impl Storage {
         match &self.0.place {
             Place::Deflated(_) => self.0.len.saturating_add(len),
             Place::Filled { .. } | Place::Holed { .. } | Place::Computed(_) => len,
-            Place::Segments(segments) => match segments.as_slice() {
+            Place::Segments(segments) => match &segments[..] {
                 [one] if one.source.data().is_resident() => 0,
                 _ => len,
             },
@@ -311,7 +305,15 @@ impl Storage {
         let bytes = self.range(0..self.0.len)?.into_owned();
         let source = Source::in_memory(Path::new(""), SharedBytes::of(bytes));
         let segment = Segment { source, offset: 0, len: self.0.len };
-        Ok(Self::new(Place::Segments(vec![segment]), self.0.len, None, self.0.swap))
+        Ok(Self::new(Place::Segments(segment.into()), self.0.len, None, self.0.swap))
+    }
+
+    /// Whether its bytes lie elsewhere, so that each range is fetched: few and large ones are best.
+    pub fn is_fetched(&self) -> bool {
+        match &self.0.place {
+            Place::Segments(segments) => segments.iter().any(|segment| !segment.source.data().is_resident()),
+            _ => false,
+        }
     }
 
     /// Whether a range of it takes no more than its own bytes: not where all have to be inflated for it.
@@ -399,10 +401,10 @@ impl Storage {
             }
             Place::Computed(_) if range.start > range.end || range.end > self.0.len => Err(beyond()),
             Place::Computed(compute) => compute.bytes(range).map(Cow::Owned),
-            Place::Missing { why, .. } => Err(why.into()),
+            Place::Missing { why, .. } => Err((&**why).into()),
             Place::Holed { kept, why } => match self.holes(range.clone()).is_empty() {
                 true => overlaid(vec![0; length(&range)?], kept, range),
-                false => Err(why.into()),
+                false => Err((&**why).into()),
             },
             Place::Filled { kept, pattern } => {
                 if range.start > range.end || range.end > self.0.len {
@@ -531,7 +533,7 @@ mod tests {
         let files = [make("a", &[&[9; 3], &whole[..6]].concat()), make("b", &whole[6..8]), make("c", &whole)];
         let [a, b, c] = files;
         Storage::new(
-            Place::Segments(vec![segment(a, 3, 6), segment(b, 0, 2), segment(c, 8, 8)]),
+            Place::Segments(vec![segment(a, 3, 6), segment(b, 0, 2), segment(c, 8, 8)].into()),
             16,
             Some(crc32fast::hash(&whole)),
             1,

@@ -110,7 +110,7 @@ impl Header {
         let field = |name: &str| entries.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value);
         let elements = match field("descr") {
             Some(Python::Text(code)) => ElementKind::of(code),
-            Some(fields @ Python::List(_)) => ElementKind::Structured { objects: fields.mentions_objects() },
+            Some(fields @ Python::List(_)) => ElementKind::Structured { objects: fields.may_be_objects() },
             _ => return Err(bad("names no type")),
         };
         let fortran = match field("fortran_order") {
@@ -149,7 +149,13 @@ impl Header {
     pub fn numbers(&self) -> Result<(DType, bool)> {
         Err(Error::unsupported(match &self.elements {
             ElementKind::Plain { dtype, big_endian } => return Ok((*dtype, *big_endian)),
-            ElementKind::Objects => "contains Python objects, which are pickled".to_string(),
+            ElementKind::Objects => {
+                "contains Python objects, or texts of any length (NumPy's StringDType), which are pickled"
+                    .to_string()
+            }
+            ElementKind::Other(code) if code.trim_start_matches(['<', '>', '=', '|']) == "T" => {
+                "contains texts of any length (NumPy's StringDType), which are pickled".to_string()
+            }
             ElementKind::Structured { .. } => "contains records of several fields".to_string(),
             ElementKind::Other(code) => {
                 format!("contains elements of the NumPy type `{}`", code.escape_debug())
@@ -260,7 +266,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
     let (_, big_endian) = header.numbers()?;
     let segment = Segment { source: source.clone(), offset: 0, len: source.len() };
     let swap = if big_endian { 2 } else { 1 };
-    let storage = Storage::new(Place::Segments(vec![segment]), source.len(), None, swap);
+    let storage = Storage::new(Place::Segments(segment.into()), source.len(), None, swap);
     let name = source.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut contents = Contents::new(Format::Npy);
     let tensor = header.tensor(name, storage)?;
@@ -283,12 +289,28 @@ enum Python {
 }
 
 impl Python {
-    /// Whether any text in it may be the type code of objects.
-    fn mentions_objects(&self) -> bool {
+    /// Whether any type code in it, a type, may be that of objects, or of texts of any length, which are pickled as well.
+    fn may_be_objects(&self) -> bool {
         match self {
-            Python::Text(text) => text.contains(['O', '\\']),
-            Python::List(items) => items.iter().any(Python::mentions_objects),
-            Python::Dict(entries) => entries.iter().any(|(_, value)| value.mentions_objects()),
+            Python::Text(text) => text.contains(['O', 'T', '\\']),
+            Python::List(items) => items.iter().any(|item| match item {
+                // A field's name says nothing of its type.
+                Python::List(field) if matches!(&field[..], [Python::Text(_), kind, ..] if kind.holds_text()) => {
+                    field[1..].iter().any(Python::may_be_objects)
+                }
+                other => other.may_be_objects(),
+            }),
+            Python::Dict(entries) => entries.iter().any(|(_, value)| value.may_be_objects()),
+            Python::Int(_) | Python::Bool(_) => false,
+        }
+    }
+
+    /// Whether there is text in it, as in every type, and in no shape.
+    fn holds_text(&self) -> bool {
+        match self {
+            Python::Text(_) => true,
+            Python::List(items) => items.iter().any(Python::holds_text),
+            Python::Dict(entries) => entries.iter().any(|(_, value)| value.holds_text()),
             Python::Int(_) | Python::Bool(_) => false,
         }
     }

@@ -109,7 +109,7 @@ fn storage(source: &Arc<Source>, entry: &Entry, big_endian: bool) -> Storage {
         _ if entry.doubt.is_some() => lost(DamageKind::Inconsistent, entry.doubt.unwrap_or_default()),
         Method::Stored => {
             let crc32 = entry.crc32.filter(|_| entry.whole);
-            Storage::new(Place::Segments(vec![segment]), entry.compressed, crc32, swap)
+            Storage::new(Place::Segments(segment.into()), entry.compressed, crc32, swap)
         }
         Method::Deflated if entry.whole => {
             Storage::new(Place::Deflated(segment), entry.len, entry.crc32, swap)

@@ -393,6 +393,25 @@ impl TensorInfo {
         Some(stretch)
     }
 
+    /// The same for elements that may be in GGML's blocks, but for those that are ternary: `start` and `count` are of whole
+    /// blocks.
+    pub fn window(&self, start: u64, count: u64) -> Option<TensorInfo> {
+        let DType::Ggml(ggml) = self.dtype else { return self.stretch(start, count) };
+        let (elements, bytes) = (ggml.block_elements() as u64, ggml.block_bytes()? as u64);
+        let plain = self.sparse.is_none() && self.quantizer.is_none() && self.quantized.is_none();
+        let bare = self.scales.is_none() && self.damage.is_none() && !self.dtype.is_ternary();
+        let inside = start.checked_add(count).is_some_and(|end| end <= self.numel());
+        let whole = elements > 0 && start.is_multiple_of(elements) && count.is_multiple_of(elements);
+        let by_ranges = self.storage.as_ref().is_none_or(Storage::gives_ranges);
+        if !(plain && bare && inside && whole && by_ranges && self.is_contiguous()) {
+            return None;
+        }
+        let mut window = self.clone();
+        (window.shape, window.strides) = (vec![usize::try_from(count).ok()?], vec![1]);
+        window.byte_offset = self.byte_offset.checked_add((start / elements).checked_mul(bytes)?)?;
+        Some(window)
+    }
+
     /// Its `number`-th part along the first dimension, such as one expert's matrix; `None` where it is no plain run of
     /// elements or blocks, or has no such part.
     pub fn part(&self, number: usize) -> Option<TensorInfo> {

@@ -188,7 +188,7 @@ impl Places<'_> {
                 let segment =
                     Segment { source: self.source.clone(), offset: entry.offset, len: entry.compressed };
                 let crc32 = entry.crc32.filter(|_| entry.whole);
-                Storage::new(Place::Segments(vec![segment]), entry.compressed, crc32, 1)
+                Storage::new(Place::Segments(segment.into()), entry.compressed, crc32, 1)
             }
             Some(entry) if entry.method == Method::Deflated && entry.whole => {
                 let segment =

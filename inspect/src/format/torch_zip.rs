@@ -195,7 +195,7 @@ impl Places<'_> {
         match entry.method {
             Method::Stored => {
                 let crc32 = entry.crc32.filter(|_| entry.whole);
-                Storage::new(Place::Segments(vec![segment]), entry.compressed, crc32, swap)
+                Storage::new(Place::Segments(segment.into()), entry.compressed, crc32, swap)
             }
             Method::Deflated if !entry.whole => {
                 let why = format!("its compressed storage `{key}` is cut short");

@@ -1,5 +1,6 @@
 //! A folder of records, found by the files they were made from, so that unchanged files are not measured again.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,10 @@ use crate::{Checkpoint, CheckpointRecord, DamageKind};
 
 /// Raised whenever a measurement changes its meaning; a new one in the table is noticed by its key.
 const SCHEMA: u32 = 9;
+
+/// A record of more bytes is not kept: it is of a hundred thousand tensors and more, and is held as text and as a record
+/// while it is read.
+const MOST: u64 = 128 << 20;
 
 /// Records stored in a folder, one file each.
 #[derive(Clone, Debug)]
@@ -75,7 +80,10 @@ impl Cache {
 
     /// The record that [`Cache::write`] stored under `entry`, if none of its files has changed.
     pub(crate) fn read<T: DeserializeOwned>(&self, entry: &Path) -> Option<T> {
-        let entry: Entry<T> = serde_json::from_slice(&std::fs::read(entry).ok()?).ok()?;
+        let mut text = Vec::new();
+        std::fs::File::open(entry).ok()?.take(MOST).read_to_end(&mut text).ok()?;
+        let entry: Entry<T> = serde_json::from_slice(&text).ok()?;
+        drop(text);
         let current = entry.schema == SCHEMA
             && entry.measures.iter().eq(measures::computed().map(|m| m.key))
             && entry.program == env!("CARGO_PKG_VERSION")
@@ -98,9 +106,9 @@ impl Cache {
             files,
             record,
         };
-        staged::keep(target, &serde_json::to_vec(&entry)?).map_err(std::io::Error::other)?;
+        let kept = staged::keep(target, MOST, |out| Ok(serde_json::to_writer(out, &entry)?));
         self.written.store(true, Ordering::Relaxed);
-        Ok(())
+        kept.map_err(std::io::Error::other)
     }
 
     /// Removes the oldest records until `bytes` remain, and files that killed processes left.

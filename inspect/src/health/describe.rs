@@ -8,11 +8,12 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::cache::hex;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Sharing};
 use crate::health::equal;
+use crate::meaning::elements::windows::{Window, Windows};
 use crate::meaning::elements::{Elements, lists_twice};
 use crate::meaning::role::{self, Role};
-use crate::measure::structure::Structure;
+use crate::measure::structure::{Rows, Structure};
 use crate::measure::{self, Measured, Plan, TernaryRule, measure};
 use crate::quantized::{Part, QuantFault};
 use crate::record::{
@@ -53,6 +54,8 @@ const SHARED_NAMES: usize = 16;
 /// Warnings that a record repeats: a hostile file can cause one at every turn.
 const WARNINGS: usize = 50;
 
+/// Tensors that are described at one time: their records are moved to the others before the next are made.
+const BESIDE: usize = 1 << 14;
 /// Bytes of tensors that are measured at one time and have to be copied for it: fetched, inflated, put together.
 const COPIED_AT_ONCE: u64 = 1 << 30;
 /// All tensors together may be read this many times the files' size,
@@ -79,7 +82,7 @@ pub fn describe_until(
     stop: &AtomicBool,
 ) -> Option<CheckpointRecord> {
     let stopped = || stop.load(Ordering::Relaxed);
-    let sharing = checkpoint.sharing(SHARED_NAMES);
+    let sharing = Sharing::of(checkpoint);
     let roles = role::roles(&checkpoint.tensors);
     let first = first_alike(checkpoint);
     let affordable = affordable(checkpoint, &first);
@@ -93,7 +96,8 @@ pub fn describe_until(
             return None;
         }
         let tensor = &checkpoint.tensors[i];
-        let mut record = describe_tensor(checkpoint, tensor, roles[i], &sharing[i], options_of(i));
+        let mut record =
+            describe_tensor(checkpoint, tensor, roles[i], sharing.beside(i, SHARED_NAMES), options_of(i));
         if let Some(&fault) = faults.get(tensor.name.as_str()) {
             record.quantized.get_or_insert_default().fault = Some(fault.clone());
         }
@@ -102,7 +106,13 @@ pub fn describe_until(
     };
     let copied = |i: usize| match options_of(i) {
         Options { stats: false, sha256: false, .. } => 0,
-        _ => checkpoint.copied_bytes(&checkpoint.tensors[i]),
+        _ => match (
+            Windows::of(checkpoint, &checkpoint.tensors[i]),
+            checkpoint.copied_bytes(&checkpoint.tensors[i]),
+        ) {
+            (Some(windows), copied) => copied.min(windows.held()),
+            (None, copied) => copied,
+        },
     };
     let mut tensors: Vec<TensorRecord> = Vec::with_capacity(checkpoint.tensors.len());
     for beside in batches(checkpoint.tensors.len(), copied) {
@@ -188,13 +198,14 @@ fn quantization(checkpoint: &Checkpoint) -> Option<QuantizationRecord> {
     (!record.kinds.is_empty() || record.unread.is_some()).then_some(record)
 }
 
-/// The numbers below `count`, in ranges of which each has to copy at most [`COPIED_AT_ONCE`], or is one of more.
+/// The numbers below `count`, in ranges of at most [`BESIDE`] of which each has to copy at most [`COPIED_AT_ONCE`], or is
+/// one of more.
 fn batches(count: usize, copied: impl Fn(usize) -> u64) -> Vec<Range<usize>> {
     let (mut batches, mut start, mut sum) = (Vec::new(), 0, 0u64);
     for i in 0..count {
         let own = copied(i);
         sum = sum.saturating_add(own);
-        if sum > COPIED_AT_ONCE && i > start {
+        if (sum > COPIED_AT_ONCE && i > start) || i - start == BESIDE {
             batches.push(start..i);
             (start, sum) = (i, own);
         }
@@ -249,7 +260,7 @@ fn describe_tensor(
     checkpoint: &Checkpoint,
     tensor: &TensorInfo,
     role: Role,
-    shared: &[&str],
+    shared: Vec<String>,
     options: Options,
 ) -> TensorRecord {
     let sizes = |dims: &[usize]| dims.iter().map(|&d| d as u64).collect();
@@ -261,7 +272,7 @@ fn describe_tensor(
         group: tensor.group,
         role,
         bytes: stored_bytes(tensor),
-        shared_with: shared.iter().map(|s| s.to_string()).collect(),
+        shared_with: shared,
         damage: tensor.damage.as_ref().map(|damage| damage.what.clone()),
         damage_kind: tensor.damage.as_ref().map(|damage| damage.kind),
         ..TensorRecord::default()
@@ -277,6 +288,18 @@ fn describe_tensor(
         record.quantized = Some(Box::new(QuantRecord { parts, ..QuantRecord::default() }));
     }
     if tensor.damage.is_some() {
+        return record;
+    }
+    if (options.sha256 || options.stats)
+        && let Some(windows) =
+            Windows::of(checkpoint, tensor).filter(|_| !checkpoint.model.is_ternary(tensor))
+        && let Ok(rows) = checkpoint.rows(tensor, role)
+    {
+        if let Err(error) = look_through(&windows, rows, options, &mut record)
+            && is_fault(&error)
+        {
+            record.set_damage(error);
+        }
         return record;
     }
     let held = match (options.sha256 || options.stats).then(|| held(checkpoint, tensor)).transpose() {
@@ -298,7 +321,7 @@ fn describe_tensor(
         match checkpoint.measure(tensor, options.histogram) {
             Ok((stats, ternary)) => {
                 record.stats = Some(stats);
-                record.ternary = ternary;
+                record.ternary = ternary.map(Box::new);
                 record.structure = checkpoint.structure(tensor, role).map(Box::new);
                 let elements = record.quantized.as_ref().and_then(|_| checkpoint.elements(tensor).ok());
                 let parts = elements.as_ref().and_then(measure::quantized::measure);
@@ -311,6 +334,40 @@ fn describe_tensor(
         }
     }
     record
+}
+
+/// Fills `record` with what its tensor's `windows` show, and the `rows` of its matrix.
+fn look_through(
+    windows: &Windows<'_>,
+    mut rows: Option<Rows>,
+    options: Options,
+    record: &mut TensorRecord,
+) -> Result<()> {
+    let mut digest = options.sha256.then(Sha256::new);
+    let mut nan_scales = 0;
+    let mut see = |window: &Window<'_>| {
+        if let Some(digest) = &mut digest {
+            digest.update(window.bytes);
+        }
+        if let Some(rows) = rows.as_mut().filter(|_| options.stats) {
+            rows.see(window.start, &window.elements);
+        }
+    };
+    if options.stats {
+        let measured = measure::measure_windows(windows, options.histogram, |window| {
+            see(window);
+            nan_scales += window.elements.nan_scales();
+        })?;
+        record.stats = Some(Stats { nan_scales, ..measured.stats });
+        record.structure = rows.and_then(|rows| rows.structure()).map(Box::new);
+    } else {
+        windows.each(|window| {
+            see(window);
+            Ok(())
+        })?;
+    }
+    record.sha256 = digest.map(|digest| hex(&digest.finalize()));
+    Ok(())
 }
 
 /// Whether `error` is of the bytes, and not of what is known about their meaning.
@@ -351,9 +408,19 @@ fn stored_bytes(tensor: &TensorInfo) -> u64 {
 impl Checkpoint {
     /// How the rows of `tensor` relate to each other, if its role is a matrix's.
     fn structure(&self, tensor: &TensorInfo, role: Role) -> Option<Structure> {
-        let judged = role.is_matrix() && tensor.sparse.is_none() && !tensor.dtype.is_integer();
-        let cols = matrix_cols(&tensor.shape).filter(|_| judged)?;
+        let cols = judged_cols(tensor, role)?;
         Structure::of(&self.elements(tensor).ok()?.real().ok()?, cols)
+    }
+
+    /// The rows for that, where elements come some at a time.
+    ///
+    /// # Errors
+    /// How many elements they are, where they are too many.
+    fn rows(&self, tensor: &TensorInfo, role: Role) -> std::result::Result<Option<Rows>, usize> {
+        match judged_cols(tensor, role) {
+            Some(cols) => Rows::of(usize::try_from(tensor.numel()).unwrap_or(usize::MAX), cols),
+            None => Ok(None),
+        }
     }
 
     /// Statistics of `tensor`, and its ternary occupancy if it is packed or a BitLinear uses it.
@@ -423,8 +490,75 @@ impl Checkpoint {
     }
 }
 
+/// Row length of `tensor`, if it is a matrix by its role.
+fn judged_cols(tensor: &TensorInfo, role: Role) -> Option<usize> {
+    let judged = role.is_matrix() && tensor.sparse.is_none() && !tensor.dtype.is_integer();
+    matrix_cols(&tensor.shape).filter(|_| judged)
+}
+
 /// Row length of a matrix: what multiplies one output. Convolutions count as [out, in...].
 fn matrix_cols(shape: &[usize]) -> Option<usize> {
     let cols = shape.get(1..)?.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
     (shape.len() >= 2 && cols > 0).then_some(cols)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use ckpt_kit::gguf::Gguf;
+    use ckpt_kit::random::Random;
+    use ckpt_kit::safetensors::SafeTensors;
+
+    use super::*;
+    use crate::bytes::tests::Fetched;
+    use crate::bytes::{Source, Stamp};
+    use crate::layout::{Opened, Set};
+    use crate::open::assemble;
+    use crate::{OpenOptions, format, open_bytes};
+
+    /// Of what has to be fetched some at a time, the record is that of the same bytes in memory, to the last bit.
+    #[test]
+    fn what_is_fetched_in_windows_measures_the_same() {
+        let mut random = Random::new(7);
+        let mut bytes = |n: usize| -> Vec<u8> { (0..n).map(|_| random.below(256) as u8).collect() };
+        let (rows, cols) = (1111, 1024);
+        let count = rows * cols;
+        let mut floats: Vec<f32> = (0..count).map(|i| (i as f32 * 0.7).sin() + 1e4).collect();
+        floats[count - 1] = f32::NAN;
+        let words: Vec<u8> = floats.iter().flat_map(|x| x.to_le_bytes()).collect();
+        // Beyond what f64 holds the fourth powers of.
+        let wide: Vec<u8> = floats.iter().flat_map(|x| (f64::from(*x) * 1e200).to_le_bytes()).collect();
+        let file = SafeTensors::new()
+            .tensor("layers.0.mlp.up_proj.weight", "F32", &[rows, cols], &words)
+            .tensor("layers.1.mlp.up_proj.weight", "F32", &[rows, cols], &words)
+            .tensor("layers.0.mlp.down_proj.weight", "BF16", &[rows, cols], &bytes(2 * count))
+            .tensor("layers.0.mlp.gate_proj.weight", "F64", &[rows, cols], &wide)
+            .tensor("layers.0.self_attn.q_proj.weight", "F64", &[count], &bytes(8 * count))
+            .tensor("positions", "I64", &[cols, rows], &bytes(8 * count))
+            .bytes();
+        let blocks = Gguf::new()
+            .tensor("blk.0.ffn_up.weight", &[cols as u64, rows as u64], 8, bytes(count / 32 * 34))
+            .tensor("blk.0.ffn_down.weight", &[cols as u64, rows as u64], 12, bytes(count / 256 * 144))
+            .bytes();
+        for (name, bytes) in [("a.safetensors", file), ("a.gguf", blocks)] {
+            let source =
+                Ok(Source::of(Path::new(name), Stamp::never(Path::new(name)), Fetched(bytes.clone())));
+            let opened = Opened { path: name.into(), source, read: format::read };
+            let fetched =
+                assemble(Path::new(name), vec![opened], &Set::default(), &OpenOptions::default()).unwrap();
+            let resident = open_bytes(name, bytes).unwrap();
+            assert!(fetched.tensors.iter().all(|tensor| Windows::of(&fetched, tensor).is_some()));
+            assert!(resident.tensors.iter().all(|tensor| Windows::of(&resident, tensor).is_none()));
+            let options = Options::default().with(|o| o.sha256 = true);
+            let [a, b] = [&fetched, &resident].map(|checkpoint| describe(checkpoint, options, &|_| ()));
+            for (a, b) in a.tensors.iter().zip(&b.tensors) {
+                assert_eq!(format!("{a:?}"), format!("{b:?}"));
+            }
+            if name == "a.safetensors" {
+                assert_eq!(a.tensors[1].equal_to.as_deref(), Some("layers.0.mlp.up_proj.weight"));
+                assert!(a.tensors[0].structure.is_some());
+            }
+        }
+    }
 }

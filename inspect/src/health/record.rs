@@ -111,7 +111,7 @@ pub struct TensorRecord {
     /// Measurements; `None` with `--no-stats`, for complex and bool tensors' moments, or if the bytes are missing.
     pub stats: Option<Stats>,
     /// Occupancy after absmean quantization, for matrices that a BitLinear uses or that are packed ternary.
-    pub ternary: Option<Ternary>,
+    pub ternary: Option<Box<Ternary>>,
     /// How the rows of a matrix relate to each other, in a sample of them.
     #[serde(default)]
     pub structure: Option<Box<Structure>>,
@@ -128,7 +128,7 @@ pub struct TensorRecord {
     pub verdict: Option<Verdict>,
     /// Why it is not healthy, or not judged. In JSON `reason` is the sentence and `finding` the facts.
     #[serde(default)]
-    pub finding: Option<Finding>,
+    pub finding: Option<Box<Finding>>,
     /// What else is wrong with it.
     #[serde(default)]
     pub also: Vec<Finding>,

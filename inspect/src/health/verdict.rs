@@ -509,7 +509,7 @@ pub fn judge_each(record: &mut CheckpointRecord, thresholds: &dyn Fn(&str) -> Th
     for (tensor, judgement) in record.tensors.iter_mut().zip(tensors) {
         let mut findings = judgement.findings.into_iter();
         tensor.verdict = judgement.verdict;
-        tensor.finding = findings.next();
+        tensor.finding = findings.next().map(Box::new);
         tensor.also = findings.collect();
     }
     // What is not there cannot be well.

@@ -200,7 +200,7 @@ fn check(whole: &TensorInfo, tile: &Tile, part: &TensorInfo) -> Result<()> {
                 Err(Error::unsupported(what).hint("resolve_neg() or resolve_conj(), and save it again"))
             }
             // Where its file is cut.
-            Place::Missing { why, .. } => Err(why.into()),
+            Place::Missing { why, .. } => Err((&**why).into()),
             _ => part.check_bounds(storage.byte_len()),
         },
         None if part.numel() == 0 => Ok(()),

@@ -16,6 +16,49 @@ use crate::storage::Storage;
 use crate::tensor::{Element, TensorInfo};
 use crate::{DType, Damage, Error, ErrorKind, Group, Notice, Result, gguf};
 
+/// Which tensors of a checkpoint lie on one storage. Of those that are alone on theirs, as nearly all are, nothing is kept.
+pub(crate) struct Sharing<'c> {
+    tensors: &'c [TensorInfo],
+    /// The numbers of the tensors on each storage that has several, in order.
+    groups: HashMap<&'c Storage, Vec<usize>>,
+}
+
+impl<'c> Sharing<'c> {
+    pub fn of(checkpoint: &'c Checkpoint) -> Self {
+        let tensors = &checkpoint.tensors[..];
+        let placed = || {
+            let filled = tensors.iter().enumerate().filter(|(_, tensor)| tensor.numel() > 0);
+            filled.filter_map(|(i, tensor)| Some((i, tensor.storage.as_ref()?)))
+        };
+        let mut groups = HashMap::new();
+        let mut seen = HashSet::new();
+        for (_, storage) in placed() {
+            if !seen.insert(storage) {
+                groups.entry(storage).or_insert_with(Vec::new);
+            }
+        }
+        drop(seen);
+        if !groups.is_empty() {
+            for (i, storage) in placed() {
+                groups.entry(storage).and_modify(|group: &mut Vec<usize>| group.push(i));
+            }
+        }
+        Sharing { tensors, groups }
+    }
+
+    /// The names of the tensors that lie on the storage of the `i`-th one, without itself, at most `limit`.
+    pub fn names(&self, i: usize, limit: usize) -> impl Iterator<Item = &'c str> {
+        let storage = self.tensors[i].storage.as_ref();
+        let group = storage.and_then(|storage| self.groups.get(storage)).map_or(&[][..], Vec::as_slice);
+        group.iter().filter(move |&&j| j != i).take(limit).map(|&j| self.tensors[j].name.as_str())
+    }
+
+    /// The same, to be kept.
+    pub fn beside(&self, i: usize, limit: usize) -> Vec<String> {
+        self.names(i, limit).map(str::to_string).collect()
+    }
+}
+
 /// A checkpoint: one file, or a sharded set opened as one.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -115,27 +158,8 @@ impl Checkpoint {
 
     /// For every tensor that shares its storage, the names of the others on it, at most `limit` each.
     pub fn sharing(&self, limit: usize) -> Vec<Vec<&str>> {
-        let mut by_storage: HashMap<&Storage, Vec<usize>> = HashMap::new();
-        for (i, tensor) in self.tensors.iter().enumerate() {
-            if let Some(storage) = tensor.storage.as_ref().filter(|_| tensor.numel() > 0) {
-                by_storage.entry(storage).or_default().push(i);
-            }
-        }
-        self.tensors
-            .iter()
-            .enumerate()
-            .map(|(i, tensor)| {
-                let Some(group) = tensor.storage.as_ref().and_then(|s| by_storage.get(s)) else {
-                    return Vec::new();
-                };
-                group
-                    .iter()
-                    .filter(|&&j| j != i)
-                    .take(limit)
-                    .map(|&j| self.tensors[j].name.as_str())
-                    .collect()
-            })
-            .collect()
+        let sharing = Sharing::of(self);
+        (0..self.tensors.len()).map(|i| sharing.names(i, limit).collect()).collect()
     }
 
     /// The bytes of `tensor`'s elements: [`TensorInfo::bytes`], with errors that name the checkpoint.

@@ -302,7 +302,7 @@ fn check(tensor: &mut TensorInfo) {
     }
     let Some(storage) = &tensor.storage else { return };
     if let Place::Missing { why, .. } = &storage.run().place {
-        tensor.damage = Some(why.clone());
+        tensor.damage = Some((**why).clone());
     } else if let Err(error) = tensor.check_bounds(storage.byte_len()) {
         tensor.damage = Some(Damage::new(error.fault.unwrap_or_default(), error.what));
     }

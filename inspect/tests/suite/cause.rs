@@ -102,7 +102,7 @@ fn matrix(std: f64, zero: f64) -> TensorRecord {
     (ternary.neg, ternary.zero, ternary.pos, ternary.scale) = (half, zero, half, Some(0.8 * std));
     let mut tensor = TensorRecord::default();
     (tensor.name, tensor.dtype, tensor.shape) = (NAME.into(), DType::F32, vec![64, 64]);
-    (tensor.group, tensor.stats, tensor.ternary) = (Group::Weights, Some(stats), Some(ternary));
+    (tensor.group, tensor.stats, tensor.ternary) = (Group::Weights, Some(stats), Some(Box::new(ternary)));
     tensor
 }
 
@@ -457,7 +457,7 @@ fn packed_copies_lose_scales_and_bytes() {
         tensor.dtype = DType::Ternary(TernaryPacking::I2s);
         let mut ternary = Ternary::default();
         (ternary.neg, ternary.zero, ternary.pos, ternary.scale) = (neg, zero, 1.0 - neg - zero, scale);
-        tensor.ternary = Some(ternary);
+        tensor.ternary = Some(Box::new(ternary));
         tensor
     };
     let one = |tensor: TensorRecord| why(vec![checkpoint(500, vec![tensor], None)], None, &given);

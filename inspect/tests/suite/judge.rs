@@ -84,7 +84,7 @@ pub(crate) const UP: &str = "model.layers.2.mlp.up_proj.weight";
 /// The verdict on the tensor called `name`, and all that was found of it.
 pub(crate) fn found(record: &CheckpointRecord, name: &str) -> (Option<Verdict>, Vec<Finding>) {
     let tensor = record.tensors.iter().find(|t| t.name == name).unwrap();
-    (tensor.verdict, tensor.finding.iter().chain(&tensor.also).cloned().collect())
+    (tensor.verdict, tensor.finding.as_deref().into_iter().chain(&tensor.also).cloned().collect())
 }
 
 #[track_caller]

@@ -1,6 +1,7 @@
 //! NumPy's arrays, alone and in archives: written by hand here, and by NumPy if it is installed.
 
 use ckpt_inspect::npy::{self, ElementKind, Header};
+use ckpt_inspect::scan::scan;
 use ckpt_inspect::{DType, DamageKind, ErrorKind, NoticeKind, TernaryPacking, open, open_bytes};
 use ckpt_kit::npy::npy;
 use ckpt_kit::numbers::le;
@@ -229,4 +230,39 @@ fn packed_bytes_in_another_order_stay_bytes() {
     assert_eq!((tensor.dtype, tensor.shape.as_slice()), (DType::U8, [2, 4].as_slice()));
     assert_eq!(*tensor.bytes().unwrap(), [0x55, 0x55, 0x54, 0x56, 0x65, 0x95, 0x55, 0x59]);
     assert!(column_major.warnings.iter().any(|w| w.text.contains("strided")), "{:?}", column_major.warnings);
+}
+
+/// Texts of any length, NumPy's StringDType, in every file that NumPy writes them to.
+#[test]
+fn texts_are_said_to_be_texts() {
+    let Some(python) = peers::python(&["numpy"]) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let writer = r#"
+import pickle, sys, warnings, numpy as np
+warnings.simplefilter("ignore")
+texts = np.array(["short", "one that is too long to be kept in the array itself"], dtype=np.dtypes.StringDType())
+none = np.array(["a", np.nan], dtype=np.dtypes.StringDType(na_object=np.nan, coerce=False))
+np.save(sys.argv[1] + "/a.npy", texts, allow_pickle=True)
+np.savez(sys.argv[1] + "/a.npz", texts=texts, numbers=np.arange(3.0))
+for protocol in [0, 2, 5]:
+    with open(f"{sys.argv[1]}/{protocol}.pkl", "wb") as file:
+        pickle.dump({"texts": texts, "none": none, "many": np.tile(texts, (2, 50))}, file, protocol)
+"#;
+    python.code(writer, &[folder.path()]);
+    let at = |name: &str| folder.path().join(name);
+    let error = open(at("a.npy")).unwrap_err().to_string();
+    assert!(error.contains("texts of any length (NumPy's StringDType), which are pickled"), "{error}");
+    let archive = open(at("a.npz")).unwrap();
+    assert_eq!((archive.tensors.len(), archive.tensors[0].name.as_str()), (1, "numbers"));
+    assert!(archive.warnings[0].text.contains("StringDType"), "{:?}", archive.warnings);
+    for name in ["0.pkl", "2.pkl", "5.pkl"] {
+        let pickle = open(at(name)).unwrap();
+        let json = ckpt_inspect::metadata::to_json(&pickle.metadata);
+        assert_eq!(json["texts"][0], "short", "{name}: {json}");
+        assert_eq!(json["many"], "a numpy array of texts [2, 100]", "{name}: {json}");
+    }
+    for name in ["a.npy", "a.npz", "0.pkl", "2.pkl", "5.pkl"] {
+        let scan = scan(&at(name), &Default::default()).unwrap();
+        assert_eq!(scan.severity(), None, "{name}: {:?}", scan.findings);
+    }
 }

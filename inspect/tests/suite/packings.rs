@@ -90,7 +90,7 @@ fn a_zero_byte_is_four_times_minus_one_and_a_constant_is_dead() {
     assert_eq!(verdict("a.weight"), Some(Verdict::Dead));
     assert_eq!(verdict("b.weight"), None, "codes do not tell how large the weights are");
     let b = record.tensors.iter().find(|t| t.name == "b.weight").unwrap();
-    assert_eq!(b.finding, Some(Finding::ScaleLost));
+    assert_eq!(b.finding.as_deref(), Some(&Finding::ScaleLost));
     let ternary = record.tensors.iter().find(|t| t.name == "b.weight").unwrap().ternary.clone().unwrap();
     assert_eq!(ternary.scale, None, "a lost scale is not made up");
 }

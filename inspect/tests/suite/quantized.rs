@@ -32,7 +32,7 @@ fn judged(tensors: &SafeTensors, config: &Value) -> (Checkpoint, CheckpointRecor
 
 fn found(record: &CheckpointRecord, name: &str) -> (Option<Verdict>, Vec<Finding>) {
     let tensor = record.tensors.iter().find(|t| t.name == name).unwrap_or_else(|| panic!("no {name}"));
-    (tensor.verdict, tensor.finding.iter().chain(&tensor.also).cloned().collect())
+    (tensor.verdict, tensor.finding.as_deref().into_iter().chain(&tensor.also).cloned().collect())
 }
 
 fn own(field: &str) -> String {

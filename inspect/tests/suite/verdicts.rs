@@ -43,7 +43,7 @@ fn ternary(std: f64, zero: f64, scale: Option<f64>) -> TensorRecord {
         t.stats.as_mut().unwrap().std = Some(std);
         let mut ternary = Ternary::default();
         (ternary.neg, ternary.zero, ternary.pos, ternary.scale) = (half, zero, half, scale);
-        t.ternary = Some(ternary);
+        t.ternary = Some(Box::new(ternary));
     })
 }
 

@@ -230,7 +230,9 @@ fn suspicion(run: &Run, layer: usize, last: &TensorRecord) -> Option<Suspicion> 
     }
     let stats = last.stats.as_ref()?;
     if last.verdict == Some(Verdict::Corrupt) {
-        let has = |wanted: &dyn Fn(&Finding) -> bool| last.finding.iter().chain(&last.also).any(wanted);
+        let has = |wanted: &dyn Fn(&Finding) -> bool| {
+            last.finding.as_deref().into_iter().chain(&last.also).any(wanted)
+        };
         if has(&|f| matches!(f, Finding::NotFinite { .. })) {
             return Some(Suspicion::NonFinite);
         }

@@ -2,9 +2,10 @@
 
 use super::{CodeDiff, Options, RowOrder, Status, TensorDiff, ValueDiff, side};
 use crate::checkpoint::Checkpoint;
+use crate::meaning::elements::windows::Windows;
 use crate::meaning::elements::{CodeRule, Elements, in_chunks};
 use crate::tensor::TensorInfo;
-use crate::{DType, Quantizer, Result, without_state_dict};
+use crate::{DType, Error, Quantizer, Result, without_state_dict};
 
 /// Compares two tensors, of any names and checkpoints. Which tensors the options select does not matter here.
 pub fn diff_tensors(
@@ -59,6 +60,10 @@ fn compare(
     (in_b, b): (&Checkpoint, &TensorInfo),
     options: Options<'_>,
 ) -> Result<Option<(Sums, Option<CodeDiff>)>> {
+    let is_ternary = in_a.model.is_ternary(a) || in_b.model.is_ternary(b);
+    if !is_ternary && let Some(found) = in_windows((in_a, a), (in_b, b), options) {
+        return found.map(|sums| sums.map(|sums| (sums, None)));
+    }
     let (bytes_a, bytes_b) = (in_a.tensor_bytes(a)?, in_b.tensor_bytes(b)?);
     let orders = [(options.rows)(in_a, a), (options.rows)(in_b, b)];
     let in_order = orders.iter().all(Option::is_none);
@@ -77,7 +82,7 @@ fn compare(
         let words = bytes_a.as_chunks::<8>().0.iter().zip(bytes_b.as_chunks::<8>().0);
         sums.equal = words.filter(|(x, y)| x == y).count() as u64;
     }
-    let ternary = (in_a.model.is_ternary(a) || in_b.model.is_ternary(b)).then(|| {
+    let ternary = is_ternary.then(|| {
         let finite = sums.count - sums.nonfinite;
         let whole = |sum: f64, alone: (f64, u64)| (sum + alone.0, finite + alone.1);
         let left = CodeRule::of(in_a, a, &x, whole(sums.abs_a, sums.alone_a));
@@ -95,6 +100,50 @@ fn compare(
         )
     });
     Ok(Some((sums, ternary)))
+}
+
+/// The same for large tensors of which at least one has to be fetched, some elements at a time; `None` where they are not
+/// such, or no plain runs of elements or blocks.
+fn in_windows(
+    (in_a, a): (&Checkpoint, &TensorInfo),
+    (in_b, b): (&Checkpoint, &TensorInfo),
+    options: Options<'_>,
+) -> Option<Result<Option<Sums>>> {
+    let (windows, of_a) = match Windows::of(in_a, a) {
+        Some(windows) => (windows, true),
+        None => (Windows::of(in_b, b)?, false),
+    };
+    let (in_other, other) = if of_a { (in_b, b) } else { (in_a, a) };
+    let in_order = (options.rows)(in_a, a).is_none() && (options.rows)(in_b, b).is_none();
+    if !in_order || other.window(0, 0).is_none() || other.dtype.is_complex() {
+        return None;
+    }
+    let exact = a.dtype == b.dtype && matches!(a.dtype, DType::I64 | DType::U64);
+    let mut same = a.dtype == b.dtype && a.scale == b.scale;
+    let mut sums = Sums::default();
+    let mut equal = 0;
+    let walked = windows.each(|window| {
+        let (start, count) = (window.start as u64, window.elements.len() as u64);
+        let part = other.window(start, count).ok_or_else(|| Error::damaged("its size overflows"))?;
+        let bytes = in_other.tensor_bytes(&part)?;
+        same = same && *bytes == *window.bytes;
+        if exact {
+            let words = bytes.as_chunks::<8>().0.iter().zip(window.bytes.as_chunks::<8>().0);
+            equal += words.filter(|(x, y)| x == y).count() as u64;
+        }
+        let elements = elements((in_other, &part), &bytes)?;
+        let (x, y) = if of_a { (&window.elements, &elements) } else { (&elements, &window.elements) };
+        let block = x.step_with(y);
+        for mut one in in_chunks(x.len(), block, |range| Sums::of(x, y, range, block)) {
+            one.max_at += window.start;
+            sums = sums.join(one);
+        }
+        Ok(())
+    });
+    if exact {
+        sums.equal = equal;
+    }
+    Some(walked.map(|()| (!same).then_some(sums)))
 }
 
 fn elements<'a>(

@@ -398,15 +398,39 @@ fn feed(path: &Path, contents: &[u8], _: &AtomicBool) -> Result<()> {
         .map_err(|source| Error::Stream { path: path.to_path_buf(), source })
 }
 
-/// Replaces `path` by `contents`, completely or not at all unless the machine crashes: for data that can be made again
-/// more cheaply than it can be synced. Leftovers stay until [`tidy`].
+/// Replaces `path` by what `write` writes, completely or not at all unless the machine crashes: for data that can be made
+/// again more cheaply than it can be synced. Leftovers stay until [`tidy`]. More than `most` bytes are an error.
 ///
 /// # Errors
 /// As [`write`].
-pub(crate) fn keep(path: &Path, contents: &[u8]) -> Result<()> {
-    let mut file = StagedFile::stage(&free_place(path, true)?, 0, true)?;
-    file.write_all(contents).map_err(cannot(path))?;
+pub(crate) fn keep(
+    path: &Path,
+    most: u64,
+    write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+) -> Result<()> {
+    let file = StagedFile::stage(&free_place(path, true)?, 0, true)?;
+    let mut out = io::BufWriter::new(Within { file, left: most });
+    write(&mut out).and_then(|()| out.flush()).map_err(cannot(path))?;
+    let Within { file, .. } = out.into_inner().map_err(|e| cannot(path)(e.into_error()))?;
     file.rename().map(drop)
+}
+
+/// A file that takes `left` more bytes.
+struct Within {
+    file: StagedFile,
+    left: u64,
+}
+
+impl io::Write for Within {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.left = self.left.checked_sub(bytes.len() as u64).ok_or(io::ErrorKind::FileTooLarge)?;
+        self.file.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// Removes what killed processes left in `folder`.

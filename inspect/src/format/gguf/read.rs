@@ -60,7 +60,7 @@ fn contents_of(source: &Arc<Source>, header: Header<'_>) -> Result<Contents> {
                 .entry((tensor.offset, packed))
                 .or_insert_with(|| {
                     let segment = Segment { source: source.clone(), offset: tensor.offset, len: packed };
-                    Storage::new(Place::Segments(vec![segment]), packed, None, swap)
+                    Storage::new(Place::Segments(segment.into()), packed, None, swap)
                 })
                 .clone(),
             Some(_) if tensor.offset < file_len && tensor.offset.saturating_add(packed) > file_len => {

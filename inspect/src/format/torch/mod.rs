@@ -86,7 +86,7 @@ impl StorageRef {
         let place = match (bytes, mapped) {
             (InlineBytes::Decoded(bytes), _) => Place::Inline(bytes.clone()),
             (InlineBytes::At(at), Some((source, base))) => {
-                Place::Segments(vec![Segment { source: source.clone(), offset: base + at, len: self.bytes }])
+                Place::Segments(Segment { source: source.clone(), offset: base + at, len: self.bytes }.into())
             }
             (InlineBytes::At(at), None) => Place::Inline(slice(pickle, *at, self.bytes)?.into()),
         };
@@ -468,6 +468,13 @@ impl<'p> Walker<'p, '_> {
                     tensor.name = name.to_string();
                     self.arrays.push((tensor, storage));
                     return Some(value);
+                }
+                if let Some((shape, texts)) = self.numpy_texts(object) {
+                    let described = || format!("a numpy array of texts {shape:?}");
+                    return match shape.len() <= 1 && texts.len() <= numpy::SHOWN {
+                        true => Some(Value::List(self.walk_items(texts, None, depth + 1)?)),
+                        false => self.afford(16 * shape.len() + 32).then(|| Value::String(described())),
+                    };
                 }
             }
             (m, "scalar") if m.starts_with("numpy") => {

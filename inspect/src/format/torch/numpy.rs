@@ -47,6 +47,19 @@ impl<'p> Walker<'p, '_> {
         Some(NumpyArray { dtype, shape, fortran, big_endian, bytes })
     }
 
+    /// The shape and the elements of an array of texts of any length: `numpy._core.multiarray._reconstruct(…)` with the
+    /// state (version, shape, dtype, is_fortran, list), whose type is `_convert_to_stringdtype_kwargs(…)`.
+    pub(super) fn numpy_texts(&self, object: &Object) -> Option<(Vec<usize>, &'p [Id])> {
+        let pickle = self.pickle;
+        let &[.., shape, dtype, _, texts] = pickle.sequence(*object.state.last()?)? else { return None };
+        let Node::Object(dtype) = pickle.node(dtype) else { return None };
+        let (module, made_by) = pickle.global(dtype.callable)?;
+        let is_text = module.starts_with("numpy")
+            && matches!(made_by, "_convert_to_stringdtype_kwargs" | "StringDType");
+        let shape = Args { pickle, ids: &[] }.shape_of(shape).ok()?;
+        is_text.then_some((shape, pickle.sequence(texts)?))
+    }
+
     /// `numpy.dtype('f4', False, True)` with the state (3, '<', …).
     fn numpy_dtype(&self, id: Id) -> Option<(DType, bool)> {
         let Node::Object(object) = self.pickle.node(id) else { return None };
@@ -66,6 +79,9 @@ impl<'p> Walker<'p, '_> {
         NumpyArray { dtype, shape: Vec::new(), fortran: false, big_endian, bytes }.elements()?.pop()
     }
 }
+
+/// Arrays of at most as many elements are shown whole.
+pub(super) const SHOWN: usize = 64;
 
 /// NumPy's codes of types, without their byte order.
 const CODES: [(&str, DType); 14] = [
@@ -110,12 +126,11 @@ impl NumpyArray<'_> {
 
     /// Small arrays whole, large ones described.
     pub(super) fn to_value(&self) -> Value {
-        const SHOWN: u64 = 64;
         let describe = || {
             let shape: Vec<String> = self.shape.iter().map(usize::to_string).collect();
             Value::String(format!("a numpy array of {} [{}]", self.dtype, shape.join(", ")))
         };
-        if self.shape.len() > 1 || numel(&self.shape).is_none_or(|n| n > SHOWN) {
+        if self.shape.len() > 1 || numel(&self.shape).is_none_or(|n| n > SHOWN as u64) {
             return describe();
         }
         match self.elements() {

@@ -15,7 +15,9 @@ mod wide;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::Result;
 use crate::health::measures::{Accumulators, Computed};
+use crate::meaning::elements::windows::{Window, Windows};
 use crate::meaning::elements::{BLOCK, Elements, in_chunks};
 pub use crate::meaning::elements::{Floor, absmean_scale, zero_line};
 use crate::record::{Histogram, Stats, Ternary};
@@ -146,6 +148,48 @@ fn measure_as_f32(elements: &Elements<'_>, plan: &Plan) -> Measured {
     let ternary = rule.map(|(rule, cols)| ternary::resolve(elements, rule, cols, line, &tally));
     let stats = tally.stats(plan.histogram);
     Measured::new(stats, ternary, Seen { moments: tally.moments, computed: tally.computed, unit: 1.0 })
+}
+
+/// Measures the elements of `windows` with a histogram or without, as [`measure`] does those of a whole tensor. `also` sees
+/// each window too.
+///
+/// # Errors
+/// Those of [`Windows::each`].
+pub(crate) fn measure_windows(
+    windows: &Windows<'_>,
+    histogram: bool,
+    mut also: impl FnMut(&Window<'_>),
+) -> Result<Measured> {
+    if windows.are_wide() {
+        let look = |factor: f64, also: &mut dyn FnMut(&Window<'_>)| {
+            let mut all = Some(wide::Scan::empty());
+            windows.each(|window| {
+                also(window);
+                let scans = wide::scans(&window.elements, factor);
+                all = all.take().map(|all| scans.into_iter().fold(all, wide::Scan::join));
+                Ok(())
+            })?;
+            Ok(all.unwrap_or_else(wide::Scan::empty))
+        };
+        let scan = look(1.0, &mut also)?;
+        return wide::finish(scan, histogram, |factor| look(factor, &mut |_| ()));
+    }
+    let mut all: Option<Tally> = None;
+    windows.each(|window| {
+        also(window);
+        let elements = &window.elements;
+        let scan = Scan { elements, cols: None, line: None, histogram, cols_live: AtomicBool::new(false) };
+        for tally in scan.tallies() {
+            all = Some(match all.take() {
+                None => tally.joinable(),
+                Some(before) => before.join(tally),
+            });
+        }
+        Ok(())
+    })?;
+    let tally = all.unwrap_or_else(|| Tally::new(0));
+    let stats = tally.stats(histogram);
+    Ok(Measured::new(stats, None, Seen { moments: tally.moments, computed: tally.computed, unit: 1.0 }))
 }
 
 /// One pass over all elements.
@@ -323,14 +367,22 @@ fn trimmed(bins: &[u64], first: i32) -> Histogram {
 
 impl Scan<'_, '_> {
     fn run(&self) -> Tally {
-        let live_cols = if self.line.is_some() { self.cols.unwrap_or(0) } else { 0 };
-        let unit = unit(self.cols.filter(|_| live_cols > 0), self.elements.granule());
-        let mut chunks =
-            in_chunks(self.elements.len(), unit, |range| self.chunk(range, live_cols)).into_iter();
+        let mut chunks = self.tallies().into_iter();
         match chunks.next() {
             Some(first) => chunks.fold(first.joinable(), Tally::join),
-            None => Tally::new(live_cols),
+            None => Tally::new(self.live_cols()),
         }
+    }
+
+    fn live_cols(&self) -> usize {
+        if self.line.is_some() { self.cols.unwrap_or(0) } else { 0 }
+    }
+
+    /// That of each chunk, in order.
+    fn tallies(&self) -> Vec<Tally> {
+        let live_cols = self.live_cols();
+        let unit = unit(self.cols.filter(|_| live_cols > 0), self.elements.granule());
+        in_chunks(self.elements.len(), unit, |range| self.chunk(range, live_cols))
     }
 
     fn chunk(&self, range: Range<usize>, live_cols: usize) -> Tally {

@@ -68,6 +68,53 @@ impl Structure {
     }
 }
 
+/// The rows of a matrix that [`Structure::of`] looks at, kept of elements that come some at a time.
+pub(crate) struct Rows {
+    cols: usize,
+    /// Where each begins.
+    starts: Vec<usize>,
+    kept: Vec<f32>,
+}
+
+impl Rows {
+    /// More elements are not kept.
+    const MOST: usize = 1 << 23;
+
+    /// Those of a matrix of `len` elements, `cols` in a row; nothing where there is no matrix to speak of.
+    ///
+    /// # Errors
+    /// How many elements they are, where they are too many.
+    pub fn of(len: usize, cols: usize) -> Result<Option<Self>, usize> {
+        let rows = len.checked_div(cols).unwrap_or(0);
+        if rows < 2 || cols < 2 {
+            return Ok(None);
+        }
+        let count = rows.min(ROWS).min((ELEMENTS / cols).max(8));
+        let all = count.saturating_mul(cols);
+        if all > Self::MOST {
+            return Err(all);
+        }
+        let starts = (0..count).map(|i| spread(i, count, rows) * cols).collect();
+        Ok(Some(Rows { cols, starts, kept: vec![0.0; all] }))
+    }
+
+    /// Keeps what of them is among `elements`, the first of which is element `start` of the whole.
+    pub fn see(&mut self, start: usize, elements: &Elements<'_>) {
+        let end = start + elements.len();
+        for (&row, kept) in self.starts.iter().zip(self.kept.chunks_mut(self.cols)) {
+            let (from, to) = (row.max(start), (row + self.cols).min(end));
+            if from < to {
+                elements.read_f32(from - start, &mut kept[from - row..to - row]);
+            }
+        }
+    }
+
+    /// What they show, once all elements have been seen.
+    pub fn structure(&self) -> Option<Structure> {
+        Structure::of(&Elements::from(&self.kept[..]), self.cols)
+    }
+}
+
 /// The `i`th of `count` rows out of `rows`. Where not all are looked at they are those of one half, one out of each of
 /// equal stretches at no regular distance, and those at the same places in the other half: what was written twice, and
 /// heads that are copies, show in both.

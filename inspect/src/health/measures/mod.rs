@@ -214,24 +214,33 @@ const COMPUTED: usize = {
 };
 
 /// Values of the measures that are computed from a tensor's elements. In JSON they are keys among the statistics.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Computed([Option<f64>; COMPUTED]);
-
-impl Default for Computed {
-    fn default() -> Self {
-        Computed([None; COMPUTED])
-    }
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Computed {
+    values: [f64; COMPUTED],
+    /// Which of them there are, by their bits. An `Option` each would take twice the room, of a million tensors.
+    known: u8,
 }
+
+const _: () = assert!(COMPUTED <= u8::BITS as usize);
 
 impl Computed {
     /// The value of the measure with this key.
     pub fn get(&self, key: &str) -> Option<f64> {
-        computed().zip(self.0).find(|(m, _)| m.key == key)?.1
+        self.at(computed().position(|m| m.key == key)?)
+    }
+
+    fn at(&self, place: usize) -> Option<f64> {
+        (self.known >> place & 1 == 1).then_some(self.values[place])
+    }
+
+    fn set(&mut self, place: usize, value: Option<f64>) {
+        self.known = self.known & !(1 << place) | u8::from(value.is_some()) << place;
+        self.values[place] = value.unwrap_or_default();
     }
 
     fn collect(values: impl Iterator<Item = Option<f64>>) -> Self {
         let mut all = Computed::default();
-        all.0.iter_mut().zip(values).for_each(|(slot, value)| *slot = value);
+        values.take(COMPUTED).enumerate().for_each(|(place, value)| all.set(place, value));
         all
     }
 }
@@ -239,8 +248,8 @@ impl Computed {
 impl Serialize for Computed {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(COMPUTED))?;
-        for (measure, value) in computed().zip(&self.0) {
-            map.serialize_entry(measure.key, value)?;
+        for (place, measure) in computed().enumerate() {
+            map.serialize_entry(measure.key, &self.at(place))?;
         }
         map.end()
     }
@@ -260,11 +269,11 @@ impl<'de> Deserialize<'de> for Computed {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Computed, A::Error> {
                 let mut all = Computed::default();
                 while let Some(key) = map.next_key::<String>()? {
-                    match computed().zip(&mut all.0).find(|(m, _)| m.key == key) {
+                    match computed().position(|m| m.key == key) {
                         // In a flattened field a number may arrive as serde_json's own type, depending on features that
                         // any crate of the build can turn on.
-                        Some((_, slot)) => {
-                            *slot = map.next_value::<Option<Number>>()?.and_then(|n| n.as_f64())
+                        Some(place) => {
+                            all.set(place, map.next_value::<Option<Number>>()?.and_then(|n| n.as_f64()))
                         }
                         None => map.next_value::<IgnoredAny>().map(drop)?,
                     }

@@ -207,7 +207,7 @@ impl<'t> Matrix<'t> {
         let matrix = is_weight && tensor.shape.len() >= 2 && dims > 0;
         (real && matrix && stats.count >= 2).then_some(())?;
         let (std, min, max) = (stats.std?, stats.min?, stats.max?);
-        Some(Matrix { tensor, stats, ternary: tensor.ternary.as_ref(), std, min, max, among })
+        Some(Matrix { tensor, stats, ternary: tensor.ternary.as_deref(), std, min, max, among })
     }
 
     fn role(&self) -> Role {

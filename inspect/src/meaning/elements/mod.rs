@@ -12,6 +12,7 @@ mod float8;
 mod packed;
 mod sparse;
 mod wide;
+pub(crate) mod windows;
 
 use std::borrow::Cow;
 use std::fmt;

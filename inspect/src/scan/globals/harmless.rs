@@ -254,6 +254,8 @@ pub(super) const HARMLESS: &[(&str, &[&str])] = &[
     ("numpy.ma", &["MaskedArray"]),
     ("numpy.core.multiarray", &["_reconstruct", "scalar"]),
     ("numpy._core.multiarray", &["_reconstruct", "scalar"]),
+    ("numpy._core._internal", &["_convert_to_stringdtype_kwargs"]),
+    ("numpy.dtypes", &["StringDType"]),
     ("numpy.core.numeric", &["_frombuffer"]),
     ("numpy._core.numeric", &["_frombuffer"]),
     ("numpy.random._pickle", &["__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor"]),

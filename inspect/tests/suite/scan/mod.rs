@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use ckpt_inspect::scan::{Options, Pattern, Rule, Scan, Severity, files as files_below, scan};
 use ckpt_kit::fixtures::{data, root};
+use ckpt_kit::npy::npy;
 use ckpt_kit::pickle::{bytes8, global, pickle, short_text};
 use ckpt_kit::zip::{entry, zip};
 use ckpt_kit::{peers, safetensors};
@@ -315,5 +316,38 @@ fn whatever_other_scanners_find_is_found() {
         let made = root().join("target/scan-table.md");
         std::fs::write(&made, &table).unwrap();
         panic!("docs/scan.md does not hold the table that was measured: it is in {}", made.display());
+    }
+}
+
+/// What `np.save` writes of texts of NumPy's StringDType: a pickle, whose only call beside the usual ones makes the type.
+#[test]
+fn texts_of_any_length_are_pickled_and_nothing_is_found_in_them() {
+    let make = global("numpy._core._internal", "_convert_to_stringdtype_kwargs");
+    let texts = pickle(
+        2,
+        &[
+            &global("numpy._core.multiarray", "_reconstruct")[..],
+            &global("numpy", "ndarray"),
+            b"K\0\x85U\x01b\x87R(K\x01K\x01\x85",
+            &make,
+            b"K\x01\x85R\x89](U\x01aetb",
+        ]
+        .concat(),
+    );
+    let unknown = pickle(2, &[&global("elsewhere", "thing")[..], b")R"].concat());
+    let numbers = vec![0x54; 8];
+    for (descr, elements, severity) in [
+        ("'|O'", &texts, None),
+        ("'T'", &texts, None),
+        ("[('a', 'T')]", &texts, None),
+        ("'=T'", &unknown, Some(Severity::Unknown)),
+        ("[('a', 'T')]", &unknown, Some(Severity::Unknown)),
+        ("[('a', '<i4'), ('b', ('=T', (2,)))]", &unknown, Some(Severity::Unknown)),
+        ("(('T', (2,)), (3,))", &unknown, Some(Severity::Unknown)),
+        // A name says nothing of its type.
+        ("[('T', '<i4'), ('Offset', '<i4')]", &numbers, None),
+    ] {
+        let scan = scan_bytes("a.npy", &npy(descr, false, "(1,)", elements)).unwrap();
+        assert_eq!(scan.severity(), severity, "{descr}: {:?}", scan.findings);
     }
 }
