@@ -50,9 +50,6 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
         let why = "it is a LoRA adapter: small matrices that change those of a model, which is not with it; merge the two first, for example with PEFT's `merge_and_unload`";
         return Err(Error::of_source(source, why));
     }
-    if matches!(options.target, Target::Gguf(_)) {
-        gguf::check_architecture(source)?;
-    }
     let quantization = source.model.quantization.as_ref();
     let scaled = quantization.is_some_and(Quantization::scales_outputs);
     let packs = options.target == (Target::Hf { packed: true });
@@ -70,6 +67,9 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
     if builder.plan.pairs.is_empty() {
         // Of a model that the form has no name for, that says more.
         (form.check)(&builder.plan)?;
+        if matches!(options.target, Target::Gguf(_)) {
+            gguf::check_architecture(source)?;
+        }
         return Err(Error::of_source(source, "it contains no weights to convert"));
     }
     builder.note_on_the_model()?;

@@ -69,6 +69,10 @@ impl Builder<'_, '_> {
                 name = format!("{name}.{number}");
             }
             if let Some(other) = names.insert(name.clone(), &tensor.name) {
+                // Names of one architecture say nothing about those of another.
+                if self.style == Some(Style::Gguf) {
+                    gguf::check_architecture(source)?;
+                }
                 let why = format!(
                     "`{}` and `{}` would both be named `{}`; choose one state dict",
                     other.escape_debug(),
