@@ -346,6 +346,11 @@ fn an_index_that_was_never_set_is_none_and_zero_points_are_codes() {
     assert_eq!(verdict(&judged(&zeros(3), &config).1, &own("weight")), Some(Verdict::Healthy));
     let (_, record) = judged(&zeros(9), &config);
     let tensor = record.tensors.iter().find(|t| t.name == own("weight")).unwrap();
-    let told = tensor.finding.as_deref().into_iter().chain(&tensor.also).any(|f| *f == Finding::ZeroPoints { outside: 160 });
+    let told = tensor
+        .finding
+        .as_deref()
+        .into_iter()
+        .chain(&tensor.also)
+        .any(|f| *f == Finding::ZeroPoints { outside: 160 });
     assert!(told, "{:?}", tensor.finding);
 }

@@ -52,8 +52,8 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
         None => absent.push(ARCHITECTURE.to_string()),
         Some(name) if Architecture::of_gguf(name).is_some() => {
             let has = |key: &str| keys.contains_key(&format!("{name}.{key}"));
-            let lacks = |key: &&&str| !has(key) && !(**key == FEED_FORWARD && has(EXPERTS));
-            absent.extend(SIZES.iter().filter(lacks).map(|key| format!("{name}.{key}")));
+            let is_there = |key: &str| has(key) || (key == FEED_FORWARD && has(EXPERTS));
+            absent.extend(SIZES.iter().filter(|key| !is_there(key)).map(|key| format!("{name}.{key}")));
         }
         Some(_) => return Vec::new(),
     }
