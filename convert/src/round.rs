@@ -142,7 +142,7 @@ mod tests {
         let here = number(magnitude);
         let below = if magnitude == 0 { -number(1) } else { number(magnitude - 1) };
         let (least, most) = ((below + here) / 2.0, (here + number(magnitude + 1)) / 2.0);
-        let within = match magnitude % 2 == 0 {
+        let within = match magnitude.is_multiple_of(2) {
             true => x.abs() >= least && x.abs() <= most,
             false => x.abs() > least && x.abs() < most,
         };
