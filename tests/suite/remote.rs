@@ -1,6 +1,7 @@
 //! Checkpoints that lie elsewhere: on web servers, in buckets and containers, on the Hub. Each answer equals that for the
 //! same file on this machine.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
@@ -423,7 +424,9 @@ fn a_server_that_fails_for_a_moment_is_asked_again() {
     let port = listener.local_addr().unwrap().port();
     let bytes = std::fs::read(root().join(DEAD)).unwrap();
     std::thread::spawn(move || {
-        for (nth, stream) in listener.incoming().enumerate() {
+        // How often each range was asked for, or what was left of it.
+        let mut asked: HashMap<usize, usize> = HashMap::new();
+        for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let (mut range, mut wanted) = (None, true);
             for line in BufReader::new(stream.try_clone().unwrap()).lines() {
@@ -444,7 +447,9 @@ fn a_server_that_fails_for_a_moment_is_asked_again() {
                     "HTTP/1.1 {status}\r\nContent-Length: {len}\r\nContent-Range: bytes {start}-{end}/{total}\r\nConnection: close\r\n\r\n"
                 )
             };
-            let _ = match nth % 3 {
+            let nth = asked.entry(end).or_default();
+            *nth += 1;
+            let _ = match (*nth - 1) % 3 {
                 _ if !wanted => stream.write_all(head("404 Not Found", 0).as_bytes()),
                 // It is overloaded, then breaks off in the middle, and then answers.
                 0 => stream.write_all(head("503 Service Unavailable", 0).as_bytes()),
