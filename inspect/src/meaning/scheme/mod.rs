@@ -253,6 +253,8 @@ fn unexplained(checkpoint: &Checkpoint, config: &Config, known: &HashSet<usize>)
         let typed = match tensor.dtype {
             // Numbers of other things have these types too.
             DType::I16 | DType::U16 | DType::I32 | DType::U32 => role.is_matrix(),
+            // BitNet's are looked at with their scales.
+            DType::U8 if config.is("bitnet") => false,
             DType::I8 | DType::U8 | DType::F4E2M1X2 => role.is_matrix() || role == Role::Unknown,
             dtype => float8::code(dtype).is_some() && (role.is_matrix() || role == Role::Unknown),
         };
