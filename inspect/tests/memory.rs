@@ -271,7 +271,8 @@ fn a_tensor_elsewhere_is_looked_at_in_parts() {
         ALLOCATOR.reset_peak_usage();
         work();
         let peak = (ALLOCATOR.peak_usage() - before) / MB;
-        assert!(peak < 96, "{what}: {peak} MB of a tensor of 256");
+        // Of each side a part, and the next one that is on its way.
+        assert!(peak < 144, "{what}: {peak} MB of a tensor of 256");
     };
     peak("measured", &|| {
         let options = Options::default().with(|o| o.sha256 = true);
