@@ -17,8 +17,8 @@ impl States {
         let mut weights = HashMap::new();
         for group in &groups {
             for (weight, moments) in group.tensors.iter().zip(&group.moments) {
-                let states = moments.iter().filter_map(|moment| Some(name(moment)?.rsplit_once('.')?.0));
-                if let (Some(weight), Some(state)) = (name(weight), states.last()) {
+                let mut states = moments.iter().filter_map(|moment| Some(name(moment)?.rsplit_once('.')?.0));
+                if let (Some(weight), Some(state)) = (name(weight), states.next()) {
                     weights.insert(state.to_string(), weight.to_string());
                 }
             }

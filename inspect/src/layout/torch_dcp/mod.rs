@@ -345,7 +345,7 @@ impl Folder {
             let place = match place {
                 Ok(place) => place,
                 Err(damage) => {
-                    part = part.or_else(|_| Err(damage.clone()));
+                    part = part.map_err(|_| damage.clone());
                     continue;
                 }
             };
