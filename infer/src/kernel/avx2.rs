@@ -39,21 +39,19 @@ impl Avx2 {
     /// Codes of four columns widened to 16 bits: of the first two columns, those of a row side by side, and of the others.
     #[inline(always)]
     pub fn widen(self, codes: [__m256i; 2]) -> [[i16; 2 * LANES]; 2] {
-        // The two low or high bytes of each row's four, and zeros.
-        let bytes = |first: i64| {
-            let row = |row: i64| 0x8000_8000 | (first + 4 * row) | (first + 4 * row + 1) << 16;
-            let (low, high) = (row(0) | row(1) << 32, row(2) | row(3) << 32);
-            has!(_mm256_set_epi64x(high, low, high, low))
-        };
-        [0, 2].map(|first| {
-            let mut out = [0; 2 * LANES];
-            let bytes = bytes(first);
+        // The first or the last two bytes of each row's four, each with a zero.
+        const FIRST: i64 = 0x8005_8004_8001_8000_u64 as i64;
+        const LAST: i64 = FIRST + 0x0002_0002_0002_0002;
+        const NEXT: i64 = 0x0008_0008_0008_0008;
+        let mut out = [[0; 2 * LANES]; 2];
+        for (out, two) in out.iter_mut().zip([FIRST, LAST]) {
             has!({
+                let bytes = _mm256_set_epi64x(two + NEXT, two, two + NEXT, two);
                 _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_shuffle_epi8(codes[0], bytes));
                 _mm256_storeu_si256(out.as_mut_ptr().add(LANES).cast(), _mm256_shuffle_epi8(codes[1], bytes));
             });
-            out
-        })
+        }
+        out
     }
 
     /// `x` for every row.
@@ -72,8 +70,13 @@ impl Avx2 {
     /// Adds to each row's sum its codes of two columns times two digits of 16 bits.
     #[inline(always)]
     pub fn dot_pair(self, sums: [__m256i; 2], codes: [__m256i; 2], digits: i32) -> [__m256i; 2] {
-        let x = has!(_mm256_set1_epi32(digits));
-        [0, 1].map(|half| has!(_mm256_add_epi32(sums[half], _mm256_madd_epi16(codes[half], x))))
+        has!({
+            let x = _mm256_set1_epi32(digits);
+            [
+                _mm256_add_epi32(sums[0], _mm256_madd_epi16(codes[0], x)),
+                _mm256_add_epi32(sums[1], _mm256_madd_epi16(codes[1], x)),
+            ]
+        })
     }
 
     /// Whole numbers rounded to f32.

@@ -14,7 +14,7 @@ use super::product::Product;
 use super::simd::{LANES, Simd};
 
 /// With fewer tokens, widening takes longer than it saves.
-pub const LEAST: usize = 3;
+pub const LEAST: usize = 4;
 /// Tokens that are multiplied with a widened span.
 pub const TOKENS: usize = 32;
 /// Columns that are unpacked together: those of the largest span.
@@ -92,7 +92,8 @@ impl Widened {
         for (unit, pairs) in pairs.as_chunks_mut::<{ GROUP / 2 }>().0.iter_mut().enumerate() {
             let blocks = &span[form.head() + form.bits() * unit..][..form.bits()];
             for (j, pairs) in pairs.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                *pairs = s.widen(codes::<Avx2, L>(s, blocks, j)).map(Pair);
+                let [first, last] = s.widen(codes::<Avx2, L>(s, blocks, j));
+                *pairs = [Pair(first), Pair(last)];
             }
         }
         for group in 0..form.span_cols() / form.group {
@@ -121,12 +122,15 @@ impl Widened {
         let groups = x.map(|x| &x.groups[COLS / GROUP * nth..][..count * form.group / GROUP]);
         let width = form.group / 4;
         for group in 0..count {
-            let of = groups.map(|groups| &groups[group * form.group / GROUP]);
-            let digits = of.map(|of| match form.group {
-                GROUP => of.sum,
-                _ => of.halves[group % 2],
-            });
-            let mut totals = digits.map(|digits| s.whole(-form.less * digits));
+            // No calls with closures, which would not be compiled for AVX2 where they are not inlined.
+            let mut of = [(0.0, 0); M];
+            let mut totals = [s.whole(0); M];
+            for m in 0..M {
+                let group_of = &groups[m][group * form.group / GROUP];
+                let digits = if form.group == GROUP { group_of.sum } else { group_of.halves[group % 2] };
+                of[m] = (group_of.step, digits);
+                totals[m] = s.whole(-form.less * digits);
+            }
             let pairs = &self.pairs[2 * width * group..][..2 * width];
             let fours = fours.map(|fours| &fours[width * group..][..width]);
             for (j, pairs) in pairs.as_chunks::<2>().0.iter().enumerate() {
@@ -140,10 +144,11 @@ impl Widened {
             }
             let scales = s.load(&self.scales[group]);
             for m in 0..M {
+                let (step, digits) = of[m];
                 let mut sum = s.load(&sums[m]);
-                sum = s.fma(s.mul(scales, s.splat(of[m].step)), s.float(totals[m]), sum);
+                sum = s.fma(s.mul(scales, s.splat(step)), s.float(totals[m]), sum);
                 if form.mins {
-                    sum = s.fma(s.load(&self.mins[group]), s.splat(-(of[m].step * digits[m] as f32)), sum);
+                    sum = s.fma(s.load(&self.mins[group]), s.splat(-(step * digits as f32)), sum);
                 }
                 s.store(sum, &mut sums[m]);
             }
