@@ -28,7 +28,7 @@ pub(super) const HARMLESS: &[(&str, &[&str])] = &[
         &["_load_from_bytes", "TypedStorage", "UntypedStorage", "_TypedStorage", "_UntypedStorage"],
     ),
     ("torch.serialization", &["_get_layout"]),
-    // What the listing of a distributed checkpoint is made of.
+    // What the listing of a distributed checkpoint is made of. The module imports `Enum` and others, which make more than data.
     (
         "torch.distributed.checkpoint.metadata",
         &[

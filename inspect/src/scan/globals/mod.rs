@@ -57,18 +57,6 @@ fn first(name: &str) -> &str {
     name.split('.').next().unwrap_or(name)
 }
 
-/// What the listing of a distributed checkpoint is made of. The module imports `Enum` and others, which make more than data.
-const LISTING: [&str; 8] = [
-    "Metadata",
-    "TensorStorageMetadata",
-    "TensorProperties",
-    "_MEM_FORMAT_ENCODING",
-    "ChunkStorageMetadata",
-    "BytesStorageMetadata",
-    "MetadataIndex",
-    "StorageMeta",
-];
-
 /// Types, storages and layers of PyTorch, which come in families.
 fn is_torch_data(module: &str, name: &str) -> bool {
     let word = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
@@ -88,7 +76,6 @@ fn is_torch_data(module: &str, name: &str) -> bool {
             .iter()
             .filter_map(|kind| name.strip_prefix(kind))
             .any(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '_')),
-        "torch.distributed.checkpoint.metadata" => LISTING.contains(&name),
         "pathlib" | "pathlib._local" | "pathlib._abc" => class && name.ends_with("Path"),
         // A layer's state is data and further layers. What these modules import is none: modules (`F`), and the means
         // of annotations.
