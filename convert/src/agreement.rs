@@ -84,12 +84,12 @@ pub struct QuantizationError {
 /// One side of a comparison, with its bytes.
 pub(crate) struct Side<'s> {
     checkpoint: &'s Checkpoint,
-    elements: &'s Elements,
+    elements: &'s Elements<'s>,
     bytes: Cow<'s, [u8]>,
 }
 
 impl<'s> Side<'s> {
-    fn new(checkpoint: &'s Checkpoint, elements: &'s Elements) -> ReadResult<Self> {
+    fn new(checkpoint: &'s Checkpoint, elements: &'s Elements<'s>) -> ReadResult<Self> {
         Ok(Side { checkpoint, elements, bytes: checkpoint.spread(&elements.tensor)? })
     }
 
@@ -112,9 +112,9 @@ impl<'s> Side<'s> {
 /// Compares elements of `a` with elements of `b`.
 pub(crate) fn compare(
     a: &Checkpoint,
-    elements: &Elements,
+    elements: &Elements<'_>,
     b: &Checkpoint,
-    theirs: &Elements,
+    theirs: &Elements<'_>,
     made: Made,
 ) -> Result<Agreement> {
     let other = &theirs.tensor;
@@ -123,8 +123,8 @@ pub(crate) fn compare(
     let of_one = |shape: &[usize]| matches!(shape, [] | [1]);
     let (ours, others) = (elements.shape(), theirs.shape());
     let same_shape = ours == others || (of_one(&ours) && of_one(&others));
-    let rounds = |e: &Elements| e.grid.is_some_and(|grid| !grid.exact);
-    let blocks_of = |e: &Elements| e.grid.is_some() && matches!(e.tensor.dtype, DType::Ggml(_));
+    let rounds = |e: &Elements<'_>| e.grid.is_some_and(|grid| !grid.exact);
+    let blocks_of = |e: &Elements<'_>| e.grid.is_some() && matches!(e.tensor.dtype, DType::Ggml(_));
     let rule = match rule(tensor.dtype, other.dtype) {
         // Matrices made ternary were encoded again.
         Some(Rule::Identical) if blocks_of(elements) || blocks_of(theirs) => Some(Rule::Blocks),
@@ -161,7 +161,7 @@ pub(crate) fn compare(
         (agreement.agrees, agreement.worst) = (true, Some(0.0));
         return Ok(agreement);
     }
-    let gathers = |c: &Checkpoint, e: &Elements| c.copied_bytes(&e.tensor) > GATHERED;
+    let gathers = |c: &Checkpoint, e: &Elements<'_>| c.copied_bytes(&e.tensor) > GATHERED;
     let sides = [elements, theirs];
     // What is rounded either way is judged as a whole.
     if (matches!(rule, Rule::Identical | Rule::Blocks) || (rule == Rule::Rounded && made == Made::Second))
@@ -475,15 +475,7 @@ fn ternary(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> 
         _ => Grid::measure(values, side.checkpoint.model.quantization_floor())
             .map_err(|e| e.in_tensor(&side.elements.tensor.name)),
     };
-    // The code of a packed matrix is its value at scale 1.
-    let unit = |side: &Side<'_>| {
-        let mut elements = side.elements.clone();
-        if matches!(elements.tensor.dtype, DType::Ternary(_)) {
-            elements.tensor.scale = Some(1.0);
-        }
-        elements
-    };
-    let (unit_a, unit_b) = (unit(a), unit(b));
+    let (unit_a, unit_b) = (a.elements.clone().unscaled(), b.elements.clone().unscaled());
     let (ours, theirs) =
         (Decoded::new(a.checkpoint, &unit_a, &a.bytes)?, Decoded::new(b.checkpoint, &unit_b, &b.bytes)?);
     let (grid_a, grid_b) = (grid(a, &ours)?, grid(b, &theirs)?);

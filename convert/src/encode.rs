@@ -75,7 +75,7 @@ impl<'b> Decoded<'b> {
     /// The values of `elements`, whose bytes are `bytes`.
     pub fn new(
         source: &Checkpoint,
-        elements: &'b Elements,
+        elements: &'b Elements<'b>,
         bytes: &'b [u8],
     ) -> Result<Decoded<'b>, ReadError> {
         let tensor = &elements.tensor;
@@ -94,7 +94,7 @@ impl<'b> Decoded<'b> {
     /// The same, refusing packed values with the invalid code 3.
     pub fn checked(
         source: &Checkpoint,
-        elements: &'b Elements,
+        elements: &'b Elements<'b>,
         bytes: &'b [u8],
     ) -> Result<Decoded<'b>, ReadError> {
         let decoded = Decoded::new(source, elements, bytes)?;
@@ -184,7 +184,7 @@ impl Rotary {
 /// The output of blobs, and what to record about them.
 pub(crate) struct Writer<'w> {
     pub source: &'w Checkpoint,
-    pub blobs: &'w [Blob],
+    pub blobs: &'w [Blob<'w>],
     pub control: Control<'w>,
     /// Whether checksums are wanted.
     pub crc: bool,
@@ -235,7 +235,7 @@ impl Writer<'_> {
     }
 
     fn write_all(&self, output: &OutputFile, places: &[(usize, u64)]) -> Result<Vec<Written>> {
-        let heavy = |blob: &Blob| self.allocated(blob) > SMALL;
+        let heavy = |blob: &Blob<'_>| self.allocated(blob) > SMALL;
         let mut written = places
             .par_iter()
             .map(|&(blob, offset)| match &self.blobs[blob] {
@@ -256,7 +256,7 @@ impl Writer<'_> {
         self.write_blob(&self.blobs[blob], &To::Stream(output, RefCell::new(stream)))
     }
 
-    fn allocated(&self, blob: &Blob) -> u64 {
+    fn allocated(&self, blob: &Blob<'_>) -> u64 {
         match &blob.content {
             Content::Bytes(_) => 0,
             Content::Elements(elements)
@@ -266,7 +266,7 @@ impl Writer<'_> {
         }
     }
 
-    fn write_blob(&self, blob: &Blob, to: &To<'_>) -> Result<Written> {
+    fn write_blob(&self, blob: &Blob<'_>, to: &To<'_>) -> Result<Written> {
         match &blob.content {
             Content::Bytes(bytes) => self.copy(bytes, to),
             Content::Elements(elements)
@@ -352,17 +352,16 @@ impl Writer<'_> {
         tensor: &TensorInfo,
         to: &To<'_>,
         bytes: impl Fn(u64) -> u64 + Sync,
-        write: impl Fn(Elements, u64, &To<'_>) -> Result<Written> + Sync,
+        write: impl Fn(Elements<'static>, u64, &To<'_>) -> Result<Written> + Sync,
     ) -> Result<Written> {
-        let part = |start: u64, count: u64| -> Result<Elements> {
+        let part = |start: u64, count: u64| -> Result<Elements<'static>> {
             let stretch = tensor.stretch(start, count);
             let stretch =
                 stretch.ok_or_else(|| ReadError::damaged("its size overflows").in_tensor(&tensor.name))?;
             Ok(Elements::new(stretch, None))
         };
         let mut whole = Joined::default();
-        // Of no bytes too a storage says only that it gave them if it computes what it gives.
-        let computed = tensor.storage.as_ref().is_some_and(|storage| storage.gave(0, &[]).is_some());
+        let computed = tensor.storage.as_ref().is_some_and(Storage::is_computed);
         if let (To::Places(output, offset), true) = (to, computed) {
             let step = CONVERTED as u64;
             let parts = (0..tensor.numel().div_ceil(step)).into_par_iter().map(|i| {
@@ -395,7 +394,7 @@ impl Writer<'_> {
 
     fn write_blocks(
         &self,
-        elements: &Elements,
+        elements: &Elements<'_>,
         quant: Quant,
         unit_scale: bool,
         to: &To<'_>,

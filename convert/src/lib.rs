@@ -58,7 +58,7 @@ pub use gguf::Gguf;
 /// A pattern that selects weights by name in [`Options`].
 pub use globset::{Glob, GlobMatcher};
 pub use note::{Note, Omission, Remedy};
-pub use plan::{Blob, Content, Elements, Options, Output, Pair, Plan};
+pub use plan::{Blob, Content, Elements, Held, Options, Output, Pair, Plan};
 pub use save::{Object, save};
 pub use source::row_order;
 pub use target::{Form, Target};

@@ -1,7 +1,9 @@
 //! What will be written: every output tensor with its name, type and shape, and the blobs of bytes that contain them,
 //! whose sizes are known before the first one is written.
 
+use std::ops::Deref;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ckpt_inspect::gguf::Keys;
 use ckpt_inspect::metadata::Value;
@@ -84,18 +86,18 @@ impl Options {
 /// A run of bytes of the output.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Blob {
+pub struct Blob<'c> {
     /// Its element type as stored: `U8` for packed codes.
     pub dtype: DType,
     /// Its length.
     pub bytes: u64,
     /// Where the bytes come from.
-    pub content: Content,
+    pub content: Content<'c>,
 }
 
-impl Blob {
+impl<'c> Blob<'c> {
     /// `bytes` bytes of this type.
-    pub fn new(dtype: DType, bytes: u64, content: Content) -> Self {
+    pub fn new(dtype: DType, bytes: u64, content: Content<'c>) -> Self {
         Blob { dtype, bytes, content }
     }
 }
@@ -103,15 +105,15 @@ impl Blob {
 /// Where the bytes of a blob come from.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum Content {
+pub enum Content<'c> {
     /// These bytes.
     Bytes(Vec<u8>),
     /// A source tensor's elements, converted to the blob's type.
-    Elements(Elements),
+    Elements(Elements<'c>),
     /// The ternary codes of a source matrix, packed.
     Codes {
         /// The matrix.
-        elements: Elements,
+        elements: Elements<'c>,
         /// The bits.
         packing: TernaryPacking,
         /// How values become codes.
@@ -120,21 +122,53 @@ pub enum Content {
     /// A source tensor's elements in GGML's blocks.
     Blocks {
         /// The tensor.
-        elements: Elements,
+        elements: Elements<'c>,
         /// The blocks' type.
         quant: Quant,
         /// Whether the scale of ternary blocks is 1, and the matrix's own is a separate tensor.
         unit_scale: bool,
     },
     /// The codes and scales of a quantized source tensor, in the blocks of GGML that hold them.
-    Repacked(Elements),
+    Repacked(Elements<'c>),
+}
+
+/// A tensor that is read: one of the source, or one that was made of such.
+#[derive(Clone, Debug)]
+pub enum Held<'c> {
+    /// The source's own.
+    Own(&'c TensorInfo),
+    /// A part of one, a run of a storage, or several together.
+    Made(Arc<TensorInfo>),
+}
+
+impl Deref for Held<'_> {
+    type Target = TensorInfo;
+
+    fn deref(&self) -> &TensorInfo {
+        match self {
+            Held::Own(tensor) => tensor,
+            Held::Made(tensor) => tensor,
+        }
+    }
+}
+
+impl<'c> From<&'c TensorInfo> for Held<'c> {
+    fn from(tensor: &'c TensorInfo) -> Self {
+        Held::Own(tensor)
+    }
+}
+
+impl From<TensorInfo> for Held<'_> {
+    fn from(tensor: TensorInfo) -> Self {
+        Held::Made(Arc::new(tensor))
+    }
 }
 
 /// Elements of the source in the order in which they are written.
 #[derive(Clone, Debug)]
-pub struct Elements {
+pub struct Elements<'c> {
     /// The tensor, or a run of the storage that several tensors share.
-    pub tensor: TensorInfo,
+    pub tensor: Held<'c>,
     /// Set if the rows are put in another order.
     pub rotary: Option<Rotary>,
     /// Set if matrices of so many rows and columns are transposed.
@@ -146,15 +180,26 @@ pub struct Elements {
     dense: Option<Box<TensorInfo>>,
 }
 
-impl Elements {
+impl<'c> Elements<'c> {
     /// The elements of `tensor`.
-    pub fn new(tensor: TensorInfo, rotary: Option<Rotary>) -> Self {
+    pub fn new(tensor: impl Into<Held<'c>>, rotary: Option<Rotary>) -> Self {
+        let tensor = tensor.into();
         let dense = tensor.sparse.is_some().then(|| {
-            let mut dense = tensor.clone();
+            let mut dense = TensorInfo::clone(&tensor);
             (dense.sparse, dense.strides) = (None, contiguous_strides(&tensor.shape));
             Box::new(dense)
         });
         Elements { tensor, rotary, transposed: None, shift: 0.0, grid: None, dense }
+    }
+
+    /// The same, ternary codes without their scale: what is read of them are -1, 0 and 1.
+    pub(crate) fn unscaled(mut self) -> Self {
+        if matches!(self.tensor.dtype, DType::Ternary(_)) {
+            let mut tensor = TensorInfo::clone(&self.tensor);
+            tensor.scale = Some(1.0);
+            self.tensor = tensor.into();
+        }
+        self
     }
 
     /// The same with `shift` added to each.
@@ -217,9 +262,9 @@ impl Output {
 /// A source tensor and the name of its copy in the output.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Pair {
+pub struct Pair<'c> {
     /// The source tensor's elements in the output's order.
-    pub elements: Elements,
+    pub elements: Elements<'c>,
     /// The output tensor.
     pub name: String,
 }
@@ -233,7 +278,7 @@ pub struct Plan<'c> {
     /// The target.
     pub target: Target,
     /// The bytes.
-    pub blobs: Vec<Blob>,
+    pub blobs: Vec<Blob<'c>>,
     /// The tensors on them, in source order.
     pub tensors: Vec<Output>,
     /// Names left out because the tensor is the same as another, with the name of the other.
@@ -241,7 +286,7 @@ pub struct Plan<'c> {
     /// Plain values to keep, by key.
     pub metadata: Value,
     /// What verification compares.
-    pub pairs: Vec<Pair>,
+    pub pairs: Vec<Pair<'c>>,
     /// What the output loses, and what else the user should know.
     pub notes: Vec<Note>,
     /// Whether quantized weights are written as they are stored.

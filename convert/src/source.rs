@@ -51,7 +51,7 @@ pub(crate) fn grid(source: &Checkpoint, tensor: &TensorInfo, floor: Floor) -> Re
     if matches!(tensor.dtype, DType::Ternary(_)) {
         return Ok(Grid { scale: tensor.scale, exact: true });
     }
-    let elements = Elements::new(tensor.clone(), None);
+    let elements = Elements::new(tensor, None);
     let bytes = source.spread(&elements.tensor)?;
     let values = Decoded::new(source, &elements, &bytes)?;
     Ok(Grid::measure(&values, floor).map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))?)

@@ -66,8 +66,8 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
             _ => shift(c, tensor, style),
         };
         let (shift_a, shift_b) = (into_gguf(a, ours, style_b), into_gguf(b, theirs, style_a));
-        let mut ours = Elements::new(ours.clone(), out_of_gguf(a, ours, style_b)).shifted(shift_a);
-        let mut theirs = Elements::new(theirs.clone(), out_of_gguf(b, theirs, style_a)).shifted(shift_b);
+        let mut ours = Elements::new(ours, out_of_gguf(a, ours, style_b)).shifted(shift_a);
+        let mut theirs = Elements::new(theirs, out_of_gguf(b, theirs, style_a)).shifted(shift_b);
         // Blocks of codes lie in the rows of what is quantized.
         let back = |coded: &TensorInfo, checkpoint: &Checkpoint, other: &TensorInfo| {
             let held = !matches!(checkpoint.format, Format::Gguf { .. }) && other.quantized.is_none();
@@ -183,7 +183,7 @@ pub fn verify_written(plan: &Plan<'_>, path: &Path) -> Result<Report> {
         let name = tied.get(pair.name.as_str()).copied().unwrap_or(&pair.name);
         match index.get(name) {
             Some(&tensor) => {
-                let theirs = Elements::new(tensor.clone(), None);
+                let theirs = Elements::new(tensor, None);
                 let made = if kept.contains(name) { Made::Kept } else { Made::Second };
                 report.tensors.push(compare(plan.source, &pair.elements, &written, &theirs, made)?);
             }

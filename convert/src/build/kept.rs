@@ -33,7 +33,7 @@ impl Builder<'_, '_> {
     /// and multiplied there.
     pub(super) fn kept(&self, tensor: &TensorInfo, name: &str, reciprocals: &mut usize) -> Result<Kept> {
         let source = self.plan.source;
-        let elements = Elements::new(tensor.clone(), None);
+        let elements = Elements::new(tensor, None);
         let bytes = source.spread(tensor)?;
         let values = Decoded::new(source, &elements, &bytes)?;
         let dtype = values.repacked(source, tensor)?.ggml().dtype();

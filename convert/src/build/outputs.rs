@@ -9,14 +9,14 @@ use super::{Builder, Chosen};
 use crate::Result;
 use crate::gguf::{self, Gguf};
 use crate::note::Note;
-use crate::plan::{Blob, Content, Elements, Output, Pair};
+use crate::plan::{Blob, Content, Elements, Held, Output, Pair};
 use crate::quant::Quant;
 use crate::sharing::{Place, shared_runs};
 use crate::source::{has_scale_beside, held_transposed, rotary, shift};
 use crate::target::Target;
 use crate::ternary::Grid;
 
-impl Builder<'_, '_> {
+impl<'c> Builder<'c, '_> {
     pub(super) fn add(&mut self, chosen: Vec<Chosen>) -> Result<()> {
         let lost = chosen.iter().filter(|c| {
             let tensor = c.tensor(self.plan.source);
@@ -40,7 +40,11 @@ impl Builder<'_, '_> {
             let source = self.plan.source;
             let whole = c.tensor.clone();
             let tensor = whole.as_deref().unwrap_or(&source.tensors[c.index]);
-            let mut elements = Elements::new(tensor.clone(), rotary(source, tensor, self.style))
+            let held: Held<'_> = match whole.as_deref() {
+                Some(whole) => whole.clone().into(),
+                None => (&source.tensors[c.index]).into(),
+            };
+            let mut elements = Elements::new(held, rotary(source, tensor, self.style))
                 .shifted(shift(source, tensor, self.style));
             if let Target::Gguf(settings) = self.options.target {
                 elements.grid = c.grid;
@@ -109,7 +113,7 @@ impl Builder<'_, '_> {
     fn add_gguf(
         &mut self,
         c: Chosen,
-        elements: Elements,
+        elements: Elements<'c>,
         settings: Gguf,
         identical: &mut HashMap<Place, String>,
     ) -> Result<()> {
@@ -170,7 +174,7 @@ impl Builder<'_, '_> {
         Ok(())
     }
 
-    fn add_whole(&mut self, name: String, dtype: DType, shape: Vec<usize>, bytes: u64, content: Content) {
+    fn add_whole(&mut self, name: String, dtype: DType, shape: Vec<usize>, bytes: u64, content: Content<'c>) {
         self.plan.blobs.push(Blob { dtype, bytes, content });
         let (blob, strides) = (self.plan.blobs.len() - 1, contiguous_strides(&shape));
         self.plan.tensors.push(Output { name, dtype, shape, strides, blob, offset: 0 });
@@ -180,15 +184,13 @@ impl Builder<'_, '_> {
     fn add_packed(
         &mut self,
         name: String,
-        mut elements: Elements,
+        elements: Elements<'c>,
         grid: Grid,
         shapes: &mut serde_json::Map<String, serde_json::Value>,
     ) -> Result<()> {
         let shape = elements.tensor.shape.clone();
-        if matches!(elements.tensor.dtype, DType::Ternary(_)) {
-            // Codes are read as they are; the scale is written separately.
-            elements.tensor.scale = Some(1.0);
-        }
+        // The scale is written separately.
+        let elements = elements.unscaled();
         let layer = name.strip_suffix(".weight").unwrap_or(&name).to_string();
         let scale = grid.scale.unwrap_or(1.0).to_le_bytes().to_vec();
         let packing = self.options.target.packing().unwrap_or(TernaryPacking::I2s);

@@ -219,7 +219,7 @@ pub(super) fn plan<'d>(draft: &'d Draft, keys: &Keys, options: &Options) -> Resu
     };
     for tensor in &source.tensors {
         let order = draft.rotated.get(&tensor.name).copied();
-        let elements = Elements::new(tensor.clone(), order);
+        let elements = Elements::new(tensor, order);
         let bytes = dtype.bytes_for(&tensor.shape);
         let bytes = bytes.ok_or_else(|| ReadError::damaged("its size overflows").in_tensor(&tensor.name))?;
         plan.pairs.push(Pair { elements: elements.clone(), name: tensor.name.clone() });

@@ -53,7 +53,7 @@ impl Reader {
 #[derive(Debug)]
 pub(crate) struct Input {
     reader: Arc<Reader>,
-    elements: Elements,
+    elements: Elements<'static>,
     check: Option<Check>,
 }
 

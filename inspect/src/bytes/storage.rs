@@ -137,7 +137,7 @@ impl Storage {
     }
 
     /// Whether its bytes are made of others.
-    pub(crate) fn is_computed(&self) -> bool {
+    pub fn is_computed(&self) -> bool {
         matches!(self.0.place, Place::Computed(_))
     }
 

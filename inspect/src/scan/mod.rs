@@ -6,6 +6,7 @@ mod calls;
 mod configuration;
 mod content;
 mod endless;
+mod executed;
 mod forged;
 mod globals;
 mod hdf5;
