@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use ckpt_inspect::{CheckpointRecord, ErrorKind, Options, Verdict, stored};
+use ckpt_inspect::{CheckpointRecord, ErrorKind, Options, Verdict, path_text, stored};
 #[cfg(feature = "diagnose")]
 use ckpt_reports::gate::Rule;
 use ckpt_reports::gate::{self, Checked, Outcome, Status};
@@ -253,7 +253,7 @@ fn outcome(
             }
             Err(error) => {
                 let reason = reason(error.clone(), &path);
-                (Recorded::unreadable(&path, &error), gate::unreadable(path.display().to_string(), &reason))
+                (Recorded::unreadable(&path, &error), gate::unreadable(path_text(&path), &reason))
             }
         }
     };
@@ -295,7 +295,7 @@ fn outcome(
     });
     let mut outcome = Outcome::new(policy, baseline.map(|b| b.path), all);
     outcome.unmatched = unmatched;
-    outcome.skipped = skipped.iter().map(|path| path.display().to_string()).collect();
+    outcome.skipped = skipped.iter().map(|path| path_text(path)).collect();
     outcome.resolved = resolved.unwrap_or_default();
     if let Some(file) = &args.write_accepted {
         let known = Accepted::of(&outcome, root.as_deref());

@@ -115,13 +115,29 @@ impl Args {
             true => std::io::stdin().read_to_end(&mut bytes).map_err(cannot)?,
             false => File::open(list).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(cannot)?,
         };
-        let text = String::from_utf8(bytes).map_err(|e| {
-            let at = e.utf8_error().valid_up_to();
-            Failure::unreadable(format!("{}: is not UTF-8 text (at byte {at})", terminal::path(list)))
-        })?;
-        let listed = text.lines().filter(|line| !line.trim().is_empty()).map(PathBuf::from);
-        Ok(self.paths.iter().cloned().chain(listed).collect())
+        let lines = bytes.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        let lines = lines.filter(|line| !line.trim_ascii().is_empty());
+        let listed = lines.map(|line| {
+            listed_path(line).ok_or_else(|| {
+                let shown = String::from_utf8_lossy(line);
+                let shown = terminal::escape(&shown);
+                Failure::unreadable(format!("{}: `{shown}` is not UTF-8 text", terminal::path(list)))
+            })
+        });
+        self.paths.iter().cloned().map(Ok).chain(listed).collect()
     }
+}
+
+/// The path that a line of a list names: any bytes where names of files are such.
+#[cfg(unix)]
+fn listed_path(line: &[u8]) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStrExt;
+    Some(std::ffi::OsStr::from_bytes(line).into())
+}
+
+#[cfg(not(unix))]
+fn listed_path(line: &[u8]) -> Option<PathBuf> {
+    std::str::from_utf8(line).ok().map(PathBuf::from)
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 use ckpt_inspect::cause::{self, Pair, PairRequest};
 use ckpt_inspect::run::Run;
 use ckpt_inspect::{
-    Cache, Checkpoint, CheckpointRecord, Error, ErrorKind, I2sLayout, Listing, OpenOptions, Options,
-    TensorInfo, Thresholds,
+    Cache, Checkpoint, CheckpointRecord, DamageKind, Error, ErrorKind, I2sLayout, Listing, OpenOptions,
+    Options, Storage, TensorInfo, Thresholds,
 };
 use ckpt_reports::Policy;
 use etcetera::BaseStrategy;
@@ -284,6 +284,9 @@ fn load(
             }
             let done = |bytes| progress.done(bytes);
             let record = ckpt_inspect::describe_until(&checkpoint, options.describe, &done, &stop)?;
+            if let Some(error) = unanswered(&checkpoint, &record) {
+                return Some(Err(error));
+            }
             if let Some(cache) = cache {
                 // A full or read-only cache folder costs time next time, nothing else.
                 let _ = cache.put(path, &key, &checkpoint, &record);
@@ -293,6 +296,19 @@ fn load(
     };
     ckpt_inspect::judge(&mut record, &options.thresholds);
     Some(Ok(record))
+}
+
+/// What a store failed to send says nothing of the file, whose `record` would call it corrupt.
+fn unanswered(checkpoint: &Checkpoint, record: &CheckpointRecord) -> Option<Error> {
+    let is_fetched = |tensor: &TensorInfo| tensor.storages().any(Storage::is_fetched);
+    let pairs = checkpoint.tensors.iter().zip(&record.tensors);
+    let mut unread = pairs
+        .filter(|(tensor, measured)| measured.damage_kind == Some(DamageKind::Unread) && is_fetched(tensor));
+    let (_, first) = unread.next()?;
+    let why = first.damage.as_deref().unwrap_or("it cannot be read");
+    let (count, all) = (1 + unread.count(), record.tensors.len());
+    let what = format!("{why}; {count} of {all} tensors were not read");
+    Some(Error::new(ErrorKind::Io, what).in_file(&checkpoint.path))
 }
 
 /// The judged record of `path`, if the cache has one and may be asked.

@@ -221,6 +221,17 @@ impl<W: Write> Write for PrintableJson<W> {
     }
 }
 
+/// `path` as text for records and JSON: as it is, with bytes that are not UTF-8 as `\xff`, so that different names stay
+/// different.
+pub fn path_text(path: &Path) -> String {
+    let mut text = String::new();
+    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+        text.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+    }
+    text
+}
+
 /// [`printable`] text that is safe at the start of a log line: what a CI system would take for a command (a leading
 /// `::`, and `##` as in `##[error]` and `##vso[`) is escaped too.
 pub fn printable_in_log(text: &str) -> String {

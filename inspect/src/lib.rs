@@ -40,7 +40,9 @@ pub use cache::Cache;
 pub use checkpoint::Checkpoint;
 pub use damage::{Damage, DamageKind, Notice, NoticeKind};
 pub use dtype::DType;
-pub use error::{Error, ErrorKind, PrintableJson, Result, printable, printable_in_log, printable_json};
+pub use error::{
+    Error, ErrorKind, PrintableJson, Result, path_text, printable, printable_in_log, printable_json,
+};
 pub use format::packing::TernaryPacking;
 pub use format::{Format, ggml, gguf, npy, packing, quantized, recognises, safetensors, torch};
 pub use group::without_state_dict;

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from . import _native
-from .errors import UnsupportedError
+from .errors import UnsupportedError, UsageError
 from .records import Inspection, Record
 
 #: Integers of the sizes of elements: every type of that size can be seen as one without a copy.
@@ -31,7 +31,7 @@ def measure(
 
     Args:
         state: A state dict, a module, or any nest of dictionaries and lists with tensors of PyTorch, arrays of NumPy, or
-            anything that NumPy can see (``__array__``, ``__dlpack__``, the buffer protocol). Plain values in it are the
+            anything that NumPy can see (``__array__``, ``__dlpack__``, the buffer protocol). Plain values in it, bytes among them, are the
             record's metadata, as those of a file are. Nothing is copied that is on the CPU and in order. Of a DTensor this
             rank's part is measured.
         name: What it is called in the record, in place of a path.
@@ -46,6 +46,8 @@ def measure(
     """
     if hasattr(state, "state_dict") and not isinstance(state, Mapping):
         state = state.state_dict()
+    if isinstance(state, Iterator) or isinstance(state, (str, bytes, int, float, complex, type(None))):
+        raise UsageError(f"a {type(state).__name__} has no tensors with names; a state dict has: measure(model.state_dict())")
     tensors: list[tuple[str, str, object, bool]] = []
     values: dict[str, Any] = {} if step is None else {"step": step}
     for path, item in _leaves(state, ""):
@@ -54,7 +56,7 @@ def measure(
             tensors.append((path, *seen))
         elif path:
             _put(values, path.split("."), item)
-    text = None if policy is None else _text(policy)
+    text = None if policy is None else policy_text(policy)
     record = _native.measure(
         name,
         tensors,
@@ -95,9 +97,13 @@ def explain(
     return [Record(cause) for cause in json.loads(causes)]
 
 
-def _text(path: str | os.PathLike[str]) -> str:
-    with open(path, encoding="utf-8") as file:
-        return file.read()
+def policy_text(path: str | os.PathLike[str]) -> str:
+    """What a file with thresholds says."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{os.fspath(path)}: the policy cannot be read: {error}", path=os.fspath(path)) from error
 
 
 def _leaves(item: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -126,21 +132,32 @@ def _seen(name: str, item: Any) -> tuple[str, object, bool] | None:
     """The type of a tensor's elements, an array of its memory, and whether it is a scalar; ``None`` for what is no tensor."""
     if hasattr(item, "untyped_storage"):
         return _of_torch(name, item)
-    is_array = hasattr(item, "__array__") or hasattr(item, "__dlpack__")
-    if not is_array and not isinstance(item, memoryview):
+    has_array = hasattr(item, "__array__")
+    if not has_array and not hasattr(item, "__dlpack__") and not _is_buffer(item):
         return None
     import numpy
 
     if type(item).__module__ == "numpy" and not isinstance(item, numpy.ndarray) and item.ndim == 0:
         # A scalar is a plain value.
         return None
-    array = numpy.asarray(item) if hasattr(item, "__array__") or isinstance(item, memoryview) else numpy.from_dlpack(item)
+    array = numpy.asarray(item) if has_array or _is_buffer(item) else numpy.from_dlpack(item)
     dtype = array.dtype
     if not dtype.isnative:
         array = array.astype(dtype.newbyteorder("="))
-    if dtype.kind in "OSUMm":
-        raise UnsupportedError(f"tensor `{name}`: elements of {dtype} are no numbers", tensor=name)
+    if dtype.kind in "OSUMm" or dtype.itemsize > 16 or (dtype.kind == "f" and dtype.itemsize > 8):
+        raise UnsupportedError(f"tensor `{name}`: elements of {dtype} are no numbers that are measured", tensor=name)
     return dtype.newbyteorder("=").name, *_in_order(array)
+
+
+def _is_buffer(item: object) -> bool:
+    """Whether it lends its memory, as ``memoryview`` and ``array.array`` do; bytes are plain values."""
+    if isinstance(item, (bytes, bytearray)):
+        return False
+    try:
+        memoryview(item).release()  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True
 
 
 def _of_torch(name: str, tensor: Any) -> tuple[str, object, bool]:

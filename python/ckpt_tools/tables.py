@@ -55,7 +55,7 @@ def rows(
     options += [] if cache else ["--no-cache"]
     if not place or "\0" in place or _native.is_pattern(place):
         # It cannot be an argument, or would mean something else.
-        shown = place.encode(errors="surrogateescape").decode(errors="replace")
+        shown = place.encode(errors="surrogateescape").decode(errors="backslashreplace")
         lines = [json.dumps({"path": shown, "error": "No such file or directory", "kind": "io"})]
     else:
         completed = run("inspect", *options, "--", place)

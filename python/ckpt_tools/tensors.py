@@ -3,13 +3,21 @@
 import json
 import operator
 import os
+import warnings
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 from . import _native
-from .errors import UsageError
+from .errors import CkptWarning, UsageError
 from .frameworks import Framework, framework as framework_of
+
+#: What SafeTensors calls types of elements.
+_SAFETENSORS = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32", "int32": "I32",
+    "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
+    "complex64": "C64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
+}
 
 
 class safe_open:
@@ -157,8 +165,8 @@ class Slice:
         return self.shape
 
     def get_dtype(self) -> str:
-        """The type of what is read, by its name in PyTorch."""
-        return self.dtype
+        """The type of what is read, by its name in SafeTensors; of types that it has not, :attr:`dtype`."""
+        return _SAFETENSORS.get(self.dtype, self.dtype)
 
     def __len__(self) -> int:
         if not self.shape:
@@ -242,10 +250,18 @@ def load(
     dict_keys(['embed.weight', …])
 
     Names are the file's own; of nested objects the keys are joined by dots. Tensors that are one storage in the file are
-    one in PyTorch too. The arguments, and what the arrays share, are those of :class:`safe_open`.
+    one in PyTorch too. Of two that would have one name, as ``{"a.b": x, "a": {"b": y}}`` holds, the first is returned, with a
+    warning. The arguments, and what the arrays share, are those of :class:`safe_open`.
 
     Raises:
         DamagedError: if a tensor is damaged; ``safe_open`` reads the others.
     """
     with safe_open(path, framework, device, stored=stored, i2s_layout=i2s_layout) as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}
+        tensors: dict[str, Any] = {}
+        for name in opened.keys():
+            if name in tensors:
+                text = f"{os.fspath(path)}: two tensors are called `{name}`, and the first of them is in the result"
+                warnings.warn(text, CkptWarning, stacklevel=2)
+                continue
+            tensors[name] = opened.get_tensor(name)
+        return tensors

@@ -263,7 +263,7 @@ impl Tensor {
     /// The file and the position of the storage that it is on, the storage's length, and its own position in that; `None`
     /// where the file does not have its elements as they are.
     fn place(&self) -> Option<(PathBuf, u64, u64, u64)> {
-        let storage = self.info.storage.as_ref()?;
+        let storage = self.info.storage.as_ref().filter(|_| matches!(self.form(), Form::Own(_)))?;
         self.info.borrowed()?;
         let (path, offset) = storage.place()?;
         Some((path.to_path_buf(), offset, storage.byte_len(), self.info.byte_offset))

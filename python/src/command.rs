@@ -16,8 +16,8 @@ use crate::work::interruptible;
 /// The exit code of a Rust program that panics.
 const PANICKED: u8 = 101;
 
-/// Level, text, kind of error and file of a message.
-type Message = (&'static str, String, Option<&'static str>, Option<PathBuf>);
+/// Level, text, kind of error and file of a message; no `Path` of Python, which would take a slash from `https://`.
+type Message = (&'static str, String, Option<&'static str>, Option<OsString>);
 
 /// Runs `ckpt` with `args`, without the program's name, and returns its exit code, its output, and its messages.
 #[pyfunction]
@@ -31,7 +31,7 @@ pub fn run(py: Python<'_>, args: Vec<OsString>) -> PyResult<(u8, String, Vec<Mes
             Level::Warning => "warning",
             _ => "note",
         };
-        (level, message.text, message.kind.map(ErrorKind::name), message.file)
+        (level, message.text, message.kind.map(ErrorKind::name), message.file.map(PathBuf::into_os_string))
     };
     Ok((captured.exit.code(), captured.output, captured.messages.into_iter().map(message).collect()))
 }

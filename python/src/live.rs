@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use ckpt_inspect::{DType, Memory, Options, SharedBytes, Storage, Thresholds, printable_json};
+use ckpt_inspect::{DType, Error, Memory, Options, SharedBytes, Storage, Thresholds, printable_json};
 use ckpt_reports::Policy;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -40,8 +40,9 @@ pub fn measure<'py>(
     // Tied weights have one memory.
     let mut storages: HashMap<(usize, usize), Storage> = HashMap::new();
     for (name, dtype, object, is_scalar) in tensors {
-        let dtype: DType =
-            dtype.parse().map_err(|e: String| PyValueError::new_err(format!("{name}: {e}")))?;
+        let dtype: DType = dtype
+            .parse()
+            .map_err(|e: String| failure::raised(py, &Error::unsupported(e).in_tensor(&name)))?;
         let lent = Lent::of(&object)?;
         let strides = lent.strides().filter(|_| dtype.element_size() == Some(lent.item_size()));
         let strides = strides.ok_or_else(|| {

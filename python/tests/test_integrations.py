@@ -147,6 +147,14 @@ def test_measuring_takes_its_share_of_the_time_and_no_more(monkeypatch):
     assert len(measured) > 5 and 2.0 * len(measured) / now[0] <= 0.0125, (len(measured), now[0])
 
 
+def test_what_ends_a_loop_is_what_is_raised():
+    with pytest.raises(ckpt_tools.UsageError, match=r"none\.toml"):
+        HealthMonitor(torch.nn.Linear(2, 2), policy="none.toml")
+    with pytest.raises(RuntimeError, match="out of data"), HealthMonitor(lambda: 5, every=1, log=None) as monitor:
+        monitor.step(1)
+        raise RuntimeError("out of data")
+
+
 def test_wrong_settings_are_refused():
     for settings in [{"every": 0}, {"stop_on": "healthy"}, {"stop_on": "ill"}]:
         with pytest.raises(ValueError):

@@ -1,5 +1,6 @@
 """Tensors in memory are measured as if they had been saved."""
 
+import array
 import threading
 import tracemalloc
 
@@ -86,15 +87,22 @@ def test_what_numpy_can_see_is_measured():
             return self.array.__dlpack_device__()
 
     big = np.arange(6, dtype=">f4").reshape(2, 3)
+    own = array.array("f", [1, 2, 6])
     record = ckpt_tools.measure(
-        {"dlpack": Exchanged(np.full((2, 3), 2.0)), "big": big, "view": memoryview(np.arange(4.0)), "n": 3}
+        {"dlpack": Exchanged(np.full((2, 3), 2.0)), "big": big, "view": memoryview(np.arange(4.0)), "array": own, "n": 3, "b": b"1"}
     )
-    assert {t.name: t.stats.mean for t in record.tensors} == {"dlpack": 2.0, "big": 2.5, "view": 1.5}
+    assert {t.name: t.stats.mean for t in record.tensors} == {"dlpack": 2.0, "big": 2.5, "view": 1.5, "array": 3.0}
     assert record.metadata["n"] == 3
     with pytest.raises(ckpt_tools.UnsupportedError, match="names"):
         ckpt_tools.measure({"names": np.array(["a"])})
     with pytest.raises(ckpt_tools.UnsupportedError, match="meta device"):
         ckpt_tools.measure({"m": torch.empty(3, device="meta")})
+    for other in [np.zeros(3, np.longdouble), np.zeros(3, ml_dtypes.float8_e3m4)]:
+        with pytest.raises(ckpt_tools.UnsupportedError, match="`m`"):
+            ckpt_tools.measure({"m": other})
+    for nameless in [torch.nn.Linear(2, 2).parameters(), 5, "model.pt", None]:
+        with pytest.raises(ckpt_tools.UsageError, match="state dict"):
+            ckpt_tools.measure(nameless)
 
 
 def test_optimizers_and_plain_values_are_told_apart():

@@ -4,6 +4,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
+import safetensors.numpy
 import pytest
 from conftest import COLLAPSED, FIXTURES, HEALTHY
 
@@ -14,6 +15,11 @@ class Ranges(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/locked.pt":
             return self.answer(403, b"")
+        if self.path == "/round.pt":
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         path = FIXTURES / self.path.lstrip("/")
         if not path.is_file():
             return self.answer(404, b"")
@@ -65,3 +71,36 @@ def test_what_is_missing_differs_from_what_is_locked(url):
     with pytest.raises(ckpt_tools.UnreadableError, match="denies access") as locked:
         ckpt_tools.load(f"{url}/locked.pt", framework="np")
     assert not isinstance(locked.value, FileNotFoundError)
+    for function in [ckpt_tools.inspect, lambda place: ckpt_tools.diff(place, place)]:
+        with pytest.raises(ckpt_tools.UnreadableError, match="denies access") as locked:
+            function(f"{url}/locked.pt")
+        assert locked.value.path == f"{url}/locked.pt" and not isinstance(locked.value, FileNotFoundError)
+
+
+def test_a_url_that_leads_round_does_not_make_its_host_unreadable(url):
+    with pytest.raises(ckpt_tools.UnreadableError, match="redirects"):
+        ckpt_tools.load(f"{url}/round.pt")
+    assert ckpt_tools.load(f"{url}/healthy-run/step-02000.pt")
+
+
+def test_what_a_server_fails_to_send_is_not_corrupt(tmp_path):
+    data = np.random.default_rng(0).normal(size=(4, 1 << 16)).astype(np.float32)
+    safetensors.numpy.save_file({f"w{i}": row for i, row in enumerate(data)}, tmp_path / "m.safetensors")
+
+    class Failing(Ranges):
+        def do_GET(self):
+            whole = (tmp_path / "m.safetensors").read_bytes()
+            start, end = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+            if self.path != "/m.safetensors":
+                return self.answer(404, b"")
+            if start > len(whole) // 2:
+                return self.answer(500, b"")
+            part = whole[start : end + 1]
+            self.answer(206, part, f"bytes {start}-{start + len(part) - 1}/{len(whole)}")
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Failing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.raises(ckpt_tools.UnreadableError, match="answers 500.*tensors were not read"):
+        ckpt_tools.inspect(f"http://127.0.0.1:{server.server_port}/m.safetensors", cache=False)
+    server.shutdown()
+    server.server_close()

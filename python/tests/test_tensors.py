@@ -283,6 +283,8 @@ def test_slices_are_those_of_safetensors_own(tmp_path):
                 continue
             same(f.get_slice(name)[index], wanted)
             compared += 1
+        for name in state:
+            assert f.get_slice(name).get_dtype() == truth.get_slice(name).get_dtype()
     assert compared > 100
 
 
@@ -344,6 +346,30 @@ def test_quantized_tensors_of_pytorch_are_their_values():
     for name, tensor in truth.items():
         assert np.allclose(values[name], tensor.dequantize().numpy(), rtol=1e-6)
         assert bits(codes[name]) == bits(tensor.int_repr())
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_quantized_tensors_are_their_values_in_pytorch_too(tmp_path, legacy):
+    x = torch.randn(6, 5)
+    state = {
+        "q": torch.quantize_per_tensor(x, 0.03, 2, torch.qint8),
+        "u": torch.quantize_per_tensor(x, 0.03, 7, torch.quint8),
+        "i": torch.quantize_per_tensor(x, 0.03, 0, torch.qint32),
+        "c": torch.quantize_per_channel(x, torch.full((6,), 0.03), torch.zeros(6), 0, torch.qint8),
+    }
+    torch.save(state, tmp_path / "q.pt", _use_new_zipfile_serialization=not legacy)
+    with ckpt_tools.safe_open(tmp_path / "q.pt", "pt") as f:
+        for name, tensor in ckpt_tools.load(tmp_path / "q.pt", "pt").items():
+            wanted = state[name].dequantize()
+            assert tensor.dtype == torch.float32 and torch.allclose(tensor, wanted, rtol=1e-6)
+            assert torch.equal(f.get_slice(name)[1:3], tensor[1:3])
+
+
+def test_keys_that_lead_to_one_name_are_told(tmp_path):
+    torch.save({"a.b": torch.zeros(2), "a": {"b": torch.ones(3)}}, tmp_path / "m.pt")
+    with pytest.warns(ckpt_tools.CkptWarning, match="two tensors are called `a.b`"):
+        assert len(ckpt_tools.load(tmp_path / "m.pt")) == 1
+    assert any("two tensors are called `a.b`" in warning for warning in ckpt_tools.inspect(tmp_path / "m.pt").warnings)
 
 
 def test_quantized_weights_are_their_values_and_stored_ones_their_parts():

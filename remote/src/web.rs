@@ -140,6 +140,13 @@ impl Failed {
                 "its certificate is not trusted: {}; SSL_CERT_FILE names a file of authorities that are",
                 root_cause(&error)
             )),
+            // It answered, to this request.
+            Failed::Broken(error) if error.is_redirect() => {
+                io::Error::other(format!("the server leads nowhere: {}", root_cause(&error)))
+            }
+            Failed::Broken(error) if error.is_body() || error.is_decode() => {
+                io::Error::other(format!("the connection broke off: {}", root_cause(&error)))
+            }
             Failed::Broken(error) => unreachable(format!(
                 "the server does not answer: {}; is the network up, and does it need a proxy (HTTPS_PROXY)?",
                 root_cause(&error)

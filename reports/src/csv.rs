@@ -32,7 +32,7 @@ fn report_to(report: &Report, out: &mut Vec<u8>) -> io::Result<()> {
     for run in &report.runs {
         for checkpoint in run.checkpoints.iter().chain(run.aside.iter().map(|aside| &aside.record)) {
             for row in Rows::Tensors.of(checkpoint) {
-                table.write(vec![printable(ckpt_inspect::printable_in_log(&run.name))], &row)?;
+                table.write(vec![printable(&run.name)], &row)?;
             }
         }
     }
@@ -70,7 +70,7 @@ impl<W: Write + Send> Sink for Csv<W> {
 
 fn written(cell: Cell) -> String {
     match cell {
-        Cell::Text(text) => printable(text),
+        Cell::Text(text) => printable(&text),
         Cell::Count(count) => count.to_string(),
         // Debug writes extremes with an exponent, where Display has hundreds of digits.
         Cell::Real(real) => format!("{real:?}"),
@@ -78,8 +78,9 @@ fn written(cell: Cell) -> String {
     }
 }
 
-/// Text of a file as a cell: with an apostrophe in front where it begins as a formula
+/// Text of a file as a cell: printable, and with an apostrophe in front where it begins as a formula
 /// (<https://owasp.org/www-community/attacks/CSV_Injection>).
-fn printable(text: String) -> String {
+fn printable(text: &str) -> String {
+    let text = ckpt_inspect::printable_in_log(text);
     if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::gate::{Checked, Finding, Severity, Status};
 use crate::records::Recorded;
-use crate::table::{Cell, Column, Kind, Row, Rows, printable, text};
+use crate::table::{Cell, Column, Kind, Row, Rows, text};
 
 /// What is known of a checkpoint, and what the gate decided of it. In JSON it is the record with a further key, `gate`.
 #[derive(Debug, Serialize)]
@@ -122,7 +122,7 @@ pub(crate) static COLUMNS: [Column; 5] = [
         "what they found, in words; of a checkpoint, only what is about the whole",
         |row| {
             let messages: Vec<&str> = row.found()?.iter().map(|f| f.message.as_str()).collect();
-            if messages.is_empty() { None } else { printable(&messages.join("; ")) }
+            if messages.is_empty() { None } else { text(messages.join("; ")) }
         },
     ),
     Column::new(

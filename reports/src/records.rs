@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use ckpt_inspect::{CheckpointRecord, DamageKind, Error, ErrorKind};
+use ckpt_inspect::{CheckpointRecord, DamageKind, Error, ErrorKind, path_text};
 use serde::{Deserialize, Serialize};
 
 use crate::table::{Row, Rows};
@@ -40,7 +40,7 @@ pub struct Unreadable {
 impl Unreadable {
     /// That `path` cannot be read for `error`.
     pub fn new(path: &Path, error: impl Into<String>, kind: ErrorKind) -> Self {
-        let (path, kind) = (path.display().to_string(), kind.name().to_string());
+        let (path, kind) = (path_text(path), kind.name().to_string());
         Unreadable { path, error: error.into(), kind, damage_kind: None }
     }
 

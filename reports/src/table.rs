@@ -5,7 +5,7 @@
 use std::io::Write;
 
 use ckpt_inspect::health::measures::{Form, Measure, Place, Value, shown_in};
-use ckpt_inspect::{CheckpointRecord, TensorRecord, Verdict, printable_in_log};
+use ckpt_inspect::{CheckpointRecord, TensorRecord, Verdict};
 
 use crate::gated::{self, Gated};
 use crate::records::{Recorded, Unreadable};
@@ -221,16 +221,12 @@ pub(crate) fn text(text: impl Into<String>) -> Option<Cell> {
     Some(Cell::Text(text.into()))
 }
 
-pub(crate) fn printable(text: &str) -> Option<Cell> {
-    Some(Cell::Text(printable_in_log(text)))
-}
-
 /// Columns before the measures that are fields of a record.
 static BEFORE: [Column; 6] = [
-    Column::new("path", Kind::Text, "the checkpoint", |row| printable(row.path())),
+    Column::new("path", Kind::Text, "the checkpoint", |row| text(row.path())),
     Column::new("step", Kind::Count, "its training step", |row| row.record()?.step.map(Cell::Count)),
     Column::new("tensor", Kind::Text, "the tensor, by its path in the file's object", |row| {
-        printable(row.tensor_name()?)
+        text(row.tensor_name()?)
     }),
     Column::new("dtype", Kind::Text, "type of its elements, or its packing", |row| {
         text(row.tensor()?.dtype.to_string())
@@ -250,7 +246,7 @@ static BETWEEN: [Column; 2] = [
         text(row.verdict()?.to_string())
     }),
     Column::new("reason", Kind::Text, "why it is not healthy; or why it cannot be read", |row| {
-        printable(&row.reason()?)
+        text(row.reason()?)
     }),
 ];
 
@@ -290,7 +286,7 @@ static AFTER: [Column; 13] = [
         text(row.checkpoint()?.format.to_string())
     }),
     Column::new("architecture", Kind::Text, "its architecture, or `unknown`", |row| {
-        printable(&row.checkpoint()?.model.architecture)
+        text(&row.checkpoint()?.model.architecture)
     }),
     Column::new("parameters", Kind::Count, "elements of its weights", |row| {
         Some(Cell::Count(row.checkpoint()?.parameters))
@@ -306,7 +302,7 @@ static AFTER: [Column; 13] = [
     }),
     Column::new("warnings", Kind::Text, "what else is worth knowing of it", |row| {
         let warnings = &row.checkpoint()?.warnings;
-        if warnings.is_empty() { None } else { printable(&warnings.join("; ")) }
+        if warnings.is_empty() { None } else { text(warnings.join("; ")) }
     }),
     Column::new(
         "error",

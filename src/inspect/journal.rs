@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ckpt_inspect::path_text;
 use ckpt_inspect::staged::StagedFile;
 use ckpt_reports::records::{self, Recorded};
 use ckpt_reports::table::Rows;
@@ -103,7 +104,7 @@ impl Journal {
     /// Leaves out what could not be read and is not there any more as it was: a folder or pattern of `asked` under which
     /// `found` are the checkpoints now.
     pub(super) fn leave_out_what_became(&mut self, asked: &[PathBuf], found: &[Found]) {
-        let shown = |path: &Path| path.display().to_string();
+        let shown = |path: &Path| path_text(path);
         let unread = |(path, earlier): (&String, &Earlier)| {
             matches!(earlier, Earlier::Unreadable(_)).then(|| path.clone())
         };
@@ -125,13 +126,13 @@ impl Journal {
 
     /// Whether there is a record of `path` that stays.
     pub(super) fn has(&self, path: &Path) -> bool {
-        matches!(self.earlier.get(&path.display().to_string()), Some(Earlier::Read))
+        matches!(self.earlier.get(&path_text(path)), Some(Earlier::Read))
     }
 
     /// How many checkpoints of earlier runs there are that `tried` are not among and that are not left out.
     pub(super) fn kept(&self, tried: &[Found]) -> usize {
         let again = tried.iter().map(|found| found.as_ref().unwrap_or_else(|(path, _)| path));
-        let again = again.filter(|path| self.earlier.contains_key(&path.display().to_string())).count();
+        let again = again.filter(|path| self.earlier.contains_key(&path_text(path))).count();
         self.earlier.len() - self.left_out.len() - again
     }
 

@@ -213,3 +213,34 @@ fn two_processes_do_not_write_one_output() {
     drop(held);
     program.run(&asked).exits(0);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn names_that_are_not_utf_8_stay_apart() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let program = program().in_its_folder();
+    std::fs::create_dir(program.at("zoo")).unwrap();
+    let names: [&[u8]; 3] = [b"zoo/a\xff.pt", b"zoo/a\xfe.pt", "zoo/a\t\u{fffd}.pt".as_bytes()];
+    for name in names {
+        std::fs::copy(
+            root().join("tests/fixtures/healthy-run/step-02000.pt"),
+            program.at(OsStr::from_bytes(name)),
+        )
+        .unwrap();
+    }
+    std::fs::write(program.at("list.txt"), names.join(&b'\n')).unwrap();
+    let shown = BTreeSet::from([r"zoo/a\xff.pt", r"zoo/a\xfe.pt", "zoo/a\t\u{fffd}.pt"].map(String::from));
+    for asked in [&["zoo"][..], &["--from-list", "list.txt"]] {
+        let command = [&["inspect", "-o", "all.ndjson", "--force"], asked].concat();
+        program.run(&command).exits(0);
+        let lines = std::fs::read_to_string(program.at("all.ndjson")).unwrap();
+        let path =
+            |line: &str| serde_json::from_str::<Value>(line).unwrap()["path"].as_str().unwrap().to_string();
+        assert_eq!(lines.lines().map(path).collect::<BTreeSet<_>>(), shown);
+        let again = program.run(&["inspect", "-o", "all.ndjson", "--resume", "zoo"]).exits(0);
+        drop(again);
+        assert_eq!(std::fs::read_to_string(program.at("all.ndjson")).unwrap().lines().count(), 3);
+    }
+}

@@ -297,7 +297,7 @@ impl TensorInfo {
     }
 
     /// All storages that its elements depend on: its own, its parts', its scales'.
-    pub(crate) fn storages(&self) -> impl Iterator<Item = &Storage> {
+    pub fn storages(&self) -> impl Iterator<Item = &Storage> {
         let sparse = self.sparse.iter().flat_map(|s| s.indices.iter().chain([&s.values]));
         let scales = match &self.quantizer {
             Some(Quantizer::PerChannel { scales, zero_points, .. }) => Some([&**scales, &**zero_points]),

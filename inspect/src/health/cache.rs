@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::bytes::{Stamp, stored};
 use crate::health::measures;
 use crate::staged::{self, is_temporary};
-use crate::{Checkpoint, CheckpointRecord, DamageKind};
+use crate::{Checkpoint, CheckpointRecord, DamageKind, path_text};
 
 /// Raised whenever a measurement changes its meaning; a new one in the table is noticed by its key.
 const SCHEMA: u32 = 9;
@@ -55,7 +55,7 @@ impl Cache {
     /// digest of some of their bytes) and those it lacked are still missing.
     pub fn get(&self, path: &Path, options: &str) -> Option<CheckpointRecord> {
         let mut record: CheckpointRecord = self.read(&self.entry(&[path], options)?)?;
-        record.path = path.display().to_string();
+        record.path = path_text(path);
         Some(record)
     }
 

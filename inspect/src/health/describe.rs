@@ -21,7 +21,7 @@ use crate::record::{
 };
 use crate::storage::Storage;
 use crate::tensor::{SparseLayout, TensorInfo};
-use crate::{DType, Error, ErrorKind, Result, metadata};
+use crate::{DType, Error, ErrorKind, Result, metadata, path_text};
 
 /// What a record is to contain beyond the header's facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +148,7 @@ pub fn describe_until(
         coverage: Default::default(),
         quantization: quantization(checkpoint),
         findings: Vec::new(),
-        path: checkpoint.path.display().to_string(),
+        path: path_text(&checkpoint.path),
         format: checkpoint.format,
         model: checkpoint.model.record(),
         components: checkpoint.components.clone(),

@@ -1,6 +1,7 @@
 //! Opens a path or bytes: has a layout join its files, and completes what single readers cannot know (groups, packings,
 //! model, step).
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -16,7 +17,7 @@ use crate::metadata::{HashableValue, Value};
 use crate::step::StepSource;
 use crate::storage::Place;
 use crate::tensor::TensorInfo;
-use crate::{Damage, DamageKind, Error, Format, Group, Notice, Result, TernaryPacking, gguf};
+use crate::{Damage, DamageKind, Error, Format, Group, Notice, NoticeKind, Result, TernaryPacking, gguf};
 use crate::{group, step, ternary};
 
 /// Opens the checkpoint at `path`: a file, one shard or the index of a sharded set, or a folder that holds one
@@ -243,12 +244,26 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
     }
 }
 
+/// Keys that lead to two tensors by the same name, as `a.b` and `a` with `b` in it do.
+fn equal_names(tensors: &[TensorInfo]) -> Option<Notice> {
+    let mut names = HashSet::with_capacity(tensors.len());
+    let mut again = tensors.iter().filter(|tensor| !names.insert(tensor.name.as_str()));
+    let first = again.next()?.name.escape_debug().to_string();
+    let more = match again.count() {
+        0 => String::new(),
+        more => format!(", and {more} more share another's name"),
+    };
+    let text = format!("two tensors are called `{first}`{more}; by name the first is found");
+    Some(Notice::new(NoticeKind::Duplicate, text))
+}
+
 fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
     ternary::settle_i2s(checkpoint, options.i2s_layout);
     for tensor in &mut checkpoint.tensors {
         tensor.group = group::group(tensor);
         check(tensor);
     }
+    checkpoint.warnings.extend(equal_names(&checkpoint.tensors));
     let joined = layout::Joined {
         format: checkpoint.format,
         files: checkpoint.files.len(),

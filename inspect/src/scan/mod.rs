@@ -32,7 +32,7 @@ use serde::Serialize;
 use crate::bytes::Source;
 use crate::bytes::stored::{self, Kind, Stored};
 use crate::layout::linked_blobs;
-use crate::{Error, ErrorKind, Result, printable};
+use crate::{Error, ErrorKind, Result, path_text, printable};
 use content::Scanner;
 
 /// The severity of a finding.
@@ -221,7 +221,7 @@ impl Scan {
     pub fn unreadable(path: &Path, mut error: Error) -> Self {
         error.path = error.path.filter(|named| named != path);
         Scan {
-            path: path.display().to_string(),
+            path: path_text(path),
             format: "not scanned".into(),
             pickles: 0,
             members: 0,
@@ -438,7 +438,7 @@ impl Scanner<'_> {
         let mut harmless: Vec<String> = self.harmless.into_iter().take(MAX_HARMLESS).collect();
         harmless.sort_unstable();
         Scan {
-            path: path.display().to_string(),
+            path: path_text(path),
             format,
             pickles: self.pickles,
             members: self.members,

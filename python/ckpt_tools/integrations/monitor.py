@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
-from ..live import explain, measure
+from ..live import explain, measure, policy_text
 from ..records import Inspection, Record
 from .logs import Log, logs_of
 
@@ -76,6 +76,8 @@ class HealthMonitor:
             raise ValueError("every must be a number of steps of 1 or more, or None")
         if stop_on is not None and stop_on not in VERDICTS[2:]:
             raise ValueError(f"stop_on is one of {', '.join(VERDICTS[2:])}, and not {stop_on!r}")
+        if policy is not None:
+            policy_text(policy)
         self._model = model
         self._optimizer = optimizer
         self._every = every
@@ -124,8 +126,13 @@ class HealthMonitor:
     def __enter__(self) -> "HealthMonitor":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self.close()
+        except Exception:
+            # What ended the loop is the news, not that its last measurement failed.
+            if kind is None:
+                raise
 
     def _is_due(self, step: int) -> bool:
         if self._every is not None:

@@ -232,7 +232,7 @@ class Muon(Own):
                 past = orthogonalize(buffer, "cubic", group["ns_iters"])
             else:
                 past = buffer
-                size *= max(1.0, p.shape[0] / p.shape[1]) ** 0.5
+                size *= max(1.0, p.shape[0] / max(p.shape[1], 1)) ** 0.5
             update = orthogonalize(g + momentum * past, self._form, group["ns_iters"])
             p.mul_(1.0 - lr * group["weight_decay"]).add_(update.to(p.dtype), alpha=-size)
 

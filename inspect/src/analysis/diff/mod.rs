@@ -17,7 +17,7 @@ use crate::checkpoint::Checkpoint;
 pub use crate::meaning::elements::RowOrder;
 use crate::meaning::wrappers;
 use crate::tensor::TensorInfo;
-use crate::{DType, Format, Group, without_state_dict};
+use crate::{DType, Format, Group, path_text, without_state_dict};
 pub use elements::diff_tensors;
 
 /// Two checkpoints compared.
@@ -243,7 +243,7 @@ pub fn diff(
     let changes = plain::changes(&a.metadata, &b.metadata);
     let (settings, metadata) = changes.into_iter().partition(|c| c.path.contains(plain::SETTINGS));
     let about = |c: &Checkpoint| Side {
-        path: c.path.display().to_string(),
+        path: path_text(&c.path),
         format: c.format,
         step: c.step.as_ref().map(|(step, _)| *step),
         file_bytes: c.file_bytes(),
