@@ -145,11 +145,13 @@ class HealthMonitor:
     def _measured(self, step: int) -> tuple[Inspection, float]:
         begun = time.monotonic()
         state = self._model() if not hasattr(self._model, "state_dict") and callable(self._model) else self._model
+        first = self._told or step
+        inspection = measure(state, step=step, config=self._config, policy=self._policy, histogram=False)
+        # While it was measured in the background, training went on: a cause is looked for at the middle of that time.
+        middle = (first + (self._told or step)) // 2
         # A run's records are files of one folder, by step.
-        inspection = measure(
-            state, name=f"run/step-{step:09}", step=step, config=self._config, policy=self._policy, histogram=False
-        )
-        return inspection, time.monotonic() - begun
+        record = {**inspection.to_dict(), "path": f"run/step-{middle:09}", "step": middle}
+        return Inspection(record), time.monotonic() - begun
 
     def _collect(self, wait: bool) -> None:
         if self._pending is None or not (wait or self._pending.done()):
