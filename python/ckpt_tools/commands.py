@@ -144,9 +144,14 @@ def inspect(
     """
     found = _inspected([os.fspath(path)], stats, stored, checksum, sha256, filter, group, policy, i2s_layout, cache)
     if isinstance(found, list):
-        raise UsageError(
-            f"{os.fspath(path)}: there are {len(found)} checkpoints; name one of them, or use inspect_all", path=os.fspath(path)
-        )
+        # Beside a model lie those of its training.
+        own = [one for one in found if os.path.normpath(one["path"]) == os.path.normpath(os.fspath(path))]
+        if len(own) != 1:
+            raise UsageError(
+                f"{os.fspath(path)}: it stands for {len(found)} of them; name one checkpoint, or use inspect_all",
+                path=os.fspath(path),
+            )
+        [found] = own
     if "error" in found:
         raise UsageError(found["error"], path=found["path"])
     return Inspection(found)

@@ -332,18 +332,25 @@ fn beside(folder: &Path) -> Option<Composition> {
             }
         }
     }
-    for inner in folders(folder) {
-        // Those are checkpoints of their own.
-        let is_checkpoint = ["checkpoint", "epoch"].iter().any(|word| inner.starts_with(word));
-        if is_checkpoint || from_name(&inner).is_some() {
-            continue;
-        }
-        let within = folder.join(&inner);
+    // Those of steps are checkpoints of their own.
+    let is_checkpoint = |inner: &String| {
+        ["checkpoint", "epoch"].iter().any(|word| inner.starts_with(word)) || from_name(inner).is_some()
+    };
+    let inner: Vec<String> = folders(folder).into_iter().filter(|inner| !is_checkpoint(inner)).collect();
+    let is_part = |inner: &String| {
+        let within = folder.join(inner);
         let is_diffusers = form_in(&within).is_some_and(|form| name(&form).starts_with("diffusion_"));
-        let adapter = adapter_in(&within).filter(|_| names_adapter(&within));
-        if is_diffusers || adapter.is_some() || without(&within) || is_named_by_diffusers(&within) {
-            whole.add(folder, &inner, true);
-        }
+        let is_adapter = names_adapter(&within) && adapter_in(&within).is_some();
+        is_diffusers || is_adapter || without(&within) || is_named_by_diffusers(&within)
+    };
+    let (parts, others): (Vec<String>, Vec<String>) = inner.into_iter().partition(is_part);
+    // What a trainer keeps beside folders belongs to them only where they are all of one model.
+    let is_bare = whole.components.is_empty() && whole.missing.is_empty();
+    if is_bare && others.iter().any(|inner| holds_weights(&folder.join(inner))) {
+        return None;
+    }
+    for part in parts {
+        whole.add(folder, &part, true);
     }
     whole.if_any()
 }

@@ -317,9 +317,9 @@ pub fn list(path: &Path) -> Result<Listing> {
     let begun = Instant::now();
     let (mut listing, mut arrays) = (Listing::default(), Vec::new());
     // As deep as folders lie in each other: the paths themselves end it.
-    let mut rest = vec![path.to_path_buf()];
-    while let Some(folder) = rest.pop() {
-        match find_at(&folder, &mut listing, &mut arrays) {
+    let mut rest = vec![(path.to_path_buf(), false)];
+    while let Some((folder, beside)) = rest.pop() {
+        match find_at(&folder, beside, &mut listing, &mut arrays) {
             Ok(below) => rest.extend(below.into_iter().rev()),
             Err(error) if folder == path => return Err(error),
             // The others are to be looked at all the same.
@@ -358,9 +358,15 @@ pub(crate) fn linked_blobs(folder: &Path) -> HashSet<PathBuf> {
 }
 
 /// Adds the checkpoints directly at `path`, in name order, and files that should be some; gives the folders where more
-/// may be. A folder that holds one model in Hugging Face's layout, or components, is one, and so is each folder in it that is
-/// named after a step.
-fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>> {
+/// may be, and whether they lie beside a model. A folder that holds one model in Hugging Face's layout, or components, is
+/// one, and beside it lie the checkpoints of its training, and other models and forms of itself. These may be those of
+/// other programs, whose files are called like some of PyTorch.
+fn find_at(
+    path: &Path,
+    beside: bool,
+    all: &mut Listing,
+    arrays: &mut Vec<PathBuf>,
+) -> Result<Vec<(PathBuf, bool)>> {
     if !path.is_stored_folder() || LAYOUTS.iter().any(|layout| (layout.is_whole)(path)) {
         all.checkpoints.push(path.to_path_buf());
         return Ok(Vec::new());
@@ -392,6 +398,9 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
     }
     let mut spoilt = spoilt_in(path)?;
     spoilt.retain(is_other);
+    if beside {
+        spoilt.retain(|file| file.extension().is_none_or(|extension| extension != "bin"));
+    }
     if model {
         // They are opened with it.
         spoilt.retain(|file| !companion::is_companion(file) && !own.contains(&identity(file)));
@@ -417,10 +426,9 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
             true if !found_nothing && hf_shards::are_joined(&path) => {}
             // The optimizer of a model beside it is no other one.
             true if tag.as_ref() == Some(&path) => {}
-            // Beside a finished model lie the checkpoints of its training, and other forms of itself.
-            true if !model || from_name(&name(&path)).is_some() || deepspeed::is_tag(&path) => {
-                folders.push(path);
-            }
+            // Its parts.
+            true if composed.iter().flatten().any(|part| part.path.starts_with(&path)) => {}
+            true => folders.push(path),
             false if is_array(&path) => files.push(path),
             _ => {}
         }
@@ -428,5 +436,10 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
     sort(&mut folders);
     sort(&mut files);
     arrays.extend(files);
-    Ok(folders)
+    let is_beside = |folder: &Path| model && from_name(&name(folder)).is_none() && !deepspeed::is_tag(folder);
+    let told = |folder: PathBuf| {
+        let beside = beside || is_beside(&folder);
+        (folder, beside)
+    };
+    Ok(folders.into_iter().map(told).collect())
 }

@@ -169,6 +169,30 @@ fn a_trainers_folder_is_its_model_what_was_saved_beside_it_and_no_other_step() {
 }
 
 #[test]
+fn no_other_model_is_lost_beside_a_model_or_what_a_trainer_keeps() {
+    let adapter = matrix("base_model.model.q_proj.lora_A.weight", 4, 8);
+    let run = folder(&[
+        ("trained/training_args.bin", b"\x80\x02}.".to_vec()),
+        ("trained/adapter/adapter_model.safetensors", adapter.clone()),
+        ("trained/adapter/adapter_config.json", text(json!({}))),
+        ("trained/merged/model.safetensors", nan("q_proj.weight", 8, 8)),
+        ("trained/merged/config.json", text(json!({}))),
+        ("released/model.safetensors", matrix("q_proj.weight", 8, 8)),
+        ("released/config.json", text(json!({}))),
+        ("released/original/consolidated.00.pth", nan("q_proj.weight", 8, 8)),
+        ("released/openvino/openvino_model.bin", vec![7; 100]),
+    ]);
+    let at = |path: &str| run.path().join(path);
+    let mut found = find(run.path()).unwrap();
+    found.sort();
+    assert_eq!(
+        found,
+        ["released", "released/original/consolidated.00.pth", "trained/adapter", "trained/merged"].map(at)
+    );
+    assert_eq!(open(at("released")).unwrap().components, [""; 0]);
+}
+
+#[test]
 fn the_model_and_the_optimizer_of_many_ranks_are_the_checkpoint_of_the_folder_that_they_are_in() {
     let saved = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/distributed/step-7");
     let run = folder(&[

@@ -79,6 +79,66 @@ fn a_part_is_missed_in_layers_of_several_kinds() {
     assert_healthy(&mixture().without("layers.3.mlp.experts.3."));
 }
 
+/// Modules of PyTorch, each of which is several tensors.
+fn modules() -> Network {
+    let mut network = Network(Vec::new());
+    let mut seed = 1;
+    let mut add = |name: &str, shape: &[usize]| {
+        seed += 1;
+        let count = shape.iter().product();
+        let spread = if name.ends_with("running_var") || shape.len() == 1 { 0.02 } else { 0.1 };
+        let values: Vec<f32> = random(count, spread, seed);
+        let near_one =
+            name.ends_with("running_var") || name.ends_with("bn1.weight") || name.ends_with("bn2.weight");
+        let values = values.iter().map(|x| if near_one { 1.0 + x } else { *x }).collect();
+        network.add(name, shape, values);
+    };
+    for layer in 0..2 {
+        for back in ["", "_reverse"] {
+            for part in ["weight_ih", "weight_hh"] {
+                add(&format!("rnn.{part}_l{layer}{back}"), &[64, 16]);
+            }
+            for part in ["bias_ih", "bias_hh"] {
+                add(&format!("rnn.{part}_l{layer}{back}"), &[64]);
+            }
+        }
+        for block in 0..2 {
+            for number in 1..3 {
+                let at = format!("layer{}.{block}", layer + 1);
+                add(&format!("{at}.conv{number}.weight"), &[16, 16, 3, 3]);
+                for part in ["weight", "bias", "running_mean", "running_var"] {
+                    add(&format!("{at}.bn{number}.{part}"), &[16]);
+                }
+            }
+        }
+        for module in ["q_proj", "v_proj"] {
+            add(&format!("adapted.{layer}.{module}.lora_A.weight"), &[4, 32]);
+            add(&format!("adapted.{layer}.{module}.lora_B.weight"), &[32, 4]);
+        }
+    }
+    add("head.parametrizations.weight.original0", &[16, 1]);
+    add("head.parametrizations.weight.original1", &[16, 16]);
+    network
+}
+
+#[test]
+fn what_is_of_no_use_without_another_tensor_misses_it() {
+    assert_eq!(missing(&modules().judged()), [""; 0]);
+    for name in [
+        "rnn.weight_hh_l1_reverse",
+        "rnn.weight_ih_l0",
+        "layer1.1.bn2.running_var",
+        "layer2.0.bn1.running_mean",
+        "layer1.1.conv2.weight",
+        "adapted.1.v_proj.lora_B.weight",
+        "head.parametrizations.weight.original0",
+    ] {
+        let record = modules().without(name).judged();
+        assert_eq!(missing(&record), [name]);
+        assert_eq!(record.verdict, Some(Verdict::Corrupt));
+    }
+}
+
 #[test]
 fn a_model_that_writes_has_its_tables_and_its_last_norm() {
     for (part, told) in [

@@ -111,6 +111,44 @@ fn a_hole_that_cuts_a_row_is_told_in_tables_too() {
 }
 
 #[test]
+fn a_hole_in_a_learnt_table_of_positions_is_told_and_sines_are_none() {
+    const TABLE: &str = "wpe.weight";
+    let mut network = Network::new();
+    network.add(TABLE, &[64, 64], random(64 * 64, 0.02, 77));
+    assert_healthy(&network);
+    network.get(TABLE)[1000..2100].fill(0.0);
+    assert_found(&network.judged(), TABLE, Verdict::Dead, |f| {
+        matches!(f, Finding::ZeroHole { run: 1100, .. })
+    });
+    // As masked autoencoders have it: nothing for the class, then sines and cosines of rows and columns.
+    let mut sines = Network::new();
+    let value = |at: usize| match (at / 64, at % 64) {
+        (0, _) => 0.0,
+        (patch, dim) => {
+            let place = if dim < 32 { (patch - 1) / 7 } else { (patch - 1) % 7 } as f32;
+            let angle = place / 10_000_f32.powf((dim % 16) as f32 / 16.0);
+            if dim % 32 < 16 { angle.sin() } else { angle.cos() }
+        }
+    };
+    sines.add("pos_embed", &[1, 50, 64], (0..50 * 64).map(value).collect());
+    assert_healthy(&sines);
+}
+
+#[test]
+fn a_mask_may_hold_infinity_and_not_nan() {
+    let mut network = Network::new();
+    let triangle = |above: f32| (0..64).map(|at| if at % 8 > at / 8 { above } else { 0.0 }).collect();
+    network.add("attn_mask", &[8, 8], triangle(f32::NEG_INFINITY));
+    network.add("noise.raw_noise_constraint.upper_bound", &[], vec![f32::INFINITY]);
+    assert_healthy(&network);
+    let mut spoilt = Network::new();
+    spoilt.add("attn_mask", &[8, 8], triangle(f32::NAN));
+    assert_found(&spoilt.judged(), "attn_mask", Verdict::Corrupt, |f| {
+        matches!(f, Finding::NotFinite { nan: 28, .. })
+    });
+}
+
+#[test]
 fn a_stretch_of_one_value_is_a_hole_that_was_filled() {
     let mut network = Network::new();
     network.get(UP)[1000..1600].fill(-3e-2);

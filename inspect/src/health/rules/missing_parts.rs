@@ -27,6 +27,7 @@ pub(super) fn missing_parts(network: &Network<'_>) -> Vec<String> {
         .map(|t| t.name.as_str())
         .collect();
     let mut missing = of_modules(&names);
+    missing.extend(of_pairs(&names));
     let config = &network.record.model.config;
     let promised = COUNTS.iter().find_map(|key| config.get(*key)?.as_u64());
     missing.extend(of_experts(&names, promised));
@@ -37,25 +38,33 @@ fn is_number(part: &str) -> bool {
     !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())
 }
 
+/// Modules by what they have.
+type Alike<'n> = BTreeMap<&'n BTreeSet<&'n str>, Vec<&'n str>>;
+
 /// Children that one module is without, of which all others have it that have everything else that it has.
 fn of_modules(names: &[&str]) -> Vec<String> {
     let mut children: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for name in names {
         let mut inner = *name;
         while let Some((module, child)) = inner.rsplit_once('.') {
-            if !module.rsplit('.').next().is_some_and(is_number) {
-                children.entry(module).or_default().insert(child);
-            }
+            children.entry(module).or_default().insert(child);
             inner = module;
         }
     }
-    let mut called: HashMap<&str, BTreeMap<&BTreeSet<&str>, Vec<&str>>> = HashMap::new();
+    let mut called: HashMap<(&str, bool), Alike<'_>> = HashMap::new();
     for (module, own) in &children {
-        let name = module.rsplit('.').next().unwrap_or(module);
-        called.entry(name).or_default().entry(own).or_default().push(module);
+        let (before, name) = module.rsplit_once('.').unwrap_or(("", module));
+        let kind = match is_number(name) {
+            // Blocks, in modules such as `layer1` and `layer2`.
+            true => {
+                before.rsplit('.').next().unwrap_or(before).trim_end_matches(|c: char| c.is_ascii_digit())
+            }
+            false => name,
+        };
+        called.entry((kind, is_number(name))).or_default().entry(own).or_default().push(module);
     }
     let mut missing = Vec::new();
-    for kinds in called.into_values() {
+    for ((_, are_blocks), kinds) in called {
         for (own, modules) in kinds.iter().filter(|(_, modules)| modules.len() == 1) {
             let more: Vec<(&&BTreeSet<&str>, &Vec<&str>)> =
                 kinds.iter().filter(|(other, _)| other.len() > own.len() && other.is_superset(own)).collect();
@@ -66,7 +75,7 @@ fn of_modules(names: &[&str]) -> Vec<String> {
             let absent: Vec<&&str> = first.iter().filter(common).collect();
             let agree: usize = more.iter().map(|(_, modules)| modules.len()).sum();
             if let ([child], true) = (absent.as_slice(), agree >= AGREE)
-                && needs(own, child)
+                && if are_blocks { norms(own, child) } else { needs(own, child) }
             {
                 let field = if **child == WEIGHT { String::new() } else { format!(".{WEIGHT}") };
                 missing.push(format!("{}.{child}{field}", modules[0]));
@@ -75,6 +84,75 @@ fn of_modules(names: &[&str]) -> Vec<String> {
     }
     missing.sort();
     missing
+}
+
+/// Whether a block that has `own` has what comes behind the convolution `child` alone.
+fn norms(own: &BTreeSet<&str>, child: &str) -> bool {
+    let number = child.strip_prefix("conv").filter(|number| is_number(number));
+    number.is_some_and(|number| own.contains(format!("bn{number}").as_str()))
+}
+
+/// Two tensors of a module of which neither is any use without the other, by what their names have in that place. Where
+/// `kept_apart` is set, there are modules that have one of them alone, and others in the file must have both.
+struct Twins {
+    names: [&'static str; 2],
+    kept_apart: bool,
+}
+
+impl Twins {
+    const fn new(names: [&'static str; 2], kept_apart: bool) -> Self {
+        Twins { names, kept_apart }
+    }
+}
+
+static TWINS: [Twins; 8] = [
+    // https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html and its kin
+    Twins::new([".weight_ih_l", ".weight_hh_l"], false),
+    Twins::new([".weight_ih", ".weight_hh"], false),
+    Twins::new([".parametrizations.weight.original0", ".parametrizations.weight.original1"], false),
+    Twins::new([".running_mean", ".running_var"], false),
+    Twins::new([".weight_g", ".weight_v"], true),
+    Twins::new([".lora_A.", ".lora_B."], true),
+    Twins::new([".lora_down.", ".lora_up."], true),
+    Twins::new([".lora_embedding_A.", ".lora_embedding_B."], true),
+];
+
+/// Tensors whose twin is there.
+fn of_pairs(names: &[&str]) -> Vec<String> {
+    let all: BTreeSet<&str> = names.iter().copied().collect();
+    let mut missing = Vec::new();
+    for Twins { names: [one, other], kept_apart } in &TWINS {
+        let mut absent = Vec::new();
+        let mut both = 0;
+        for name in &all {
+            // The module itself may be what was saved.
+            let dotted = format!(".{name}");
+            for (here, there) in [(one, other), (other, one)] {
+                let Some(at) = dotted.rfind(here).filter(|at| follows(&dotted[at + here.len()..], here))
+                else {
+                    continue;
+                };
+                let twin = format!("{}{there}{}", &dotted[..at], &dotted[at + here.len()..]);
+                match all.contains(&twin[1..]) {
+                    true => both += 1,
+                    false => absent.push(twin[1..].to_string()),
+                }
+            }
+        }
+        if !kept_apart || both >= 2 * AGREE {
+            missing.extend(absent);
+        }
+    }
+    missing
+}
+
+/// Whether `rest` may follow the part of a name: nothing behind a whole name, the number of a layer, or more parts.
+fn follows(rest: &str, part: &str) -> bool {
+    match part.ends_with('.') {
+        true => true,
+        false if part.ends_with("_l") => rest.bytes().next().is_some_and(|byte| byte.is_ascii_digit()),
+        false => rest.is_empty(),
+    }
 }
 
 /// Whether a module that has `own` cannot do without `child`.

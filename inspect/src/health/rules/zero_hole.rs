@@ -1,6 +1,6 @@
 //! A hole: hundreds of zeros in a row in a matrix of a network. A lost block of a file, a failed copy. Tables have rows
 //! of zeros where a vocabulary is padded, and any matrix may have some where units died or were taken out, but no hole that
-//! begins or ends in the middle of a row.
+//! begins or ends in the middle of a row; nor have learnt tables of positions.
 
 use super::{Check, Matrix, Rule, Ruling};
 use crate::meaning::role::Role;
@@ -21,7 +21,7 @@ pub(super) const RULE: Rule = Rule {
     name: "zero-hole",
     summary: "A matrix has a long run of zeros through its rows, or one that cuts a row in two.",
     levels: &[Verdict::Dead],
-    roles: &[Role::Matrix, Role::Convolution, Role::Head, Role::Router, Role::Embedding],
+    roles: &[Role::Matrix, Role::Convolution, Role::Head, Role::Router, Role::Embedding, Role::Positional],
     check: Check::Matrix(|matrix, _| {
         let run = matrix.stats.computed.get("zero_run").filter(|run| *run > 0.0)?;
         let cols = *matrix.tensor.shape.last()? as f64;
@@ -46,7 +46,7 @@ fn is_no_padding(matrix: &Matrix<'_>, run: f64, cols: f64) -> bool {
 /// Whether the run of zeros begins or ends within a row, and is none that is there by chance.
 fn cuts_a_row(matrix: &Matrix<'_>, run: f64) -> bool {
     let (stats, tensor) = (matrix.stats, matrix.tensor);
-    let judged = matrix.is_plain() || matrix.role() == Role::Embedding;
+    let judged = matrix.is_plain() || matches!(matrix.role(), Role::Embedding | Role::Positional);
     let columns = tensor.structure.as_ref().is_none_or(|structure| structure.zero_cols > 0);
     let (Some(at), false) = (stats.computed.get("zero_run_at"), columns) else { return false };
     let bytes_each = tensor.bytes.checked_div(stats.count).unwrap_or(0);
@@ -62,5 +62,7 @@ fn cuts_a_row(matrix: &Matrix<'_>, run: f64) -> bool {
     let last = if at / row == (at + run) / row { run } else { (at + run) % row };
     let last = if (at + run).is_multiple_of(row) { 0 } else { last };
     let cut = first.max(last) as f64;
-    judged && run * bytes_each >= SECTOR && share < SPARSE && cut * -share.ln() > UNLIKELY
+    // Tables of sines begin with some, and have short runs of them.
+    let of_sines = matrix.role() == Role::Positional && (at == 0 || run < 2 * row);
+    judged && !of_sines && run * bytes_each >= SECTOR && share < SPARSE && cut * -share.ln() > UNLIKELY
 }

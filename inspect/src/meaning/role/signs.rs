@@ -143,6 +143,8 @@ pub(super) static SIGNS: &[Sign] = &[
     Sign(Role::RunningMean, Place::Own, Dims::Any, &["running mean", "moving mean"]),
     Sign(Role::RunningVariance, Place::Own, Dims::Any, &["running var", "moving variance", "moving var"]),
     Sign(Role::Mask, Place::OwnEnd, Dims::Any, &["mask", "masked bias", "tril", "causal"]),
+    // GPyTorch keeps the bounds of a constraint beside its value.
+    Sign(Role::Mask, Place::Path, Dims::Number, &["constraint lower bound", "constraint upper bound"]),
     Sign(
         Role::Cache,
         Place::OwnEnd,
