@@ -187,7 +187,14 @@ fn no_other_model_is_lost_beside_a_model_or_what_a_trainer_keeps() {
     found.sort();
     assert_eq!(
         found,
-        ["released", "released/original/consolidated.00.pth", "trained/adapter", "trained/merged"].map(at)
+        [
+            "released",
+            "released/original/consolidated.00.pth",
+            "trained/adapter",
+            "trained/merged",
+            "trained/training_args.bin",
+        ]
+        .map(at)
     );
     assert_eq!(open(at("released")).unwrap().components, [""; 0]);
 }

@@ -126,7 +126,7 @@ fn what_is_of_no_use_without_another_tensor_misses_it() {
     assert_eq!(missing(&modules().judged()), [""; 0]);
     for name in [
         "rnn.weight_hh_l1_reverse",
-        "rnn.weight_ih_l0",
+        "rnn.weight_ih_l0_reverse",
         "layer1.1.bn2.running_var",
         "layer2.0.bn1.running_mean",
         "layer1.1.conv2.weight",

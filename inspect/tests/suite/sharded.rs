@@ -222,7 +222,7 @@ fn a_step_is_named_by_the_folder_also_when_the_path_does_not_say_it() {
 }
 
 #[test]
-fn a_finished_model_and_the_checkpoints_of_its_training_are_all_found() {
+fn a_finished_model_and_what_lies_in_folders_beside_it_are_all_found() {
     let folder = tempfile::tempdir().unwrap();
     let weights = safetensors(&[("a", 1.0)]);
     for place in ["", "checkpoint-200", "checkpoint-1000", "original", "runs/step-5"] {
@@ -232,9 +232,9 @@ fn a_finished_model_and_the_checkpoints_of_its_training_are_all_found() {
     let found = find(folder.path()).unwrap();
     let names: Vec<_> =
         found.iter().map(|p| p.strip_prefix(folder.path()).unwrap().to_str().unwrap()).collect();
-    assert_eq!(names, ["", "checkpoint-200", "checkpoint-1000"]);
+    assert_eq!(names, ["", "checkpoint-200", "checkpoint-1000", "original", "runs/step-5"]);
     let steps: Vec<Option<u64>> = found.iter().map(|p| open(p).unwrap().step.map(|(step, _)| step)).collect();
-    assert_eq!(steps[1..], [Some(200), Some(1000)]);
+    assert_eq!(steps[1..], [Some(200), Some(1000), None, Some(5)]);
 }
 
 #[test]

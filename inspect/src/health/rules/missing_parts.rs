@@ -110,7 +110,7 @@ static TWINS: [Twins; 8] = [
     Twins::new([".weight_ih_l", ".weight_hh_l"], false),
     Twins::new([".weight_ih", ".weight_hh"], false),
     Twins::new([".parametrizations.weight.original0", ".parametrizations.weight.original1"], false),
-    Twins::new([".running_mean", ".running_var"], false),
+    Twins::new([".running_mean", ".running_var"], true),
     Twins::new([".weight_g", ".weight_v"], true),
     Twins::new([".lora_A.", ".lora_B."], true),
     Twins::new([".lora_down.", ".lora_up."], true),
