@@ -17,6 +17,8 @@ mod pickles;
 #[cfg(test)]
 mod ranges;
 mod readers;
+mod tar;
+mod tarfile;
 mod template;
 mod text;
 mod uses;
@@ -142,6 +144,8 @@ rules! {
         "Two entries of the archive have one name: which one is read depends on the reader."
     SeveralDirectories "several-directories" Unknown
         "The archive has several end records: which entries it has depends on the reader."
+    ReadersDisagree "readers-disagree" Unknown
+        "Readers of the archive find different members in it."
     SeveralPickles "several-pickles" Unknown
         "The archive holds more than one data.pkl."
     ChecksumMismatch "checksum-mismatch" Unknown
