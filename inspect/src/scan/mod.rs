@@ -321,6 +321,8 @@ pub struct Files {
     pub likely: Vec<PathBuf>,
     /// The others.
     pub others: Vec<PathBuf>,
+    /// Other names of folders that are listed already, and those under which their files are.
+    pub also: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Files {
@@ -336,7 +338,7 @@ impl Files {
             found.likely.push(path.to_path_buf());
             return Ok(found);
         }
-        let mut listed = HashSet::new();
+        let mut listed: HashMap<PathBuf, PathBuf> = HashMap::new();
         // Not limited in depth, because paths are of limited length.
         let mut rest = vec![(path.to_path_buf(), Entry::Folder)];
         while let Some((below, kind)) = rest.pop() {
@@ -344,7 +346,11 @@ impl Files {
             let path = below;
             match kind {
                 Entry::Folder => {
-                    if listed.insert(path.stored_identity().map_err(|e| Error::io(&path, &e))?) {
+                    let identity = path.stored_identity().map_err(|e| Error::io(&path, &e))?;
+                    if let Some(first) = listed.get(&identity) {
+                        found.also.push((path, first.clone()));
+                    } else {
+                        listed.insert(identity, path.clone());
                         // By the names that they have in snapshots beside it, which say what they are.
                         let linked = if within { linked_blobs(&path) } else { HashSet::new() };
                         let is_other = |file: &Path| {
