@@ -254,8 +254,9 @@ pub struct Options {
     pub allow: Vec<Pattern>,
 }
 
-/// `module.name`, or a prefix of such followed by `*`, which admits names defined in modules and none that lead through
-/// what a module imports: `package.config.*` admits `package.config.Config`, not `package.config.os.system`.
+/// `module.name`, or a prefix of such followed by `*`, which admits names defined in modules: neither those that lead through
+/// what a module imports, nor those of something dangerous, or called like it. `package.config.*` admits
+/// `package.config.Config`, not `package.config.os.system`, and not `package.config.run`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(String);
 
@@ -276,7 +277,7 @@ impl Pattern {
     fn matches(&self, module: &str, name: &str) -> bool {
         let global = format!("{module}.{name}");
         match self.0.strip_suffix('*') {
-            Some(stem) => global.starts_with(stem) && globals::may_be_own(name),
+            Some(stem) => global.starts_with(stem) && globals::may_be_own(module, name),
             None => self.0 == global,
         }
     }
