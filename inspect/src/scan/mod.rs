@@ -10,8 +10,12 @@ mod executed;
 mod forged;
 mod globals;
 mod hdf5;
+mod hdf5_values;
+mod json;
 mod keras;
 mod kind;
+mod mlflow;
+mod monai;
 mod native;
 mod pickles;
 #[cfg(test)]
