@@ -12,6 +12,7 @@ mod globals;
 mod hdf5;
 mod hdf5_values;
 mod json;
+mod judged;
 mod keras;
 mod kind;
 mod mlflow;

@@ -6,10 +6,12 @@
 //! changes. Each module is listed with exact names; `*` after a prefix is used only
 //! where all names with that prefix are of one kind.
 
+mod computing;
 mod dangerous;
 mod exported;
 mod harmless;
 
+use computing::computes;
 use dangerous::{DANGEROUS_MODULES, DANGEROUS_NAMES, DANGEROUS_STEPS, REACHES};
 use exported::reaches_by_name;
 use harmless::{HARMLESS, HARMLESS_BUILTINS};
@@ -34,7 +36,9 @@ pub(crate) fn classify(module: &str, name: &str) -> Class {
     if canonical == "builtins" && HARMLESS_BUILTINS.contains(&name) {
         return Class::Harmless;
     }
-    if HARMLESS.iter().any(|(m, names)| *m == module && names.contains(&name)) || is_torch_data(module, name)
+    if HARMLESS.iter().any(|(m, names)| *m == module && names.contains(&name))
+        || computes(canonical, name)
+        || is_torch_data(module, name)
     {
         return Class::Harmless;
     }
