@@ -1,13 +1,15 @@
 //! `ckpt scan`: what loading files would do besides reading data.
 
 use ckpt_inspect::stored::Stored;
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anstyle::Style;
 use ckpt_inspect::ErrorKind;
 use ckpt_inspect::Verdict;
-use ckpt_inspect::scan::{Files, Finding, Options, Pattern, Rule, Scan, Severity, files, scan};
+use ckpt_inspect::scan::{Files, Finding, Options, Pattern, Rule, Scan, Severity, scan};
 use ckpt_reports::exporter::SCANS;
 use ckpt_reports::text::plural;
 use ckpt_reports::{ScanStatus, Scanned};
@@ -75,9 +77,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     }
     let mut options = Options::default();
     options.allow.clone_from(&args.allow);
-    let mut found = expand(&args.paths)?;
-    let mut others = rest(&args.paths, &found)?;
-    let skipped = skip(args, &mut found, &mut others)?;
+    let Listing { found, others, skipped } = Listing::of(args)?;
     paths::spare(args.output.as_deref(), || found.iter().flatten().cloned().collect())?;
     let mut files: Vec<Scan> = found
         .par_iter()
@@ -110,6 +110,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     }
     if capture::is_stopped() {
         return Err(capture::interrupted());
+    }
+    if files.is_empty() && !skipped.is_empty() {
+        return Err(Failure::usage("--skip leaves no file to scan"));
     }
     let least = match args.fail_on {
         FailOn::Note => Severity::Note,
@@ -149,63 +152,84 @@ fn is_gone(path: &Path) -> bool {
     path.stored().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
-/// Takes what `--skip` names out of the files in folders, and returns it. What was named itself stays.
-fn skip(args: &Args, found: &mut Vec<Found>, others: &mut Vec<PathBuf>) -> Result<Vec<String>, Failure> {
-    if args.skip.is_empty() {
-        return Ok(Vec::new());
+/// The files of what was named, each once under each of its names: a loader goes by the name, and what has several is another
+/// thing under each.
+struct Listing {
+    /// Those that a loader could be given.
+    found: Vec<Found>,
+    /// The others in folders.
+    others: Vec<PathBuf>,
+    /// What `--skip` leaves out of folders. What was named itself stays.
+    skipped: Vec<String>,
+}
+
+impl Listing {
+    fn of(args: &Args) -> Result<Self, Failure> {
+        let (others, skipped, emptied) =
+            (RefCell::new(Vec::new()), RefCell::new(Vec::new()), RefCell::new(HashSet::new()));
+        let list = |path: &Path| {
+            let mut files = Files::below(path)?;
+            if path.is_stored_folder() {
+                let left_out = leave_out(args, path, &mut files);
+                if !left_out.is_empty() && files.likely.is_empty() {
+                    emptied.borrow_mut().insert(path.to_path_buf());
+                }
+                skipped.borrow_mut().extend(left_out);
+            }
+            others.borrow_mut().extend(files.others);
+            Ok(files.likely)
+        };
+        let nothing = |_: &Path| {
+            let what = "contains no file that a loader would read";
+            ckpt_inspect::Error::new(ErrorKind::Unrecognised, what)
+        };
+        let mut found = paths::expand(&args.paths, list, nothing, identity)?;
+        let emptied = emptied.into_inner();
+        found.retain(|found| !found.as_ref().is_err_and(|(path, _)| emptied.contains(path)));
+        let mut seen: HashSet<_> = found.iter().flatten().map(|path| identity(path)).collect();
+        let mut others = others.into_inner();
+        others.retain(|path| seen.insert(identity(path)));
+        let mut skipped = skipped.into_inner();
+        if !args.skip.is_empty() && skipped.is_empty() {
+            terminal::warning("--skip matches no file");
+        }
+        skipped.sort();
+        skipped.dedup();
+        Ok(Listing { found, others, skipped })
     }
-    let mut folders = Vec::new();
-    for path in &args.paths {
-        folders.extend(paths::matches(path)?.into_iter().filter(|path| path.is_stored_folder()));
-    }
+}
+
+/// A file, and what it is called.
+fn identity(path: &Path) -> (PathBuf, Option<OsString>) {
+    let file = path.stored_identity().unwrap_or_else(|_| path.to_path_buf());
+    (file, path.file_name().map(OsStr::to_os_string))
+}
+
+/// Takes what `--skip` names out of the `files` of `folder`, and returns it. A folder that has another name, under which
+/// nothing is left out, keeps its files.
+fn leave_out(args: &Args, folder: &Path, files: &mut Files) -> Vec<String> {
     let is_skipped = |path: &Path| {
-        folders.iter().filter_map(|folder| path.strip_prefix(folder).ok()).any(|inside| {
-            let names = [Some(inside.as_os_str()), inside.file_name()];
-            names.into_iter().flatten().any(|name| args.skip.iter().any(|glob| glob.is_match(name)))
-        })
+        let Ok(inside) = path.strip_prefix(folder) else { return false };
+        let names = [Some(inside.as_os_str()), inside.file_name()];
+        names.into_iter().flatten().any(|name| args.skip.iter().any(|glob| glob.is_match(name)))
     };
-    let mut skipped: Vec<String> = Vec::new();
-    let mut keep = |path: &PathBuf| {
-        let skips = is_skipped(path);
-        if skips {
+    let mut skipped = Vec::new();
+    let also = std::mem::take(&mut files.also);
+    for list in [&mut files.likely, &mut files.others] {
+        list.retain_mut(|path| {
+            if !is_skipped(path) {
+                return true;
+            }
+            let under = |(name, first): &(PathBuf, PathBuf)| Some(name.join(path.strip_prefix(first).ok()?));
+            if let Some(other) = also.iter().filter_map(under).find(|other| !is_skipped(other)) {
+                *path = other;
+                return true;
+            }
             skipped.push(path.display().to_string());
-        }
-        !skips
-    };
-    found.retain(|found| found.as_ref().map_or(true, &mut keep));
-    others.retain(keep);
-    if found.iter().all(Result::is_err) && others.is_empty() && !skipped.is_empty() {
-        return Err(Failure::usage("--skip leaves no file to scan"));
+            false
+        });
     }
-    if skipped.is_empty() {
-        terminal::warning("--skip matches no file");
-    }
-    Ok(skipped)
-}
-
-/// The other files in the folders that `paths` match, which no loader is likely to be given.
-fn rest(paths: &[PathBuf], found: &[Found]) -> Result<Vec<PathBuf>, Failure> {
-    let identity = |path: &PathBuf| path.stored_identity().unwrap_or_else(|_| path.clone());
-    let mut seen: HashSet<PathBuf> = found.iter().flatten().map(identity).collect();
-    let mut others = Vec::new();
-    for path in paths {
-        for folder in paths::matches(path)?.into_iter().filter(|path| path.is_stored_folder()) {
-            // What cannot be listed is among what was found.
-            others.extend(Files::below(&folder).unwrap_or_default().others);
-        }
-    }
-    others.retain(|path| seen.insert(identity(path)));
-    Ok(others)
-}
-
-/// Every file that `paths` (files, folders, glob patterns) match.
-fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
-    let nothing = |_: &Path| {
-        let what = "contains no file that a loader would read";
-        ckpt_inspect::Error::new(ckpt_inspect::ErrorKind::Unrecognised, what)
-    };
-    let identity = |path: &Path| path.stored_identity().unwrap_or_else(|_| path.to_path_buf());
-    paths::expand(paths, files, nothing, identity)
+    skipped
 }
 
 fn style(severity: Severity) -> Style {

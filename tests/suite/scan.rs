@@ -159,6 +159,44 @@ fn links_to_files_are_followed() {
     exits(3, &[empty.to_str().unwrap()]);
 }
 
+/// The cache of Hugging Face keeps files with the same content once, whatever they are called.
+#[cfg(unix)]
+#[test]
+fn a_file_with_several_names_is_scanned_under_each() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for (number, (other, name, content)) in [
+        ("aaa.bin", "config.json", r#"{"auto_map": {"AutoModel": "mine.Model"}}"#),
+        ("README.md", "config.json", r#"{"auto_map": {"AutoModel": "mine.Model"}}"#),
+        ("a.dat", "config.yaml", "_target_: os.system\n"),
+        ("a.bin", "chat_template.jinja", "{{ x.__class__ }}"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let inside = format!("{number}");
+        std::fs::create_dir(at(&inside)).unwrap();
+        std::fs::write(at(&format!("{number}-blob")), content).unwrap();
+        for name in [other, name] {
+            symlink(format!("../{number}-blob"), at(&format!("{inside}/{name}"))).unwrap();
+        }
+        ckpt(&[text(&at(&inside))]).exits(1).says(&[name]);
+    }
+    // What is left out under one name is scanned under another, and so is a folder.
+    let hub = at("hub");
+    std::fs::create_dir_all(hub.join("a")).unwrap();
+    std::fs::copy(root().join(EVIL), hub.join("a/model.pt")).unwrap();
+    symlink("model.pt", hub.join("a/a.md")).unwrap();
+    ckpt(&[text(&hub), "--skip", "*.md"]).exits(1).says(&["model.pt", "1 file left out"]);
+    symlink("a", hub.join("b")).unwrap();
+    ckpt(&[text(&hub), "--skip", "a/*"]).exits(1).says(&["b/model.pt"]);
+    ckpt(&[text(&hub), "--skip", "*.md", "--skip", "*.pt"]).exits(2);
+    // Nothing but text is left.
+    std::fs::write(hub.join("README.md"), "cos and sin").unwrap();
+    ckpt(&[text(&hub), "--skip", "[ab]/*"]).exits(2);
+}
+
 #[test]
 fn bytes_after_an_array_are_reported() {
     let folder = tempfile::tempdir().unwrap();

@@ -93,9 +93,21 @@ pub(crate) const COMPRESSIONS: [Compression; 7] = [
         undone_by: "unlzma",
         is_vague: true,
         begins: |head| matches!(head, [0x5d, 0, ..]),
-        stream: |packed| Ok(Box::new(lzma_rust2::LzmaReader::new_mem_limit(packed, MOST_MEMORY, None)?)),
+        stream: |packed| {
+            Ok(Box::new(lzma_rust2::LzmaReader::new_mem_limit(ByteByByte(packed), MOST_MEMORY, None)?))
+        },
     },
 ];
+
+/// A reader that takes no more than it is about to use, for one that keeps what it takes: what follows is another's.
+struct ByteByByte<'r>(&'r mut dyn BufRead);
+
+impl Read for ByteByByte<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let most = out.len().min(1);
+        self.0.read(&mut out[..most])
+    }
+}
 
 impl Compression {
     /// The compression of a file that begins with `head`, if its first bytes are enough to tell.
@@ -113,12 +125,18 @@ impl Compression {
         COMPRESSIONS.iter().find(|compression| compression.begins(head))
     }
 
-    /// Whether the first bytes of `packed` decompress.
+    /// Whether the first bytes of `packed` decompress: a stream of something, or one of nothing that another follows.
     pub fn begins_well(&self, packed: &mut dyn BufRead) -> bool {
         const TRIED: u64 = 1 << 16;
         let mut out = Vec::new();
         let read = (self.stream)(packed).and_then(|stream| stream.take(TRIED).read_to_end(&mut out));
-        read.is_ok_and(|len| len > 0)
+        match read {
+            Ok(0) => {
+                let next = packed.bytes().map_while(std::result::Result::ok).find(|byte| *byte != 0);
+                next.is_some_and(|first| self.begins(&[first, 0]) || self.begins(&[first, 0x9c]))
+            }
+            read => read.is_ok(),
+        }
     }
 
     /// Whether a file that begins with `head` is compressed this way.
@@ -175,6 +193,32 @@ mod tests {
             assert_eq!(unpacked(&packed).unwrap().len(), len + 4, "{len}");
         }
         assert!(unpacked(&[gzip(b"one"), b"other".to_vec()].concat()).is_err());
+    }
+
+    /// Python's `lzma` goes on to the next stream, whatever the one before held.
+    #[test]
+    fn streams_of_lzma_follow_each_other() {
+        let empty = b"\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff\0\x83\xff\xfb\xff\xff\xc0\0\0\0";
+        let mut encoder = lzma_rust2::LzmaWriter::new_use_header(
+            Vec::new(),
+            &lzma_rust2::LzmaOptions::with_preset(1),
+            None,
+        )
+        .unwrap();
+        encoder.write_all(b"some text").unwrap();
+        let text = encoder.finish().unwrap();
+        let lzma = Compression::promised_by("lzma").unwrap();
+        for (packed, len) in [
+            ([&text[..], &text].concat(), 18),
+            ([&empty[..], &text].concat(), 9),
+            ([&text[..], empty, &text, &[0; 9]].concat(), 18),
+        ] {
+            let mut out = Vec::new();
+            lzma.unpack(&packed, 1 << 20, &mut out).unwrap();
+            assert_eq!(out.len(), len);
+            assert!(lzma.begins_well(&mut &packed[..]));
+        }
+        assert!(!lzma.begins_well(&mut &empty[..]));
     }
 
     /// Each takes megabytes to decompress, whatever it holds.

@@ -28,13 +28,25 @@ fn recognises(bytes: &[u8]) -> bool {
 /// signed or not, with the checksum's own as spaces, in octal.
 fn has_checksum(bytes: &[u8]) -> bool {
     let Some(header) = bytes.get(..512) else { return false };
-    let field = header[148..156].split(|&b| b == 0).next().unwrap_or_default().trim_ascii();
-    let recorded = std::str::from_utf8(field).ok().and_then(|field| i64::from_str_radix(field, 8).ok());
+    let recorded = match &header[148..156] {
+        [0x80, number @ ..] => number.iter().try_fold(0i64, |n, &b| Some(n.checked_mul(256)? + i64::from(b))),
+        field => octal(field.split(|&b| b == 0).next().unwrap_or_default()),
+    };
     let rest = || header[..148].iter().chain(&header[156..]);
     let spaces = 8 * i64::from(b' ');
     let unsigned = spaces + rest().map(|&b| i64::from(b)).sum::<i64>();
     let signed = spaces + rest().map(|&b| i64::from(b as i8)).sum::<i64>();
     recorded.is_some_and(|recorded| recorded == unsigned || recorded == signed)
+}
+
+/// A number as Python reads it, which takes a prefix, underscores, and separators of ASCII for spaces.
+fn octal(field: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(field)
+        .ok()?
+        .trim_matches(|c| matches!(c, '\t'..='\r' | '\u{1c}'..='\u{1f}' | ' '));
+    let digits: String = text.chars().filter(|c| *c != '_').collect();
+    let digits = digits.strip_prefix("0o").or(digits.strip_prefix("0O")).unwrap_or(&digits);
+    i64::from_str_radix(digits, 8).ok()
 }
 
 /// Bytes of one storage: where in the file, how many, of which type.

@@ -8,7 +8,7 @@ use super::calls::cut;
 use super::configuration::HANDLERS;
 use super::content::{Place, Scanner};
 use super::kind::Kind;
-use crate::bytes::{ByteSource, Reader, Section, SharedBytes, text};
+use crate::bytes::{ByteSource, Section, SharedBytes, text};
 use crate::error::bytes_that;
 use crate::storage::inflate;
 use crate::zip::{self, Central, Directory, Entry, LOCAL_HEADER, Local, Method};
@@ -349,75 +349,6 @@ impl Scanner<'_> {
             false => self.member(decoded, &entry.name, place),
         }
     }
-
-    /// Scans the tar archive `data`.
-    pub(super) fn tar(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
-        let mut archive = tar::Archive::new(Reader { source: data, at: 0 });
-        let entries = match archive.entries_with_seek() {
-            Ok(entries) => entries,
-            Err(error) => {
-                let error = Reader::complaint(error)?;
-                self.damaged(place, format!("the tar archive is damaged: {error}"));
-                return Ok(());
-            }
-        };
-        let mut names: HashSet<String> = HashSet::new();
-        for entry in entries {
-            let mut entry = match entry {
-                Ok(entry) => entry,
-                Err(error) => {
-                    let error = Reader::complaint(error)?;
-                    self.damaged(place, format!("the tar archive is damaged: {error}"));
-                    return Ok(());
-                }
-            };
-            let name = text(&entry.path_bytes());
-            let kind = entry.header().entry_type();
-            // Who unpacks a file writes it without these.
-            let name = if kind.is_file() { name.trim_end_matches('/').to_string() } else { name };
-            let at = entry.raw_file_position();
-            if leads_outside(&name) {
-                let message = format!("`{}` leads outside the archive's folder", cut(&name));
-                self.find(Rule::PathOutside, place, Some(at), message);
-            }
-            if kind.is_symlink() || kind.is_hard_link() {
-                let target = entry.link_name_bytes().map(|n| text(&n));
-                let target = target.unwrap_or_default();
-                let message = format!("`{}` is a link to `{}`", cut(&name), cut(&target));
-                // A symbolic link leads on from the folder that it is in.
-                let folder = name.rsplit_once('/').filter(|_| kind.is_symlink());
-                let outside = leaves(folder.map_or("", |(folder, _)| folder), &target);
-                let rule = if outside { Rule::PathOutside } else { Rule::Link };
-                self.find(rule, place, Some(at), message);
-            }
-            if kind.is_gnu_sparse() || is_sparse(&mut entry) {
-                let message = format!("`{}` has holes, which readers fill differently", cut(&name));
-                self.find(Rule::OpaqueContent, place, Some(at), message);
-            }
-            if kind.is_file() && !names.insert(name.clone()) {
-                let message = format!("`{}` occurs more than once", cut(&name));
-                self.find(Rule::DuplicateEntry, place, Some(at), message);
-            }
-            let Some(inner) = self.inside(place, &cut(&name), Some(at)) else { return Ok(()) };
-            let mut content = Section::from(data, at);
-            if content.len < entry.size() {
-                self.damaged(&inner, "the entry is cut short".into());
-            }
-            content.len = content.len.min(entry.size());
-            match name.trim_start_matches("./") {
-                // PyTorch's oldest form: pickles between raw elements.
-                "storages" | "tensors" => {
-                    self.members += 1;
-                    self.sweep(&content, &inner)?;
-                }
-                "pickle" => self.member(&content, "pickle.pkl", &inner)?,
-                _ if kind.is_dir() || kind.is_symlink() || kind.is_hard_link() => {}
-                // Readers take entries of unknown types for files.
-                _ => self.member(&content, &name, &inner)?,
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Whether PyTorch takes the archive for TorchScript, which it does by `constants.pkl` in the folder of the first entry;
@@ -456,32 +387,8 @@ pub(super) fn leads_outside(name: &str) -> bool {
     is_rooted(name) || name.split(['/', '\\']).any(|part| part == "..")
 }
 
-/// Whether a link to `target` in the folder `folder` leads out of what is unpacked.
-fn leaves(folder: &str, target: &str) -> bool {
-    let mut depth = 0usize;
-    let parts = folder.split(['/', '\\']).chain(target.split(['/', '\\']));
-    let climbs = parts.filter(|part| !matches!(*part, "" | ".")).any(|part| match (part, depth) {
-        ("..", 0) => true,
-        ("..", _) => {
-            depth -= 1;
-            false
-        }
-        _ => {
-            depth += 1;
-            false
-        }
-    });
-    climbs || is_rooted(target)
-}
-
 /// Whether `name` begins at the root of a file system, or is no name.
-fn is_rooted(name: &str) -> bool {
+pub(super) fn is_rooted(name: &str) -> bool {
     let drive = name.as_bytes().get(1) == Some(&b':') && name.as_bytes()[0].is_ascii_alphabetic();
     name.starts_with(['/', '\\']) || drive || name.contains('\0')
-}
-
-/// Whether an entry's extended header says that it has holes (GNU's formats 0.0 to 1.0).
-fn is_sparse<R: std::io::Read>(entry: &mut tar::Entry<'_, R>) -> bool {
-    let Ok(Some(mut extensions)) = entry.pax_extensions() else { return false };
-    extensions.any(|extension| extension.is_ok_and(|e| e.key_bytes().starts_with(b"GNU.sparse.")))
 }

@@ -1,5 +1,6 @@
 //! Configurations (JSON and YAML) that name Python code, which a loader imports and calls: `auto_map` of the Hugging Face
-//! Hub, `_target_` of Hydra and NeMo, layers of Keras, nodes of skops, handlers of TorchServe.
+//! Hub, `_target_` of Hydra and NeMo, tags of SpeechBrain, expressions of MONAI, layers of Keras, nodes of skops, handlers of
+//! TorchServe, loaders of MLflow.
 
 use serde_json::{Map, Value};
 
@@ -7,7 +8,8 @@ use super::calls::cut;
 use super::content::{Place, Scanner};
 use super::globals::{Class, classify};
 use super::uses::{JUDGED_BY_ARGUMENTS, loads};
-use super::{Finding, Rule, Severity, keras, yaml};
+use super::yaml::{self, INCLUDE, Tagged};
+use super::{Finding, Rule, Severity, json, keras, mlflow, monai};
 use crate::Result;
 use crate::bytes::{ByteSource, text};
 
@@ -17,7 +19,7 @@ const MOST_PARSED: u64 = 3 << 20;
 const MOST_PARSED_YAML: u64 = 1 << 20;
 
 /// Keys by which configurations name code, or templates.
-const KEYS: [&str; 27] = [
+const KEYS: [&str; 34] = [
     "auto_map",
     "custom_pipelines",
     "_target_",
@@ -42,6 +44,13 @@ const KEYS: [&str; 27] = [
     "tokenizer_class",
     "megatron_core",
     "types",
+    "template",
+    "_diffusers_version",
+    "_component_",
+    "kernel_mapping",
+    "loader_module",
+    "\"$",
+    "'$",
     "${oc",
     "!!python",
     "tag:yaml.org,2002:python",
@@ -106,6 +115,9 @@ pub(super) fn names_configuration(name: &str) -> bool {
 impl Written {
     /// That of the file called `name`, if it is a configuration.
     fn by_name(name: &str) -> Option<Written> {
+        if name.rsplit(['/', '\\']).next() == Some(mlflow::FILE) {
+            return Some(Written::Yaml);
+        }
         let (_, extension) = name.rsplit_once('.')?;
         match extension.to_ascii_lowercase().as_str() {
             "json" => Some(Written::Json),
@@ -176,13 +188,7 @@ impl Scanner<'_> {
                 self.template(&text(&bytes), name, place);
                 return Ok(());
             }
-            // With a byte order mark, as some editors write it.
-            Written::Json => {
-                let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-                serde_json::from_slice(bytes)
-                    .map(|value| (vec![value], Vec::new()))
-                    .map_err(|e| e.to_string())
-            }
+            Written::Json => json::read(&bytes).map(|value| (vec![value], Vec::new())),
             Written::Yaml => yaml::read(&text(&bytes)),
         };
         let (documents, tags) = match parsed {
@@ -196,12 +202,19 @@ impl Scanner<'_> {
             }
         };
         let mut found = Vec::new();
-        for tag in tags {
-            let (module, name) = split(&tag);
-            found.push(Named::Code { module, name, key: "!!python".into() });
+        for Tagged { by, what } in tags {
+            if by == INCLUDE {
+                found.push(Named::Beside(format!("includes the file `{}`", cut(&what))));
+                continue;
+            }
+            let (module, name) = split(&what);
+            found.push(Named::Code { module, name, key: by.into() });
         }
         let manifest = name.rsplit(['/', '\\']).next() == Some("MANIFEST.json");
-        documents.iter().for_each(|document| walk(document, manifest, &mut found));
+        for document in &documents {
+            walk(document, manifest, &mut found);
+            monai::expressions(document, &mut found);
+        }
         found.into_iter().for_each(|named| self.named(named, name, place));
         Ok(())
     }
@@ -313,7 +326,7 @@ fn walk(value: &Value, manifest: bool, found: &mut Vec<Named>) {
                         let (module, name) = split(text.rsplit("--").next().unwrap_or(text));
                         found.push(Named::Code { module, name, key: key.clone() });
                     }),
-                    ("_target_", paths) => texts(paths, &mut |path| {
+                    ("_target_" | "_component_", paths) => texts(paths, &mut |path| {
                         let (module, name) = split(path);
                         found.push(Named::Code { module, name, key: key.clone() });
                     }),
@@ -379,15 +392,17 @@ fn walk(value: &Value, manifest: bool, found: &mut Vec<Named>) {
                         found.push(Named::Template(key.clone(), template.clone()));
                     }
                     // transformers fetches a kernel of this name from the Hub.
-                    ("attn_implementation" | "_attn_implementation", names) => texts(names, &mut |name| {
-                        if name.contains('/') && !name.trim_start_matches("paged|").starts_with(KERNELS) {
-                            found.push(Named::Beside(format!(
-                                "has `{}` fetch code from the Hub: {}",
-                                key,
-                                cut(name)
-                            )));
-                        }
-                    }),
+                    ("attn_implementation" | "_attn_implementation" | "kernel_mapping", names) => {
+                        texts(names, &mut |name| {
+                            if name.contains('/') && !name.trim_start_matches("paged|").starts_with(KERNELS) {
+                                found.push(Named::Beside(format!(
+                                    "has `{}` fetch code from the Hub: {}",
+                                    key,
+                                    cut(name)
+                                )));
+                            }
+                        })
+                    }
                     // A mapping within a text, which OmegaConf makes one.
                     (_, Value::String(text)) if resolves(text) => {
                         found.push(Named::Beside(format!("makes a mapping of a text by `{}`", cut(text))));
@@ -427,6 +442,7 @@ fn object(entries: &Map<String, Value>, manifest: bool, found: &mut Vec<Named>) 
     {
         of_skops(entries, loader, (module, class), found);
     }
+    mlflow::object(entries, found);
     // TorchServe's manifest, whose model gets a name where it has none.
     const MANIFEST: [&str; 3] = ["modelName", "serializedFile", "modelFile"];
     let manifest = manifest || MANIFEST.iter().any(|key| entries.contains_key(*key));

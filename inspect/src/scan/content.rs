@@ -9,7 +9,7 @@ use super::archive::understood;
 use super::calls::cut;
 use super::configuration::{mentions_code, names_configuration};
 use super::globals::{Class, classify};
-use super::kind::{Kind, OPAQUE, PICKLED, PROMISING, extension, is_inert, is_named, names_text};
+use super::kind::{Kind, PICKLED, PROMISING, extension, is_inert, is_named, names_text, opaque};
 use super::pickles::{Stream, begins_plausibly, is_exhausted, names};
 use super::template::{self, Template};
 use super::{Finding, Findings, Options, Rule, hdf5, native, text};
@@ -270,7 +270,7 @@ impl<'o> Scanner<'o> {
             self.hdf5(data, place)?;
             return Ok(Some(Kind::Hdf5));
         }
-        if let Some((_, what)) = OPAQUE.iter().find(|(magic, _)| head.starts_with(magic)) {
+        if let Some(what) = opaque(head) {
             self.find(Rule::OpaqueContent, place, None, format!("{what}, which cannot be scanned"));
             return Ok(Some(Kind::Opaque));
         }
@@ -310,7 +310,7 @@ impl<'o> Scanner<'o> {
     }
 
     /// A pickle without a container, or a file that is named like one.
-    fn bare(
+    pub fn bare(
         &mut self,
         data: &dyn ByteSource,
         head: &[u8],

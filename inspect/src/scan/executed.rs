@@ -10,6 +10,7 @@ use super::content::{Place, Scanner};
 use super::endless::endless;
 use super::forged::{array_interface, forged_dtype, named_arguments, state_of_other};
 use super::globals::{Class, classify};
+use super::judged::harmless_calls;
 use super::pickles::Stream;
 use super::text::operator;
 use super::uses::{
@@ -75,6 +76,7 @@ impl Scanner<'_> {
         let pickle = &trace.pickle;
         let handed_on = handed_on(trace);
         let gets = gets_of_torch(trace);
+        let harmless = harmless_calls(trace);
         let memmaps = only_reconstructs(trace, MEMMAP);
         for &(offset, id) in &trace.seen.imports {
             let Node::Global(g) = pickle.node(id) else { continue };
@@ -88,6 +90,9 @@ impl Scanner<'_> {
             let class = match gets {
                 Some(class) if is_getattr(module, name) && !handed_on.contains(&(module, name)) => class,
                 _ if memmaps && (module, name) == MEMMAP => Class::Harmless,
+                _ if harmless.contains(&(module, name)) && !handed_on.contains(&(module, name)) => {
+                    Class::Harmless
+                }
                 _ => self.class(module, name, place),
             };
             let (rule, message) = match class {

@@ -1,10 +1,11 @@
-//! HDF5, of which only what leads out of the file is looked for: links to other files, data kept in them, and the
-//! configuration of a Keras model (HDF5 File Format Specification 3.0, sections IV.A.2.g, i and h).
+//! HDF5, of which only what leads out of the file or to code is looked for: links to other files, data kept in them, values
+//! that are pickles, and the configuration of a Keras model (HDF5 File Format Specification 3.0, sections IV.A.2.g, i and h).
 
 use super::Rule;
 use super::archive::leads_outside;
 use super::calls::cut;
 use super::content::{Place, Scanner};
+use super::hdf5_values::{COLLECTION, attribute, is_compressed_heap};
 use crate::Result;
 use crate::bytes::ByteSource;
 
@@ -37,8 +38,19 @@ impl Scanner<'_> {
         while at < data.len() {
             let window = data.window(at, WINDOW + MESSAGE)?;
             for start in 0..window.len().min(WINDOW as usize) {
-                let Some(found) = reference(data, &window[start..], addresses)? else { continue };
-                let offset = Some(at + start as u64);
+                let (bytes, begins) = (&window[start..], at + start as u64);
+                let offset = Some(begins);
+                if bytes.starts_with(COLLECTION) {
+                    self.heap_objects(data, begins, place)?;
+                } else if let Some((value, len)) = attribute(bytes)
+                    && self.may_trace(place)
+                {
+                    self.value(data, begins + value, len, place)?;
+                } else if is_compressed_heap(bytes) {
+                    let message = "compressed links or attributes, which cannot be scanned".to_string();
+                    self.find(Rule::OpaqueContent, place, offset, message);
+                }
+                let Some(found) = reference(data, bytes, addresses)? else { continue };
                 match found {
                     Reference::Link(file) if leads_outside(&file) => {
                         let message = format!("a link to something in the file `{}`", cut(&file));

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use super::calls::cut;
 use super::configuration::Named;
 
 /// Keras' own modules whose functions compute.
@@ -49,8 +50,9 @@ const SHAPING: [&str; 12] = [
     "tile",
     "identity",
 ];
-/// Layers that look words up.
-const LOOKUPS: [&str; 3] = ["StringLookup", "IntegerLookup", "TextVectorization"];
+/// Layers that look words up, by the ends of their names, and the settings that name a file.
+const LOOKUPS: [&str; 3] = ["Lookup", "TextVectorization", "Tokenizer"];
+const LISTS: [&str; 2] = ["vocabulary", "merges"];
 
 /// What the object `entries`, which has a `class_name`, makes a loader do.
 pub(super) fn object(entries: &Map<String, Value>, class: &str, found: &mut Vec<Named>) {
@@ -114,8 +116,9 @@ pub(super) fn object(entries: &Map<String, Value>, class: &str, found: &mut Vec<
                 (false, false) => found.push(Named::Beside(what)),
             }
         }
-        _ if LOOKUPS.contains(&class) => {
-            if let Some(path) = setting("vocabulary").and_then(Value::as_str) {
+        _ if LOOKUPS.iter().any(|end| class.ends_with(end)) => {
+            if let Some(path) = LISTS.into_iter().find_map(|list| setting(list)?.as_str()) {
+                let path = cut(path);
                 let what = format!("has a {class} that reads its vocabulary from `{path}` when it is loaded");
                 found.push(Named::Source(what));
             }

@@ -15,11 +15,11 @@ pub(super) const PICKLED: [&str; 16] = [
 /// Those among them that members of archives have which are unpickled, and no others.
 pub(super) const PROMISING: [&str; 10] =
     ["pkl", "pickle", "pk", "pckl", "pt", "pth", "ckpt", "joblib", "npy", "npz"];
-/// First bytes of containers that are not looked into.
-pub(super) const OPAQUE: [(&[u8], &str); 3] = [
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (b"Rar!\x1a\x07", "a RAR archive"),
-    (b"ZF0x", "an array or a pickle as joblib compressed it before 0.10"),
+/// Containers that are not looked into, by their first bytes.
+const OPAQUE: [(fn(&[u8]) -> bool, &str); 3] = [
+    (|head| head.starts_with(b"7z\xbc\xaf\x27\x1c"), "a 7z archive"),
+    (|head| head.starts_with(b"Rar!\x1a\x07"), "a RAR archive"),
+    (is_old_joblib, "an array or a pickle as joblib compressed it before 0.10"),
 ];
 
 /// The name of the kind of files that no loader of models interprets.
@@ -40,6 +40,21 @@ const TEXTS: [&str; 12] =
 const PAPERS: [&str; 6] = ["readme", "license", "licence", "notice", "copying", "changelog"];
 /// Files of SentencePiece, which are a message of Protocol Buffers.
 const TOKENIZERS: [&str; 4] = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm"];
+
+/// What a file that begins with `head` is if it cannot be looked into.
+pub(super) fn opaque(head: &[u8]) -> Option<&'static str> {
+    OPAQUE.iter().find(|(begins, _)| begins(head)).map(|(_, what)| *what)
+}
+
+/// Two letters, and the length in 19 characters of which Python's `int(text, 16)` makes a number (`read_zfile` in
+/// `joblib/numpy_pickle_compat.py`).
+fn is_old_joblib(head: &[u8]) -> bool {
+    let length = head.strip_prefix(b"ZF").and_then(|rest| rest.get(..19));
+    let hex = |byte: &u8| {
+        byte.is_ascii_hexdigit() || b"_xX+-".contains(byte) || matches!(byte, b'\t'..=b'\r' | b' ')
+    };
+    length.is_some_and(|length| length.iter().all(hex) && length.iter().any(u8::is_ascii_hexdigit))
+}
 
 /// The recognised kind of a file or an archive's member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +115,7 @@ pub(super) fn is_candidate(path: &Path) -> bool {
         || is_named(path)
         || format::recognise(&head).is_some()
         || Compression::of(&head).is_some()
-        || OPAQUE.iter().any(|(magic, _)| head.starts_with(magic))
+        || opaque(&head).is_some()
 }
 
 /// Whether the file is named as checkpoints, pickles, archives and what a distributed checkpoint consists of are.

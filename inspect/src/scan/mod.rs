@@ -10,13 +10,20 @@ mod executed;
 mod forged;
 mod globals;
 mod hdf5;
+mod hdf5_values;
+mod json;
+mod judged;
 mod keras;
 mod kind;
+mod mlflow;
+mod monai;
 mod native;
 mod pickles;
 #[cfg(test)]
 mod ranges;
 mod readers;
+mod tar;
+mod tarfile;
 mod template;
 mod text;
 mod uses;
@@ -142,6 +149,8 @@ rules! {
         "Two entries of the archive have one name: which one is read depends on the reader."
     SeveralDirectories "several-directories" Unknown
         "The archive has several end records: which entries it has depends on the reader."
+    ReadersDisagree "readers-disagree" Unknown
+        "Readers of the archive find different members in it."
     SeveralPickles "several-pickles" Unknown
         "The archive holds more than one data.pkl."
     ChecksumMismatch "checksum-mismatch" Unknown
@@ -250,8 +259,9 @@ pub struct Options {
     pub allow: Vec<Pattern>,
 }
 
-/// `module.name`, or a prefix of such followed by `*`, which admits names defined in modules and none that lead through
-/// what a module imports: `package.config.*` admits `package.config.Config`, not `package.config.os.system`.
+/// `module.name`, or a prefix of such followed by `*`, which admits names defined in modules: neither those that lead through
+/// what a module imports, nor those of something dangerous, or called like it. `package.config.*` admits
+/// `package.config.Config`, not `package.config.os.system`, and not `package.config.run`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(String);
 
@@ -272,7 +282,7 @@ impl Pattern {
     fn matches(&self, module: &str, name: &str) -> bool {
         let global = format!("{module}.{name}");
         match self.0.strip_suffix('*') {
-            Some(stem) => global.starts_with(stem) && globals::may_be_own(name),
+            Some(stem) => global.starts_with(stem) && globals::may_be_own(module, name),
             None => self.0 == global,
         }
     }
@@ -317,6 +327,8 @@ pub struct Files {
     pub likely: Vec<PathBuf>,
     /// The others.
     pub others: Vec<PathBuf>,
+    /// Other names of folders that are listed already, and those under which their files are.
+    pub also: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Files {
@@ -332,7 +344,7 @@ impl Files {
             found.likely.push(path.to_path_buf());
             return Ok(found);
         }
-        let mut listed = HashSet::new();
+        let mut listed: HashMap<PathBuf, PathBuf> = HashMap::new();
         // Not limited in depth, because paths are of limited length.
         let mut rest = vec![(path.to_path_buf(), Entry::Folder)];
         while let Some((below, kind)) = rest.pop() {
@@ -340,7 +352,11 @@ impl Files {
             let path = below;
             match kind {
                 Entry::Folder => {
-                    if listed.insert(path.stored_identity().map_err(|e| Error::io(&path, &e))?) {
+                    let identity = path.stored_identity().map_err(|e| Error::io(&path, &e))?;
+                    if let Some(first) = listed.get(&identity) {
+                        found.also.push((path, first.clone()));
+                    } else {
+                        listed.insert(identity, path.clone());
                         // By the names that they have in snapshots beside it, which say what they are.
                         let linked = if within { linked_blobs(&path) } else { HashSet::new() };
                         let is_other = |file: &Path| {

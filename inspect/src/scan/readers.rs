@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Rule;
 use super::content::{Place, Scanner};
 use super::globals::BUILTINS;
+use super::judged::is_judged;
 use super::pickles::{MOST_KEPT, Stream, begins_plausibly, is_exhausted, names};
 use super::uses::JUDGED_BY_ARGUMENTS;
 use crate::Result;
@@ -70,7 +71,9 @@ impl Scanner<'_> {
             self.spend((trace.pickle.len + memo.len()) as u64);
             self.exhausted(&trace, at, place);
             let judged = |(module, name): &(Arc<str>, Arc<str>)| {
-                JUDGED_BY_ARGUMENTS.contains(&(module, name)) || BUILTINS.contains(&&**module)
+                JUDGED_BY_ARGUMENTS.contains(&(module, name))
+                    || is_judged((module, name))
+                    || BUILTINS.contains(&&**module)
             };
             let calls = |&(_, id): &(u64, Id)| match trace.pickle.node(id) {
                 Node::Object(object) => trace.pickle.global(object.callable).is_none(),

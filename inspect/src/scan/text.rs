@@ -71,7 +71,7 @@ pub(super) fn script(code: &str) -> Vec<(u64, String)> {
 }
 
 /// The dotted names in `code` outside of comments and strings, however they are spaced, with the offset of each.
-fn paths(code: &str) -> Vec<(u64, Vec<&str>)> {
+pub(super) fn paths(code: &str) -> Vec<(u64, Vec<&str>)> {
     let mut found: Vec<(u64, Vec<&str>)> = Vec::new();
     // Whether the last token is a dot, and whether it is a name that a dot would continue.
     let (mut dot, mut named) = (false, false);

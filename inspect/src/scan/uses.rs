@@ -4,12 +4,18 @@ use std::collections::HashSet;
 
 use super::calls::known_at;
 use super::globals::{Class, classify};
+use super::judged::is_judged;
 use super::text::reaches_out;
 use crate::pickle::{Id, Node, Object, Pickle, Trace};
 
 pub(super) fn is_getattr(module: &str, name: &str) -> bool {
     name == "getattr" && matches!(module, "builtins" | "__builtin__")
 }
+
+/// Hooks of lazy layers, which give their tensors a shape when the layer is first used or loaded.
+const LAZY: [&str; 3] = ["_infer_parameters", "_lazy_load_hook", "_lazy_save_hook"];
+/// Functions of `CyclicLR` that scale.
+const SCALES: [&str; 3] = ["_triangular_scale_fn", "_triangular2_scale_fn", "_exp_range_scale_fn"];
 
 /// What the calls of `getattr` are together, where each gives a plain function of PyTorch's, as `torch.relu` is pickled
 /// (`getattr(torch._C._VariableFunctionsClass, 'relu')`), or a method of one of its layers, as the hooks of lazy ones are;
@@ -30,7 +36,8 @@ pub(super) fn gets_of_torch(trace: &Trace<'_>) -> Option<Class> {
             class = Class::Unknown;
             continue;
         }
-        if reaches_out(name) {
+        let lazy = LAZY.contains(&name);
+        if reaches_out(name) && !lazy {
             return None;
         }
         let of_layer = |id| {
@@ -40,6 +47,8 @@ pub(super) fn gets_of_torch(trace: &Trace<'_>) -> Option<Class> {
         };
         match pickle.global(whose) {
             Some(("torch._C", "_VariableFunctionsClass")) if !name.starts_with('_') => {}
+            Some(("torch.optim.lr_scheduler", "CyclicLR")) if SCALES.contains(&name) => {}
+            None if of_layer(whose) && lazy => {}
             None if of_layer(whose) && !name.starts_with("__") => class = Class::Unknown,
             _ => return None,
         }
@@ -149,7 +158,9 @@ pub(super) fn loads(module: &str, name: &str) -> Option<&'static str> {
 /// `torch._tensor._rebuild_from_type_v2(function, type, args, state)`, or kept for later.
 pub(super) fn handed_on<'p>(trace: &'p Trace<'_>) -> HashSet<(&'p str, &'p str)> {
     let pickle = &trace.pickle;
-    let judged = |id: &Id| pickle.global(*id).filter(|global| JUDGED_BY_ARGUMENTS.contains(global));
+    let judged = |id: &Id| {
+        pickle.global(*id).filter(|global| JUDGED_BY_ARGUMENTS.contains(global) || is_judged(*global))
+    };
     let mut found = HashSet::new();
     if !trace.seen.imports.iter().any(|(_, id)| judged(id).is_some()) {
         return found;

@@ -13,10 +13,17 @@ const BREAKS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
 /// The deepest nesting that is followed, which is that of serde_json.
 const DEEPEST: usize = 128;
 
-/// Documents, and the Python objects that their tags name.
-type Parsed = std::result::Result<(Vec<Value>, Vec<String>), String>;
+/// What a tag has a loader do: how it is spelt, and the object, the module as `module.*`, or the file that it names.
+#[derive(Debug, PartialEq)]
+pub(super) struct Tagged {
+    pub by: &'static str,
+    pub what: String,
+}
 
-/// The documents of `text` as every reader would find them, and the Python objects that its tags name.
+/// Documents, and what their tags name.
+type Parsed = std::result::Result<(Vec<Value>, Vec<Tagged>), String>;
+
+/// The documents of `text` as every reader would find them, and what its tags name.
 pub(super) fn read(text: &str) -> Parsed {
     let (mut documents, mut tags) = yaml(text)?;
     // PyYAML ends lines at these too, as YAML 1.1 does (section 4.2).
@@ -48,7 +55,7 @@ fn yaml(text: &str) -> Parsed {
             }
             _ => None,
         };
-        tags.extend(tag.and_then(of_python));
+        tags.extend(tag.and_then(tagged));
         let done = match event {
             Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _) => {
                 if open.len() == DEEPEST {
@@ -100,16 +107,51 @@ fn yaml(text: &str) -> Parsed {
     Ok((documents, tags))
 }
 
-/// What PyYAML's unrestricted loaders import for a tag such as `!!python/object/apply:os.system`.
-fn of_python(tag: &Tag) -> Option<String> {
-    let whole = format!("{}{}", tag.handle, tag.suffix);
-    let (_, python) = whole.split_once("python/")?;
-    let (kind, path) = python.split_once(':')?;
-    // Plain types have no path: `!!python/tuple`.
-    (kind.starts_with("object") || matches!(kind, "name" | "module")).then(|| match kind {
+/// Tags of HyperPyYAML, by which SpeechBrain makes its models (`hyperpyyaml/core.py`): the last one is of files.
+const HYPER: [&str; 6] = ["!new", "!apply", "!applyref", "!name", "!module", INCLUDE];
+pub(super) const INCLUDE: &str = "!include";
+
+/// What a loader imports for a tag: PyYAML's unrestricted ones for `!!python/object/apply:os.system`, HyperPyYAML for
+/// `!apply:os.system`.
+fn tagged(tag: &Tag) -> Option<Tagged> {
+    let whole = unescaped(&format!("{}{}", tag.handle, tag.suffix));
+    if let Some((_, python)) = whole.split_once("python/") {
+        let (kind, path) = python.split_once(':')?;
+        // Plain types have no path: `!!python/tuple`.
+        return (kind.starts_with("object") || matches!(kind, "name" | "module"))
+            .then(|| Tagged { by: "!!python", what: named(kind, path) });
+    }
+    let (kind, path) = whole.split_once(':')?;
+    let kind = kind.rsplit('!').next().unwrap_or(kind);
+    let by = HYPER.into_iter().find(|by| by[1..] == *kind)?;
+    Some(Tagged { by, what: named(kind, path) })
+}
+
+fn named(kind: &str, path: &str) -> String {
+    match kind {
         "module" => format!("{path}.*"),
         _ => path.to_string(),
-    })
+    }
+}
+
+/// `tag` with characters for `%3A` and the like.
+fn unescaped(tag: &str) -> String {
+    let mut parts = tag.split('%');
+    let mut out = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let code = part.get(..2).and_then(|code| u8::from_str_radix(code, 16).ok());
+        match code {
+            Some(code) => {
+                out.push(code);
+                out.extend(&part.as_bytes()[2..]);
+            }
+            None => {
+                out.push(b'%');
+                out.extend(part.as_bytes());
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 #[cfg(test)]
@@ -118,12 +160,37 @@ mod tests {
 
     use super::*;
 
+    fn names(tags: &[Tagged]) -> Vec<&str> {
+        tags.iter().map(|tag| &*tag.what).collect()
+    }
+
+    #[test]
+    fn tags_of_speechbrain_are_followed() {
+        let text = "a: !new:speechbrain.nnet.CNN.Conv1d\n  x: !apply:os.system [id]\nb: !name:os.getcwd\nc: !module:evil\nd: !applyref:a.b\ne: !include:other.yaml\nf: !ref <a>\ng: !<!apply:os.popen> [id]\nh: !app%6cy:os.kill [1]\n";
+        let (_, tags) = read(text).unwrap();
+        assert_eq!(
+            names(&tags),
+            [
+                "speechbrain.nnet.CNN.Conv1d",
+                "os.system",
+                "os.getcwd",
+                "evil.*",
+                "a.b",
+                "other.yaml",
+                "os.popen",
+                "os.kill"
+            ]
+        );
+        let (_, tags) = read("%TAG !x! !app\n---\na: !x!ly:os.system [id]\n").unwrap();
+        assert_eq!(tags, [Tagged { by: "!apply", what: "os.system".into() }]);
+    }
+
     #[test]
     fn anchors_tags_and_repeated_keys_are_followed() {
         let (documents, tags) =
             read("a: &x os.system\nb: {_target_: *x}\nc: !!python/object/apply:os.popen [id]\n_target_: 1\n_target_: sys.exit\n")
                 .unwrap();
-        assert_eq!(tags, ["os.popen"]);
+        assert_eq!(names(&tags), ["os.popen"]);
         assert_eq!(documents[0]["b"], json!({"_target_": "os.system"}));
         assert_eq!(documents[0]["_target_"], json!(["1", "sys.exit"]));
         assert!(read(&"[".repeat(200)).is_err());
@@ -142,7 +209,7 @@ mod tests {
                 read(&format!("a: 1 # x{end}_target_: os.system{end}b: !!python/name:os.popen ''\n"))
                     .unwrap();
             assert!(documents.iter().any(|document| document["_target_"] == "os.system"), "{end:?}");
-            assert_eq!(tags, ["os.popen"]);
+            assert_eq!(names(&tags), ["os.popen"]);
         }
     }
 }

@@ -396,8 +396,11 @@ def tar_entry(rng, out, name, data, rate):
         path = rng.choice([name, b"other", name + b"\0x", b"./" + name, b""])
         if rng.random() < 0.5:
             records = pax(rng, b"path", path)
-            if rng.random() < 0.3:
-                records += pax(rng, b"size", b"%d" % rng.choice([len(data), 0, 5, 1 << 20]))
+            if rng.random() < 0.1:
+                records = pax(rng, b"comment", b"a\n" + pax(rng, b"path", b"b")) + records
+            for _ in range(rng.choice([0, 0, 0, 1, 2])):
+                form = rng.choice([b"%d", b"%d", b"%d", b" %d", b"%d ", b"0%d", b"+%d", b"0_%d", b"-%d", b"%d.0"])
+                records += pax(rng, b"size", form % rng.choice([len(data), 0, 5, 512, 1 << 20]))
             if rng.random() < 0.1:
                 records += pax(rng, rng.choice([b"GNU.sparse.major", b"GNU.sparse.name", b"GNU.sparse.size", b"linkpath", b"hdrcharset"]), rng.choice([b"1", b"storages", b"BINARY"]))
             out += tar_header(rng, b"PaxHeaders/x", len(records), rng.choice([b"x", b"x", b"g", b"X"]), rate=0) + padded(records)
@@ -448,6 +451,16 @@ def a_tar(rng):
         tar_entry(rng, out, name, data, rate)
         if rng.random() < 0.03:
             out += b"\0" * rng.choice([512, 1024])
+    if rng.random() < 0.2:
+        # An archive in the data of a member, or behind as much of it as some header says.
+        hidden, first = bytes(out), rng.choice([0, 512])
+        out = bytearray(tar_header(rng, b"readme", 2, b"0") + padded(b"hi"))
+        if first:
+            size = pax(rng, b"size", rng.choice([b"512", b"512", b" 512", b"5_12", b"0512"]))
+            if rng.random() < 0.3:
+                size = rng.choice([pax(rng, b"comment", b"a\nb") + size, pax(rng, b"size", b"%d" % (512 + len(hidden))) + size])
+            out += tar_header(rng, b"PaxHeaders/x", len(size), rng.choice([b"x", b"x", b"g", b"X"])) + padded(size)
+        out += tar_header(rng, b"d", first + len(hidden), rng.choice([b"0", b"5", b"1", b"6", b"\0", b"Z"])) + b"\1" * first + hidden
     out += b"\0" * rng.choice([0, 512, 1024, 10240])
     if rng.random() < 0.05:
         out += rng.choice(EVIL)

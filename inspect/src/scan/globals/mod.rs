@@ -6,10 +6,14 @@
 //! changes. Each module is listed with exact names; `*` after a prefix is used only
 //! where all names with that prefix are of one kind.
 
+mod computing;
 mod dangerous;
+mod exported;
 mod harmless;
 
+use computing::computes;
 use dangerous::{DANGEROUS_MODULES, DANGEROUS_NAMES, DANGEROUS_STEPS, REACHES};
+use exported::reaches_by_name;
 use harmless::{HARMLESS, HARMLESS_BUILTINS};
 
 /// What is known about an import.
@@ -32,7 +36,9 @@ pub(crate) fn classify(module: &str, name: &str) -> Class {
     if canonical == "builtins" && HARMLESS_BUILTINS.contains(&name) {
         return Class::Harmless;
     }
-    if HARMLESS.iter().any(|(m, names)| *m == module && names.contains(&name)) || is_torch_data(module, name)
+    if HARMLESS.iter().any(|(m, names)| *m == module && names.contains(&name))
+        || computes(canonical, name)
+        || is_torch_data(module, name)
     {
         return Class::Harmless;
     }
@@ -91,14 +97,16 @@ fn is_torch_data(module: &str, name: &str) -> bool {
     }
 }
 
-/// Whether `name` could be defined in a module of its own: not a path of attributes, which leads through what a module
-/// imports, nor the name of something dangerous that it may have imported.
-pub(crate) fn may_be_own(name: &str) -> bool {
-    let builtin = |(module, names, _): &(&str, &[&str], &str)| *module == "builtins" && names.contains(&name);
-    !name.contains('.')
+/// Whether a pattern may admit `name` as one that `module` itself defines: not what is known to be dangerous, not a path of
+/// attributes, which leads through what a module imports, and not what is called like something dangerous that the module may
+/// have imported.
+pub(crate) fn may_be_own(module: &str, name: &str) -> bool {
+    !matches!(classify(module, name), Class::Dangerous(_))
+        && !name.contains('.')
         && !DANGEROUS_STEPS.contains(&name)
-        && !DANGEROUS_NAMES.iter().any(builtin)
+        && !DANGEROUS_NAMES.iter().any(|(_, names, _)| names.contains(&name))
         && !DANGEROUS_MODULES.iter().any(|(module, _)| *module == name)
+        && !reaches_by_name(name)
 }
 
 /// Whether `module` and `name` could be those of a Python object: what random bytes rarely spell. Any folder on Python's

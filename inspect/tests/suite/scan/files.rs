@@ -7,6 +7,7 @@ mod containers;
 mod forged;
 mod harmless;
 mod made;
+mod misread;
 mod opcodes;
 
 use ckpt_kit::gguf::Gguf;
@@ -21,6 +22,7 @@ use containers::{containers, safetensors_and_pickle, several_readings};
 use forged::forged;
 use harmless::{handed_on, taken_for_harmless};
 use made::made;
+use misread::misread;
 use opcodes::{broken, imports, opcodes};
 
 /// A file of the set.
@@ -219,6 +221,7 @@ pub fn all() -> Vec<File> {
     files.extend(some_readers());
     files.extend(forged());
     files.extend(made());
+    files.extend(misread());
     files.extend(benign());
     files
 }

@@ -56,6 +56,9 @@ fn what_runs_code_is_dangerous_wherever_it_is() {
             assert_eq!(scan.severity(), Some(Severity::Dangerous), "{}: {:?}", file.name, scan.findings);
         }
     }
+    for name in ["attribute.h5", "objects.h5", "nothing-first.model", "hyperparams.yaml", "inference.json"] {
+        assert_eq!(find(name).severity(), Some(Severity::Dangerous), "{name}");
+    }
     for name in ["compressed.pkl.gz", "compressed.joblib", "pickled.safetensors", "zip-in-zip-in-zip.zip"] {
         assert_eq!(find(name).severity(), Some(Severity::Dangerous), "{name}");
     }
@@ -134,6 +137,12 @@ fn every_trick_has_its_rule() {
         ("lambda.keras", Rule::CustomCode),
         ("alias.yaml", Rule::CustomCode),
         ("tokenizer_config.json", Rule::DangerousTemplate),
+        ("folder-of-data.pt", Rule::ReadersDisagree),
+        ("size-of-all.pt", Rule::ReadersDisagree),
+        ("compressed-links.h5", Rule::OpaqueContent),
+        ("old.dump", Rule::OpaqueContent),
+        ("hyperparams.yaml", Rule::CustomCode),
+        ("MLmodel", Rule::CustomCode),
     ] {
         let scan = find(name);
         assert!(rules(&scan).contains(&rule), "{name}: {:?}", scan.findings);
@@ -174,8 +183,38 @@ fn what_the_user_vouches_for_is_harmless() {
         assert!(scan(&path, &allow("mine.config.*")).unwrap().severity().is_some(), "{name}");
         assert_eq!(scan(&path, &allow(&format!("mine.config.{name}"))).unwrap().severity(), None, "{name}");
     }
-    std::fs::write(&path, dotted("Config")).unwrap();
-    assert_eq!(scan(&path, &allow("mine.*")).unwrap().severity(), None);
+    for name in ["Config", "_Config", "relu", "make_layers"] {
+        std::fs::write(&path, dotted(name)).unwrap();
+        assert_eq!(scan(&path, &allow("mine.*")).unwrap().severity(), None, "{name}");
+    }
+    // Nor are those that are called like functions which reach out, or are dangerous by their whole names.
+    for name in [
+        "run",
+        "check_call",
+        "import_module",
+        "urlopen",
+        "rmtree",
+        "loads",
+        "attrgetter",
+        "Popen",
+        "safe_load",
+    ] {
+        std::fs::write(&path, dotted(name)).unwrap();
+        assert!(scan(&path, &allow("mine.*")).unwrap().severity().is_some(), "{name}");
+        assert_eq!(scan(&path, &allow(&format!("mine.config.{name}"))).unwrap().severity(), None, "{name}");
+    }
+    let of =
+        |module: &str, name: &str| pickle(4, &[short_text(module), short_text(name), vec![0x93]].concat());
+    for (module, name) in [
+        ("numpy", "DataSource"),
+        ("numpy.testing._private.utils", "runstring"),
+        ("numpy.testing._private.utils", "Ordinary"),
+        ("numpy", "vectorize"),
+    ] {
+        std::fs::write(&path, of(module, name)).unwrap();
+        let severity = scan(&path, &allow("numpy.*")).unwrap().severity();
+        assert_eq!(severity, Some(Severity::Dangerous), "{module}.{name}");
+    }
     for nonsense in ["*", "os", "a.*.b", ""] {
         assert!(Pattern::new(nonsense).is_err(), "{nonsense}");
     }

@@ -31,7 +31,7 @@ fn lz4(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// As `lzma.compress(bytes, lzma.FORMAT_ALONE)` writes it.
-fn lzma(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn lzma(bytes: &[u8]) -> Vec<u8> {
     let options = Default::default();
     let mut encoder = lzma_rust2::LzmaWriter::new_use_header(Vec::new(), &options, None).unwrap();
     encoder.write_all(bytes).unwrap();

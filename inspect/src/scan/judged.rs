@@ -1,0 +1,64 @@
+//! Imports that could reach anything, and are harmless with the arguments that a pickle gives them.
+
+use std::collections::{HashMap, HashSet};
+
+use super::calls::known_at;
+use crate::pickle::{Id, Node, Pickle, Trace};
+
+type Judge = fn(&Pickle<'_>, &[Id]) -> bool;
+
+/// Each with what its arguments have to be.
+const JUDGED: [(&str, &str, Judge); 6] = [
+    ("builtins", "type", is_singleton),
+    ("__builtin__", "type", is_singleton),
+    ("operator", "itemgetter", are_plain),
+    ("_operator", "itemgetter", are_plain),
+    ("logging", "getLogger", are_plain),
+    ("dill._dill", "_create_array", rebuild_an_array),
+];
+
+fn judge((module, name): (&str, &str)) -> Option<Judge> {
+    JUDGED.iter().find(|judged| (judged.0, judged.1) == (module, name)).map(|judged| judged.2)
+}
+
+/// Whether `global` is harmless with some arguments and not with others.
+pub(super) fn is_judged(global: (&str, &str)) -> bool {
+    judge(global).is_some()
+}
+
+/// Those that are called, and only with arguments with which they are harmless.
+pub(super) fn harmless_calls<'p>(trace: &'p Trace<'_>) -> HashSet<(&'p str, &'p str)> {
+    let pickle = &trace.pickle;
+    let mut calls: HashMap<(&str, &str), bool> = HashMap::new();
+    for &(at, id) in &trace.seen.calls {
+        let Node::Object(object) = pickle.node(id) else { continue };
+        let Some((global, judge)) = pickle.global(object.callable).and_then(|g| Some((g, judge(g)?))) else {
+            continue;
+        };
+        let known = object.kwargs.is_none() && known_at(trace, object.args, at);
+        let args = pickle.sequence(object.args).filter(|_| known);
+        *calls.entry(global).or_insert(true) &= args.is_some_and(|args| judge(pickle, args));
+    }
+    calls.into_iter().filter(|(_, harmless)| *harmless).map(|(global, _)| global).collect()
+}
+
+/// `type(None)` and the like, which is how types without a name are pickled.
+fn is_singleton(pickle: &Pickle<'_>, args: &[Id]) -> bool {
+    let &[only] = args else { return false };
+    let named = |(module, name)| {
+        matches!(module, "builtins" | "__builtin__") && matches!(name, "Ellipsis" | "NotImplemented")
+    };
+    matches!(pickle.node(only), Node::None) || pickle.global(only).is_some_and(named)
+}
+
+fn are_plain(pickle: &Pickle<'_>, args: &[Id]) -> bool {
+    args.iter().all(|&id| matches!(pickle.node(id), Node::None | Node::Bool(_) | Node::Int(_) | Node::Str(_)))
+}
+
+/// `_create_array(_reconstruct, (ndarray, …), state)`: what NumPy does for the same arguments.
+fn rebuild_an_array(pickle: &Pickle<'_>, args: &[Id]) -> bool {
+    let [make, of, ..] = *args else { return false };
+    let Node::Tuple(of) = pickle.node(of) else { return false };
+    matches!(pickle.global(make), Some(("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct")))
+        && of.first().and_then(|&class| pickle.global(class)) == Some(("numpy", "ndarray"))
+}
