@@ -154,6 +154,8 @@ fn methods_that_are_not_those_of_the_codes_are_found() {
         assert_eq!(verdict, Some(Verdict::Corrupt), "{fault:?}");
     };
     other(&awq, json!({"quant_method": "gptq", "bits": 4}));
+    // AutoAWQ's key says nothing in a configuration of GPTQ.
+    other(&awq, json!({"quant_method": "gptq", "bits": 4, "version": "gemm"}));
     other(&awq, json!({"quant_method": "awq", "bits": 8}));
     other(&gptq, json!({"quant_method": "awq", "bits": 4, "version": "gemm"}));
     for said in [

@@ -21,9 +21,7 @@ fn names_awq(config: &Config) -> bool {
     let is_version = |name: &str| READ.contains(&name.to_ascii_lowercase().as_str());
     !config.is("gptq")
         || config.text("method").is_some_and(|method| method.eq_ignore_ascii_case("awq"))
-        || ["version", "checkpoint_format", "format"]
-            .iter()
-            .any(|key| config.text(key).is_some_and(is_version))
+        || ["checkpoint_format", "format"].iter().any(|key| config.text(key).is_some_and(is_version))
 }
 
 /// The version of AWQ that `config` names, in lower case, if its weights are stored otherwise than in `gemm`.
