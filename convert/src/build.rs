@@ -103,14 +103,11 @@ fn refuse_losses(source: &Checkpoint, target: Target) -> Result<()> {
         let (name, dtype) = (tensor.name.escape_debug(), tensor.dtype);
         return Err(Error::of_source(source, format!("`{name}` is {dtype}, which {reader} cannot keep")));
     }
-    let names: HashSet<&str> = source.tensors.iter().map(|t| t.name.as_str()).collect();
-    let is_instance = |t: &&TensorInfo| {
-        t.storage.is_none() && t.sparse.is_none() && names.contains(format!("{}.qdata", t.name).as_str())
-    };
-    if let Some(tensor) = source.tensors.iter().find(is_instance) {
-        let name = tensor.name.escape_debug();
+    let instance = |t: &TensorInfo| t.instance.clone().filter(|_| t.group != Group::Optimizer);
+    if let Some((tensor, instance)) = source.tensors.iter().find_map(|t| Some((t, instance(t)?))) {
+        let (name, class) = (tensor.name.escape_debug(), instance.class.escape_debug());
         let why = format!(
-            "`{name}` is an instance of a class of torchao: its parts could be kept, and not what they are"
+            "`{name}` is an instance of a class, {class}: its parts could be kept, and not what they are"
         );
         return Err(Error::of_source(source, why));
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use ckpt_inspect::Role as TensorRole;
 use ckpt_inspect::meaning::architecture::{Kind, Part, Role, STUDENT};
-use ckpt_inspect::meaning::{RopePairing, role};
+use ckpt_inspect::meaning::{RopePairing, is_of_activations, role};
 use ckpt_inspect::measure::Floor;
 use ckpt_inspect::{Checkpoint, DType, Format, ModelConfig, TensorInfo};
 
@@ -38,7 +38,10 @@ pub(crate) fn beside_codes(source: &Checkpoint) -> HashSet<usize> {
         return HashSet::new();
     }
     let roles = role::roles(&source.tensors).into_iter().enumerate();
-    roles.filter(|(_, role)| *role == TensorRole::Scale).map(|(i, _)| i).collect()
+    let is_beside = |&(i, role): &(usize, TensorRole)| {
+        role == TensorRole::Scale || is_of_activations(&source.tensors[i].name)
+    };
+    roles.filter(is_beside).map(|(i, _)| i).collect()
 }
 
 /// Whether a separate tensor has the factor of GGML's blocks.

@@ -3,9 +3,9 @@
 
 use ckpt_inspect::meaning::architecture::{Part, Role, STUDENT, TABLE};
 use ckpt_inspect::meaning::names::Names;
-use ckpt_inspect::meaning::{Activation, ConfigError, Given, RopePairing, RopeScaling};
+use ckpt_inspect::meaning::{Activation, ConfigError, Given, RopePairing, RopeScaling, is_of_activations};
 use ckpt_inspect::measure::Floor;
-use ckpt_inspect::{Checkpoint, DType, ModelConfig};
+use ckpt_inspect::{Checkpoint, DType, ModelConfig, TensorInfo};
 
 use crate::{Assumption, Error, Result};
 
@@ -51,7 +51,9 @@ pub fn configuration(
             name.escape_debug()
         ))
     };
-    if let Some(tensor) = names.unused.first() {
+    let (of_activations, unused): (Vec<&TensorInfo>, Vec<&TensorInfo>) =
+        names.unused.iter().copied().partition(|tensor| read && is_of_activations(&tensor.name));
+    if let Some(tensor) = unused.first() {
         return Err(foreign(&tensor.name));
     }
     let matrix = |role: Role| match names.get(role).map(|t| t.shape.as_slice()) {
@@ -142,7 +144,10 @@ pub fn configuration(
         return Err(foreign(&tensor.name));
     }
     check(&config).map_err(inconsistent)?;
-    let assumed = if assumed.is_empty() { Vec::new() } else { vec![Assumption::Settings(assumed)] };
+    let mut assumed = if assumed.is_empty() { Vec::new() } else { vec![Assumption::Settings(assumed)] };
+    if !of_activations.is_empty() {
+        assumed.push(Assumption::PlainActivations);
+    }
     Ok((config, assumed))
 }
 

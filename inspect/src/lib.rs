@@ -65,5 +65,5 @@ pub use processor::InstructionSet;
 pub use record::{CheckpointRecord, TensorRecord};
 pub use step::{StepSource, from_path as step_from_path};
 pub use storage::Storage;
-pub use tensor::{Element, Group, Quantizer, Sparse, SparseLayout, TensorInfo, contiguous_strides};
+pub use tensor::{Element, Group, Instance, Quantizer, Sparse, SparseLayout, TensorInfo, contiguous_strides};
 pub use verdict::{Finding, Levels, Thresholds, Verdict, judge, judge_each};

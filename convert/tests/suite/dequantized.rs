@@ -172,3 +172,29 @@ fn codes_of_a_scheme_that_is_not_read_are_kept_or_refused() {
     assert!(converted(from.path(), &to, &hf().with(|o| o.keep_quantized = true)).unwrap().agrees());
     assert_eq!(config_of(&to)["quantization_config"], config["quantization_config"]);
 }
+
+#[test]
+fn sparse_weights_are_refused_or_kept_with_what_says_so() {
+    let layer = "model.layers.0.mlp.up_proj";
+    let file = SafeTensors::new()
+        .f32s(&format!("{layer}.compressed"), &[32, 32], &[0.1; 1024])
+        .tensor(&format!("{layer}.bitmask"), "U8", &[32, 8], &noise(256))
+        .f32s("model.norm.weight", &[8], &[1.0; 8]);
+    let sparse = json!({"format": "sparse-24-bitmask", "sparsity_structure": "2:4"});
+    for config in [
+        json!({"architectures": ["OtherForCausalLM"], "sparsity_config": sparse}),
+        json!({"architectures": ["OtherForCausalLM"], "quantization_config": {"format": "dense", "sparsity_config": sparse}}),
+    ] {
+        let from = folder(&file, &config);
+        let to = from.path().join("to");
+        for target in [Target::Hf { packed: false }, Target::SafeTensors, Target::Torch] {
+            let error = converted(from.path(), &to, &Options::new(target)).unwrap_err();
+            assert!(error.to_string().contains("sparse-24-bitmask"), "{error}");
+        }
+        assert!(converted(from.path(), &to, &hf().with(|o| o.keep_quantized = true)).unwrap().agrees());
+        let written = config_of(&to);
+        for key in ["sparsity_config", "quantization_config"] {
+            assert_eq!(written.get(key), config.get(key));
+        }
+    }
+}

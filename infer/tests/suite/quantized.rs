@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ckpt_infer::{LoadOptions, Model, Pool};
+use ckpt_infer::{Assumption, LoadOptions, Model, Pool};
 use ckpt_kit::random::Random;
 use ckpt_kit::safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -73,8 +73,15 @@ fn llama(
 }
 
 fn logits(folder: &Path) -> Vec<f32> {
+    logits_and(folder, &[])
+}
+
+/// The same of a model of which this has to be assumed.
+fn logits_and(folder: &Path, assumed: &[Assumption]) -> Vec<f32> {
     let pool = Pool::new(2);
     let model = Model::open(folder, &LoadOptions::default(), &pool).unwrap();
+    let settings = |a: &&Assumption| !matches!(a, Assumption::Settings(_));
+    assert_eq!(model.assumed().iter().filter(settings).cloned().collect::<Vec<_>>(), assumed);
     let ids: Vec<u32> = (0..24).map(|i| (i * 37 + 11) % TOKENS as u32).collect();
     crate::logits::logits(&model, &pool, &ids)
 }
@@ -97,4 +104,60 @@ fn a_model_in_fp8_computes_what_its_matrices_do() {
     let (coded, plain) = (logits(&coded), logits(&plain));
     assert!(plain.iter().all(|x| x.is_finite()) && plain.iter().any(|x| x.abs() > 0.1));
     assert_eq!(coded, plain);
+}
+
+/// Scales of activations and caches, by the names that quantizers give them.
+const OF_ACTIVATIONS: [&str; 12] = [
+    "self_attn.k_scale",
+    "self_attn.v_scale",
+    "self_attn.q_scale",
+    "self_attn.kv_scale",
+    "self_attn.k_proj.k_scale",
+    "self_attn.v_proj.output_scale",
+    "self_attn.k_zero_point",
+    "mlp.down_proj.input_scale",
+    "mlp.down_proj.input_global_scale",
+    "mlp.down_proj.input_zero_point",
+    "mlp.down_proj.activation_scale",
+    "mlp.down_proj.qscale_act",
+];
+
+#[test]
+fn scales_of_activations_and_caches_are_no_part_of_the_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let build = |name: &str, more: &[&str], scaled: bool| {
+        let folder = folder.path().join(name);
+        let whole = json!({"quant_method": "fp8"});
+        llama(&folder, scaled.then_some(whole), |file, name, shape, codes, scales| {
+            let file = match scaled {
+                true => {
+                    let file = file.tensor(name, "F8_E4M3", &shape, codes);
+                    file.f32s(&format!("{name}_scale"), &[], &scales[..1])
+                }
+                false => {
+                    let values: Vec<f32> = codes.iter().map(|&code| e4m3(code) * scales[0]).collect();
+                    file.f32s(name, &shape, &values)
+                }
+            };
+            let layer = name.strip_suffix("self_attn.q_proj.weight");
+            more.iter()
+                .filter_map(|more| Some(format!("{}{more}", layer?)))
+                .fold(file, |file, name| file.f32s(&name, &[1], &[0.02]))
+        });
+        folder
+    };
+    let right = logits(&build("right", &[], true));
+    let all = build("all", &OF_ACTIVATIONS, true);
+    assert_eq!(logits_and(&all, &[Assumption::PlainActivations]), right);
+    for name in OF_ACTIVATIONS {
+        let one = build(name, &[name], true);
+        assert_eq!(logits_and(&one, &[Assumption::PlainActivations]), right, "{name}");
+    }
+    // In a network of floats nobody knows what they are for.
+    let plain = build("plain", &["self_attn.k_scale"], false);
+    let pool = Pool::new(2);
+    let error = Model::open(&plain, &LoadOptions::default(), &pool).unwrap_err();
+    assert!(error.to_string().contains("k_scale"), "{error}");
+    let other = build("other", &["mlp.down_proj.other_scale"], true);
+    assert!(Model::open(&other, &LoadOptions::default(), &pool).is_err());
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, CowArray, IxDyn, ShapeBuilder};
 use serde::{Deserialize, Serialize};
 
+use crate::metadata::Value;
 use crate::quantized::Quantized;
 use crate::storage::{Storage, swap_words};
 use crate::{DType, Damage, DamageKind, Error, Result};
@@ -43,10 +44,29 @@ pub struct TensorInfo {
     /// The stored tensors that it is made of, if it is codes with scales beside them; then its storage is that of the
     /// codes.
     pub quantized: Option<Arc<Quantized>>,
+    /// What it is an instance of, if it has no data of its own and wraps other tensors, which are listed below its name.
+    pub instance: Option<Arc<Instance>>,
     /// What it is one rank's share of, if it was not joined with the others.
     pub(crate) share: Option<Arc<Share>>,
     /// Why its bytes cannot be read, if so.
     pub damage: Option<Damage>,
+}
+
+/// An instance of a subclass of PyTorch's tensors that only wraps others.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Instance {
+    /// Its class, with the module: `torchao.dtypes.affine_quantized_tensor.AffineQuantizedTensor`.
+    pub class: String,
+    /// Its attributes that are no tensors.
+    pub attributes: Value,
+}
+
+impl Instance {
+    /// The name of its class alone.
+    pub fn class_name(&self) -> &str {
+        self.class.rsplit('.').next().unwrap_or_default()
+    }
 }
 
 /// The tensor that a rank saved its part of.
@@ -221,6 +241,7 @@ impl TensorInfo {
             quantizer: None,
             sparse: None,
             quantized: None,
+            instance: None,
             share: None,
             damage: None,
         }

@@ -317,6 +317,11 @@ pub enum Finding {
         /// The code.
         code: u8,
     },
+    /// Many blocks of a quantized weight have one value each, which is not zero.
+    FlatBlocks {
+        /// The share of its elements in such blocks.
+        share: f64,
+    },
     /// Many codes of a quantized weight are at the ends of their range.
     SaturatedCodes {
         /// Their share.
@@ -388,6 +393,13 @@ impl fmt::Display for Finding {
                 write!(f, "{outside} {points} outside of the range of its codes")
             }
             Finding::EqualCodes { code } => write!(f, "every code is {code}"),
+            Finding::FlatBlocks { share } => {
+                write!(
+                    f,
+                    "{:.0} % of its blocks are of one value each: their codes are all the same",
+                    100.0 * share
+                )
+            }
             Finding::SaturatedCodes { share } => {
                 write!(f, "{:.0} % of its codes are at the ends of their range", 100.0 * share)
             }

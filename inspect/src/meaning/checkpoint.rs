@@ -172,7 +172,11 @@ impl Checkpoint {
 
     /// Bytes that [`Checkpoint::tensor_bytes`] has to allocate for `tensor`: 0 if it can borrow from the mapped file.
     pub fn copied_bytes(&self, tensor: &TensorInfo) -> u64 {
-        let part = tensor.sparse.as_ref().map_or(tensor, |sparse| &sparse.values);
+        let part = match (&tensor.sparse, &tensor.quantized) {
+            (Some(sparse), _) => &sparse.values,
+            (None, Some(quantized)) => quantized.codes(),
+            (None, None) => tensor,
+        };
         let Some(storage) = &part.storage else { return 0 };
         let own = part.byte_len().unwrap_or(0);
         match storage.copied(own) {

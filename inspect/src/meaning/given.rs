@@ -124,6 +124,8 @@ pub enum Assumption {
     Settings(Vec<Assumed>),
     /// The lost scales of packed matrices are taken to be 1.
     UnitScales,
+    /// What the checkpoint has for rounding activations or caches is not used.
+    PlainActivations,
 }
 
 impl fmt::Display for Assumption {
@@ -139,6 +141,9 @@ impl fmt::Display for Assumption {
             }
             Assumption::UnitScales => {
                 f.write_str("the scales of packed matrices are lost; 1 is used, so outputs mean little")
+            }
+            Assumption::PlainActivations => {
+                f.write_str("activations and caches are not rounded, though the checkpoint has scales for it")
             }
         }
     }

@@ -31,4 +31,5 @@ pub use model::{Model, ModelRecord};
 pub use quantization::{Quantization, Rounding};
 pub use rope::RopeScaling;
 pub use scheme::Coding;
+pub use scheme::names::is_of_activations;
 pub use shapes::Shapes;

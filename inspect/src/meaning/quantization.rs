@@ -97,7 +97,7 @@ impl Quantization {
     pub const KEY: &'static str = "quantization_config";
 
     /// The keys of config.json that say how weights are quantized.
-    pub const KEYS: [&'static str; 3] = [Self::KEY, "compression_config", "quantization"];
+    pub const KEYS: [&'static str; 4] = [Self::KEY, "compression_config", "quantization", "sparsity_config"];
 
     /// Whether `key` of a config.json may hold the configuration of a part of the model, such as `text_config`, which may
     /// have such keys of its own.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use crate::checkpoint::Checkpoint;
 use crate::meaning::Quantization;
 use crate::metadata::{Value, as_u64};
+use crate::quantized::QuantFault;
 use crate::tensor::{TensorInfo, contiguous_strides, numel};
 use crate::{DType, Damage, DamageKind, Format, Group, I2sLayout, Notice, NoticeKind, TernaryPacking};
 
@@ -178,7 +179,7 @@ const MOST_EXPERTS: usize = 1024;
 
 /// Gives the block-quantized matrices of a GGUF checkpoint the scale that is stored next to them: llama.cpp multiplies
 /// the output of `L.weight` by the one number in `L.scale`, or where it holds the matrices of several experts, that of each
-/// by its number. `L.input_scale` is of activations.
+/// by its number. `L.input_scale` is of activations. Scales that cannot be such are listed as faults.
 pub(crate) fn apply_scales(checkpoint: &mut Checkpoint) {
     if !matches!(checkpoint.format, Format::Gguf { .. }) {
         return;
@@ -198,13 +199,42 @@ pub(crate) fn apply_scales(checkpoint: &mut Checkpoint) {
             checkpoint.tensors[at].group = Group::Other;
         }
         let Some(at) = at else { continue };
-        if let Some(scale) = one_number(checkpoint, at) {
-            checkpoint.tensors[i].scale = Some(scale);
-        } else if let Some(scales) = experts.and_then(|count| numbers(checkpoint, at, count)) {
-            checkpoint.tensors[i].scales = Some(scales.into());
-        } else {
-            continue;
-        }
+        let found = numbers(checkpoint, at, 1).or_else(|| numbers(checkpoint, at, experts?));
+        let name = checkpoint.tensors[at].name.clone();
+        let fault = match found {
+            None => Some(QuantFault::shape(&checkpoint.tensors[at], &checkpoint.tensors[i])),
+            Some(found) => {
+                let negative = found.iter().any(|scale| *scale < 0.0);
+                match found.as_slice() {
+                    [scale] => checkpoint.tensors[i].scale = Some(*scale),
+                    _ => checkpoint.tensors[i].scales = Some(found.into()),
+                }
+                negative.then(|| QuantFault::Negative { part: name.clone() })
+            }
+        };
+        checkpoint.coding.faults.extend(fault.map(|fault| (name, fault)));
         checkpoint.tensors[at].group = Group::Other;
     }
+    let orphans: Vec<usize> = scales
+        .into_iter()
+        .filter(|(layer, at)| is_orphan(checkpoint, layer, *at))
+        .map(|(_, at)| at)
+        .collect();
+    for at in orphans {
+        let tensor = &mut checkpoint.tensors[at];
+        tensor.group = Group::Other;
+        checkpoint.coding.faults.push((tensor.name.clone(), QuantFault::Orphaned));
+    }
+}
+
+/// Whether the tensor at `at`, the scale of `layer` by its name and size, is beside no codes. Networks that llama.cpp does
+/// not know may call other things so.
+fn is_orphan(checkpoint: &Checkpoint, layer: &str, at: usize) -> bool {
+    let tensor = &checkpoint.tensors[at];
+    if !layer.starts_with("blk.") || !(tensor.numel() == 1 || layer.ends_with("_exps")) {
+        return false;
+    }
+    let weight = format!("{layer}.weight");
+    let weight = checkpoint.tensors.iter().find(|tensor| tensor.name == weight);
+    weight.is_none_or(|weight| weight.dtype.is_float()) && one_number(checkpoint, at) != Some(1.0)
 }

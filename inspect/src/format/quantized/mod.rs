@@ -148,6 +148,20 @@ pub enum QuantFault {
         /// What is asked for, in words.
         asked: String,
     },
+    /// A tensor that says what the codes' sizes are says others than they have.
+    Said {
+        /// The tensor.
+        part: String,
+        /// What it says.
+        said: Vec<u64>,
+        /// The shape of the codes as stored.
+        codes: Vec<u64>,
+    },
+    /// A factor that elements are multiplied by is negative.
+    Negative {
+        /// The tensor that has it.
+        part: String,
+    },
     /// It is quantized in a way that is known by name, and not read.
     Unread {
         /// The name.
@@ -195,6 +209,12 @@ impl QuantFault {
         )
     }
 
+    /// `tensor` says that the codes have other sizes than they do.
+    pub(crate) fn said(tensor: &TensorInfo, said: &[usize], codes: &TensorInfo) -> Self {
+        let sizes = |shape: &[usize]| shape.iter().map(|&d| d as u64).collect();
+        QuantFault::Said { part: tensor.name.clone(), said: sizes(said), codes: sizes(&codes.shape) }
+    }
+
     /// `tensor` has another shape than `codes` need.
     pub(crate) fn shape(tensor: &TensorInfo, codes: &TensorInfo) -> Self {
         let sizes = |shape: &[usize]| shape.iter().map(|&d| d as u64).collect();
@@ -213,6 +233,14 @@ impl fmt::Display for QuantFault {
                 write!(f, "codes without their {part}: there is no {}", wanted.escape_debug())
             }
             QuantFault::Orphaned => f.write_str("it belongs to no codes"),
+            QuantFault::Shape { part, found, codes } if found == codes => {
+                write!(f, "{} has shape {found:?}, which is not that of such codes", part.escape_debug())
+            }
+            QuantFault::Said { part, said, codes } => {
+                let part = part.escape_debug();
+                write!(f, "{part} says {said:?}, which does not fit codes of {codes:?}")
+            }
+            QuantFault::Negative { part } => write!(f, "{} is negative", part.escape_debug()),
             QuantFault::Shape { part, found, codes } => {
                 write!(
                     f,

@@ -1,6 +1,7 @@
 //! Calls of PyTorch's `_rebuild…` functions as tensors, and persistent ids and byte strings as storages.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::bits::Bits;
 use super::dtypes::{storage_dtype, torch_dtype};
@@ -9,7 +10,7 @@ use super::{ENTRY, Inline, InlineBytes, MAX_DEPTH, MAX_KEY, StorageRef, Walker, 
 use crate::metadata::Value;
 use crate::pickle::{Id, Node, Object, Pickle};
 use crate::storage::Storage;
-use crate::tensor::{Quantizer, Sparse, SparseLayout, TensorInfo, contiguous_strides, numel};
+use crate::tensor::{Instance, Quantizer, Sparse, SparseLayout, TensorInfo, contiguous_strides, numel};
 use crate::{DType, Damage, DamageKind, Error, Group, Result, torch_legacy};
 
 impl<'p> Walker<'p, '_> {
@@ -52,12 +53,14 @@ impl<'p> Walker<'p, '_> {
                     return None;
                 }
             }
+            let at = self.tensors.len();
             let value = match (inner, inner_args) {
                 (Some(f), Some(a)) => self.rebuild(f, a, name, depth + 1),
                 _ => None,
             };
-            if let Some(&state) = args.get(3) {
-                self.walk(state, name, depth + 1);
+            let state = args.get(3).and_then(|&state| self.walk(state, name, depth + 1));
+            if let (Some("_rebuild_wrapper_subclass"), Some(&class)) = (inner, args.get(1)) {
+                self.keep_instance(at, class, state);
             }
             return value;
         }
@@ -88,6 +91,21 @@ impl<'p> Walker<'p, '_> {
                 self.walk_items(args, Some(&child), depth);
                 Some(Value::String(value))
             }
+        }
+    }
+
+    /// Keeps with the wrapper that is listed at `at` its class and what `state` says besides tensors.
+    fn keep_instance(&mut self, at: usize, class: Id, state: Option<Value>) {
+        let Some((module, name)) = self.pickle.global(class) else { return };
+        let Some(class) = self.afford_dotted(module, name) else { return };
+        // With __slots__ the state is a pair.
+        let attributes = match state {
+            Some(Value::List(parts)) => parts.into_iter().find(|part| matches!(part, Value::Dict(_))),
+            state => state,
+        };
+        if let Some(tensor) = self.tensors.get_mut(at).filter(|tensor| tensor.storage.is_none()) {
+            let attributes = attributes.unwrap_or(Value::None);
+            tensor.instance = Some(Arc::new(Instance { class, attributes }));
         }
     }
 

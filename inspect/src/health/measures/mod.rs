@@ -4,6 +4,7 @@
 
 mod accumulate;
 mod fields;
+mod flat;
 mod kurtosis;
 mod runs;
 
@@ -18,6 +19,7 @@ use crate::record::TensorRecord;
 pub(crate) use accumulate::Accumulators;
 pub use accumulate::{Accumulate, Accumulator, accumulator};
 pub use fields::STD;
+pub(crate) use flat::KEY as FLAT;
 pub(crate) use kurtosis::KEY as TAILS;
 
 /// Every measure, in the order in which they are shown.
@@ -35,6 +37,7 @@ pub static MEASURES: &[Measure] = &[
     runs::ZERO_RUN,
     runs::ZERO_RUN_AT,
     runs::CONSTANT_RUN,
+    flat::MEASURE,
     fields::NAN,
     fields::INF,
     fields::NEG,

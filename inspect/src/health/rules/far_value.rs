@@ -20,6 +20,9 @@ const OF_F16: usize = 6;
 const OF_BLOCKS: usize = 5;
 const OF_VECTORS: usize = 8;
 const OF_OTHERS: usize = 13;
+/// The same in blocks whose values are this many times the mean of the others: larger than any outlier, whatever is between.
+const OF_FAR_BLOCKS: usize = 4;
+const FAR_BLOCKS: f64 = 2e3;
 /// The same beneath one or two values of a large matrix.
 const BENEATH_ONE: usize = 8;
 const LARGE: u64 = 1024;
@@ -36,7 +39,9 @@ pub(super) const RULE: Rule = Rule {
     check: Check::Elements(|tensor, stats| {
         let found = match Matrix::of(tensor, None) {
             Some(_) if tensor.role == Role::Codes => None,
-            Some(_) => times_the_mean(stats).or_else(|| apart(stats, gap(tensor), true)),
+            Some(_) => times_the_mean(stats)
+                .or_else(|| apart(stats, gap(tensor), true))
+                .or_else(|| far_block(tensor, stats)),
             None => is_f16_vector(tensor).then(|| apart(stats, OF_VECTORS, false))?,
         };
         let (value, typical) = found?;
@@ -87,6 +92,13 @@ fn apart(stats: &Stats, gap: usize, lone: bool) -> Option<(f64, f64)> {
     let middle = |i: usize| 1.5 * f64::from(histogram.first + i as i32).exp2();
     let sum: f64 = others.iter().enumerate().map(|(i, &n)| n as f64 * middle(i)).sum();
     (count >= ENOUGH && (few || one)).then_some((largest, sum / count as f64))
+}
+
+/// The same of blocks with a scale that is far too large.
+fn far_block(tensor: &TensorRecord, stats: &Stats) -> Option<(f64, f64)> {
+    let is_of_blocks = matches!(tensor.dtype, DType::Ggml(_));
+    let found = is_of_blocks.then(|| apart(stats, OF_FAR_BLOCKS, false))??;
+    (found.0 > FAR_BLOCKS * found.1).then_some(found)
 }
 
 /// How many values stand above the first `gap` empty octaves from above, the place of the highest octave beneath, and how

@@ -26,6 +26,7 @@ mod network;
 mod not_finite;
 mod one_direction;
 mod promised;
+mod quant_blocks;
 mod quant_codes;
 mod quant_parts;
 mod quant_scales;
@@ -101,7 +102,7 @@ const MATRICES: &[Role] = MAYBE_MATRICES.split_at(MAYBE_MATRICES.len() - 1).0;
 const PLAIN: &[Role] = &[Role::Matrix, Role::Convolution, Role::Head, Role::Router];
 
 /// How many rules there are.
-pub(crate) const COUNT: usize = 39;
+pub(crate) const COUNT: usize = 40;
 
 /// Every rule, in the order in which they are asked.
 pub static RULES: [Rule; COUNT] = [
@@ -117,6 +118,7 @@ pub static RULES: [Rule; COUNT] = [
     zero_codes::RULE,
     scale_lost::RULE,
     quant_codes::RULE,
+    quant_blocks::RULE,
     misread::RULE,
     whole_numbers::RULE,
     saturated::RULE,

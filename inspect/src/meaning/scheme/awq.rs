@@ -12,6 +12,18 @@ const PACK: usize = 8;
 /// Versions that store weights as `gemm` does.
 const READ: [&str; 5] = ["gemm", "exllama", "exllama_v1", "exllama_v2", "ipex"];
 
+/// Bits of a code.
+const BITS: usize = 4;
+
+/// Whether `config` says of codes that GPTQModel or another program wrote that they are AWQ's: its method may be called
+/// `gptq` all the same.
+fn names_awq(config: &Config) -> bool {
+    let is_version = |name: &str| READ.contains(&name.to_ascii_lowercase().as_str());
+    !config.is("gptq")
+        || config.text("method").is_some_and(|method| method.eq_ignore_ascii_case("awq"))
+        || ["checkpoint_format", "format"].iter().any(|key| config.text(key).is_some_and(is_version))
+}
+
 /// The version of AWQ that `config` names, in lower case, if its weights are stored otherwise than in `gemm`.
 pub(super) fn unread_version(config: &Config) -> Option<String> {
     let version =
@@ -46,6 +58,13 @@ fn weight(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
     if words.checked_mul(PACK) != Some(rows) || groups == 0 || !cols.is_multiple_of(groups) {
         return Err(QuantFault::shape(scales, codes));
     }
+    if !names_awq(stored.config) {
+        return Err(QuantFault::configured(codes, "codes of GPTQ".into()));
+    }
+    let asked = ["bits", "w_bit"].iter().find_map(|key| stored.config.size(key));
+    if let Some(bits) = asked.filter(|&bits| bits != BITS && !stored.config.differs_by_layer()) {
+        return Err(QuantFault::configured(codes, format!("rows of {rows} codes of {bits} bits")));
+    }
     if zeros.shape != [groups, words] || zeros.dtype != DType::I32 {
         return Err(QuantFault::shape(zeros, codes));
     }
@@ -63,7 +82,7 @@ fn weight(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
     Ok(Weight {
         name: own("weight"),
         shape: vec![rows, cols],
-        kind: QuantType::new(Maker::Awq, Code::Bits(4), Blocking::Group(narrow)),
+        kind: QuantType::new(Maker::Awq, Code::Bits(BITS as u8), Blocking::Group(narrow)),
         parts: vec![(PartRole::Codes, at), (PartRole::Scale, scale), (PartRole::ZeroPoint, zero)],
         form: Form {
             rows,

@@ -53,8 +53,9 @@ fn packed(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
             let unclear = || QuantFault::State { part: own("weight_shape") };
             let sizes = stored.integers(recorded).ok_or_else(unclear)?;
             let &[.., rows, cols] = sizes.as_slice() else { return Err(unclear()) };
-            if rows != stack.rows && rows.checked_mul(stack.slices) != Some(stack.rows) {
-                return Err(QuantFault::shape(codes, codes));
+            let fits = rows == stack.rows || rows.checked_mul(stack.slices) == Some(stack.rows);
+            if !fits || sizes.len() > codes.shape.len() {
+                return Err(QuantFault::said(stored.tensor(recorded), &sizes, codes));
             }
             parts.push((PartRole::State, recorded));
             cols
@@ -98,8 +99,14 @@ fn packed(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
         let part = parts.len();
         parts.push((PartRole::ZeroPoint, zero));
         form.zero = zero_point(stored, (part, zero), bits, sizes, (&form, blocking))?;
+    } else if stored.config.has_zero_points(bits) {
+        return Err(QuantFault::Missing { part: PartRole::ZeroPoint, wanted: own("weight_zero_point") });
     }
-    if let Some(index) = stored.at(&own("weight_g_idx")) {
+    let index = stored.at(&own("weight_g_idx"));
+    if index.is_none() && form.groups() > 1 && stored.config.has_index(bits) {
+        return Err(QuantFault::Missing { part: PartRole::Index, wanted: own("weight_g_idx") });
+    }
+    if let Some(index) = index {
         // Activation ordering that was not done leaves -1 for every column.
         (form.index, form.index_may_be_unset) = (Some(parts.len()), true);
         parts.push((PartRole::Index, index));
@@ -170,7 +177,12 @@ fn int8(stored: &Stored<'_>, at: usize, scale: usize, layer: &str) -> Found {
         scale: Some(scales.grid),
         ..Form::default()
     };
-    if let Some(zero) = stored.at(&format!("{layer}.weight_zero_point")) {
+    let wanted = format!("{layer}.weight_zero_point");
+    let zero = stored.at(&wanted);
+    if zero.is_none() && stored.config.has_zero_points(8) {
+        return Err(QuantFault::Missing { part: PartRole::ZeroPoint, wanted });
+    }
+    if let Some(zero) = zero {
         let numbers = Numbers::Plain(stored.tensor(zero).dtype);
         let said = [scales.blocking];
         let asked = Asked::of(&said, (1, scales.group));

@@ -139,6 +139,30 @@ impl Config {
         all
     }
 
+    /// Whether all groups whose codes have `bits` bits and are whole numbers say what `is` asks of them.
+    fn all_say(&self, bits: usize, is: impl Fn(&Value) -> bool) -> bool {
+        let is_float =
+            |weights: &Value| matches!(lookup(weights, "type"), Some(Value::String(t)) if t == "float");
+        let has = |weights: &Value| lookup(weights, "num_bits").and_then(as_u64) == Some(bits as u64);
+        let mut alike = self.groups().filter(|weights| has(weights) && !is_float(weights)).peekable();
+        self.is("compressed-tensors") && alike.peek().is_some() && alike.all(is)
+    }
+
+    /// Whether compressed-tensors has zero points of codes of `bits` bits.
+    pub fn has_zero_points(&self, bits: usize) -> bool {
+        self.all_say(bits, |weights| matches!(lookup(weights, "symmetric"), Some(Value::Bool(false))))
+    }
+
+    /// Whether compressed-tensors has an index of the groups of codes of `bits` bits: it ordered columns by activations
+    /// (its `ActivationOrdering`).
+    pub fn has_index(&self, bits: usize) -> bool {
+        self.all_say(bits, |weights| match lookup(weights, "actorder") {
+            Some(Value::String(order)) => matches!(order.to_ascii_lowercase().as_str(), "group" | "dynamic"),
+            Some(Value::Bool(orders)) => *orders,
+            _ => false,
+        })
+    }
+
     /// Which elements share a scale, where it says that: one way, or several where layers differ.
     pub fn blockings(&self) -> Vec<Blocking> {
         if let Some(block) = self.get("weight_block_size").and_then(block) {

@@ -138,6 +138,53 @@ fn block(size: usize, count: usize, usual: usize) -> Option<(usize, bool)> {
     found.map(|found| (found, true))
 }
 
+/// Which elements of a weight of `shape` share the numbers of the tensor at `at`, which is its part `part`, where it is said
+/// how many of each dimension do: `block`. The numbers lie row after row, whatever shape they have.
+pub(super) fn in_blocks(
+    stored: &Stored<'_>,
+    (part, at): (usize, usize),
+    numbers: Numbers,
+    shape: &[usize],
+    block: &[usize],
+) -> Result<Shared, QuantFault> {
+    let tensor = stored.tensor(at);
+    let misfit = || {
+        let sizes: Vec<String> = block.iter().map(usize::to_string).collect();
+        QuantFault::configured(tensor, format!("blocks of {}", sizes.join("x")))
+    };
+    let sizes = Sizes::of(shape).filter(|_| block.len() == shape.len() && !block.contains(&0));
+    let sizes = sizes.ok_or_else(misfit)?;
+    let &[.., tall, wide] = block else { return Err(misfit()) };
+    let (tall, wide) = (tall.min(sizes.rows).max(1), wide.min(sizes.cols).max(1));
+    let (rows, cols) = (sizes.rows.div_ceil(tall), sizes.cols.div_ceil(wide));
+    let slices = match block {
+        [deep, _, _] => sizes.slices.div_ceil(*deep),
+        _ => 1,
+    };
+    let of_slice = rows.checked_mul(cols).ok_or_else(misfit)?;
+    // Slices have numbers of their own, or all of them the same.
+    let right = of_slice.checked_mul(slices).map(|n| n as u64) == Some(tensor.numel());
+    if !right || !(slices == 1 || slices == sizes.slices) {
+        return Err(misfit());
+    }
+    let narrow = |n: usize| u32::try_from(n).map_err(|_| misfit());
+    let blocking = match (rows, cols) {
+        (1, 1) if sizes.rows > 1 => Blocking::Tensor,
+        (_, 1) if tall == 1 => Blocking::Channel,
+        _ if tall == 1 => Blocking::Group(narrow(wide)?),
+        _ => Blocking::Block(narrow(tall)?, narrow(wide)?),
+    };
+    let grid = Grid {
+        part,
+        numbers,
+        row_block: tall,
+        row_stride: cols,
+        group_stride: 1,
+        slice_stride: if slices == 1 { 0 } else { of_slice },
+    };
+    Ok(Shared { blocking, group: wide, grid, guessed: false })
+}
+
 /// Which elements of a weight share the numbers of the tensor at `at`, which is its part `part`.
 pub(super) fn shared(
     stored: &Stored<'_>,

@@ -3,7 +3,7 @@
 
 use super::{Config, Found, Stored, Weight};
 use crate::DType;
-use crate::metadata::as_f64;
+use crate::metadata::{Value as Plain, as_f64, lookup};
 use crate::quantized::form::{Form, Grid, Numbers, Packed, Value, Zero};
 use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
 
@@ -36,9 +36,22 @@ pub(super) fn group_size(config: &Config, cols: usize) -> Option<usize> {
     size.filter(|_| cols > 0 && !config.differs_by_layer())
 }
 
+/// Whether groups are of columns that activations put in order, so that nothing but an index tells which.
+fn reorders(config: &Config) -> bool {
+    let is = |key: &str| matches!(config.get(key), Some(Plain::Bool(true)));
+    let of_layers = ["dynamic", "extra_config"].iter().any(|key| match config.get(key) {
+        Some(Plain::Dict(layers)) => layers.values().any(|own| lookup(own, "desc_act").is_some()),
+        _ => false,
+    });
+    is("desc_act") && !is("static_groups") && !of_layers
+}
+
 fn weight(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
     let codes = stored.tensor(at);
     let own = |field: &str| format!("{layer}.{field}");
+    if stored.config.is("awq") {
+        return Err(QuantFault::configured(codes, "codes of AWQ".into()));
+    }
     let scale = stored.need(PartRole::Scale, own("scales"))?;
     let zero = stored.need(PartRole::ZeroPoint, own("qzeros"))?;
     let index = stored.at(&own("g_idx"));
@@ -109,6 +122,9 @@ fn weight(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
     let group = asked.unwrap_or_else(|| cols.div_ceil(groups)).max(1);
     if index.is_none() && cols.div_ceil(group) != groups {
         return Err(QuantFault::shape(scales, codes));
+    }
+    if index.is_none() && groups > 1 && reorders(stored.config) {
+        return Err(QuantFault::Missing { part: PartRole::Index, wanted: own("g_idx") });
     }
     let format = ["checkpoint_format", "format"].iter().find_map(|key| stored.config.text(key));
     let is_second = format == Some("gptq_v2");

@@ -4,13 +4,15 @@
 use super::geometry::{Asked, Sizes, shared};
 use super::{Found, Stored, Weight};
 use crate::DType;
-use crate::metadata::{as_u64, lookup};
+use crate::metadata::{Value as Plain, as_u64, lookup};
 use crate::quantized::form::{Form, Numbers, Packed, Value};
 use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
 
 /// Bits that codes may have, and elements of a group, the usual ones first.
 const BITS: [usize; 6] = [4, 8, 6, 3, 2, 5];
 const GROUPS: [usize; 4] = [64, 32, 128, 16];
+/// Modes, as the configuration calls them; all but the first are those of microscaling floats.
+const MODES: [&str; 4] = [AFFINE, "mxfp4", "mxfp8", "nvfp4"];
 /// No group has more.
 const MOST_OF_GROUP: usize = 1 << 16;
 
@@ -33,8 +35,31 @@ fn asked(stored: &Stored<'_>, layer: &str, key: &str) -> Option<usize> {
     own.and_then(|n| usize::try_from(n).ok()).or_else(|| stored.config.size(key)).filter(|&n| n > 0)
 }
 
+/// The mode of codes with biases.
+const AFFINE: &str = "affine";
+
+/// The mode of the codes of `layer`, where the configuration says it: affine unless it says another one.
+fn mode<'c>(stored: &Stored<'c>, layer: &str) -> Option<&'c str> {
+    if !stored.config.is("mlx") {
+        return None;
+    }
+    match stored.config.own(layer) {
+        Some(own) => match lookup(own, "mode")? {
+            Plain::String(mode) => Some(mode),
+            _ => None,
+        },
+        // A layer that is not listed, where others are, may be listed under another name.
+        None if stored.config.lists_layers() => None,
+        None => Some(stored.config.text("mode").unwrap_or(AFFINE)),
+    }
+}
+
 fn weight(stored: &Stored<'_>, at: usize, scale: usize, layer: &str) -> Found {
     let (codes, scales) = (stored.tensor(at), stored.tensor(scale));
+    let mode = mode(stored, layer);
+    if let Some(other) = mode.filter(|mode| !MODES.contains(mode)) {
+        return Err(QuantFault::Unread { scheme: format!("MLX's {other}") });
+    }
     let misfit = || QuantFault::shape(scales, codes);
     let stack = Sizes::of(&codes.shape).ok_or_else(misfit)?;
     let groups = *scales.shape.last().filter(|&&n| n > 0).ok_or_else(misfit)?;
@@ -42,6 +67,9 @@ fn weight(stored: &Stored<'_>, at: usize, scale: usize, layer: &str) -> Found {
     let offset = stored.at(&format!("{layer}.biases"));
     let mut parts = vec![(PartRole::Codes, at), (PartRole::Scale, scale)];
     parts.extend(offset.map(|offset| (PartRole::Offset, offset)));
+    if let (Some(offset), Some(other)) = (offset, mode.filter(|mode| *mode != AFFINE)) {
+        return Err(QuantFault::configured(stored.tensor(offset), format!("codes of {other}")));
+    }
     // Bits of a group, which do not tell bits and elements apart.
     let fits = |&(bits, group): &(usize, usize)| groups.checked_mul(bits * group) == Some(row_bits);
     let (bits, group, code, value, numbers, assumed) = if offset.is_some() {
@@ -66,7 +94,7 @@ fn weight(stored: &Stored<'_>, at: usize, scale: usize, layer: &str) -> Found {
         let plain = Numbers::Plain(scales.dtype);
         (bits, group, Code::Bits(bits as u8), Value::Unsigned(0), plain, assumed)
     } else {
-        if scales.dtype != DType::U8 {
+        if scales.dtype != DType::U8 || mode == Some(AFFINE) {
             let wanted = format!("{layer}.biases");
             return Err(QuantFault::Missing { part: PartRole::Offset, wanted });
         }
@@ -76,8 +104,11 @@ fn weight(stored: &Stored<'_>, at: usize, scale: usize, layer: &str) -> Found {
             (8, 32, Code::Mxfp8, Value::Float(DType::F8E4M3FN), exponents),
             (4, 16, Code::Nvfp4, Value::E2m1, Numbers::Plain(DType::F8E4M3FN)),
         ];
-        let mode = modes.into_iter().find(|&(bits, group, ..)| fits(&(bits, group)));
-        let (bits, group, code, value, numbers) = mode.ok_or_else(misfit)?;
+        let found = modes.into_iter().find(|&(bits, group, ..)| fits(&(bits, group)));
+        let (bits, group, code, value, numbers) = found.ok_or_else(misfit)?;
+        if let Some(other) = mode.filter(|mode| code.name() != Some(*mode)) {
+            return Err(QuantFault::configured(scales, format!("codes of {other}")));
+        }
         (bits, group, code, value, numbers, None)
     };
     let cols = row_bits / bits;

@@ -1,6 +1,7 @@
 //! Quantization schemes: which stored tensors are the codes, scales and zero points of one weight, told from the tensors
 //! themselves and from what a configuration says of them. A new one is a file, and a line in [`SCHEMES`].
 
+mod affine;
 mod awq;
 mod bitsandbytes;
 mod compressed_tensors;
@@ -8,11 +9,13 @@ pub(crate) mod config;
 mod float8;
 mod geometry;
 mod gptq;
+mod instance;
 mod mlx;
 mod modelopt;
 mod mxfp4;
 pub(crate) mod names;
 mod nvfp4;
+mod sparse;
 mod torchao;
 mod unread;
 
@@ -31,8 +34,10 @@ pub(crate) use config::Config;
 type Scheme = fn(&Stored<'_>, usize) -> Option<Found>;
 
 /// Every scheme that is read, in the order in which they are asked.
-static SCHEMES: [Scheme; 10] = [
+static SCHEMES: [Scheme; 12] = [
     torchao::find,
+    affine::find,
+    sparse::find,
     bitsandbytes::find,
     modelopt::find,
     nvfp4::find,
@@ -133,7 +138,7 @@ fn is_sound(tensor: &TensorInfo) -> bool {
         && tensor.quantizer.is_none()
         && tensor.quantized.is_none()
         && tensor.dtype.element_size().is_some()
-        && tensor.is_contiguous()
+        && (tensor.is_contiguous() || tensor.check_expansion().is_ok())
 }
 
 impl Weight {
@@ -166,7 +171,7 @@ impl Weight {
 pub(crate) fn recognise(checkpoint: &mut Checkpoint, config: &Config, stored: bool) {
     let mut coding = Coding::of(config);
     let unread = config.unread();
-    let (weights, faults, shells) = {
+    let (weights, faults, shells, instances) = {
         let stored = Stored::new(checkpoint, config);
         let (mut weights, mut faults, mut shells) = (Vec::new(), Vec::new(), HashSet::new());
         let mut taken: HashSet<usize> = HashSet::new();
@@ -189,6 +194,9 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, config: &Config, stored: bo
                 Some(Ok(weight)) => {
                     taken.extend(weight.parts.iter().map(|(_, at)| *at));
                     shells.extend(stored.at(&weight.name).filter(|&other| other != at));
+                    let wraps =
+                        |name: &str| stored.at(name).filter(|&at| checkpoint.tensors[at].instance.is_some());
+                    shells.extend(instance::parents(&checkpoint.tensors[at].name).filter_map(wraps));
                     weights.push((at, weight));
                 }
                 Some(Err(fault)) => faults.push((at, fault)),
@@ -199,8 +207,27 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, config: &Config, stored: bo
             None => QuantFault::Unexplained,
         };
         let known: HashSet<usize> = faults.iter().map(|(at, _)| *at).chain(taken).collect();
-        faults.extend(unexplained(checkpoint, config, &known).into_iter().map(|at| (at, fault())));
-        (weights, faults, shells)
+        let mut instances = instance::unread(&stored, &shells);
+        instances.retain(|instance| !instance.below.iter().any(|at| known.contains(at)));
+        for instance::Unread { at, what, .. } in &instances {
+            if let instance::What::Of(class) = what {
+                faults.push((*at, QuantFault::Class { class: class.clone() }));
+            }
+        }
+        let known =
+            known.into_iter().chain(instances.iter().flat_map(|instance| instance.below.iter().copied()));
+        let known: HashSet<usize> = known.chain(faults.iter().map(|(at, _)| *at)).collect();
+        let layer = |at: usize| checkpoint.tensors[at].name.rsplit_once('.').map(|(layer, _)| layer);
+        // What is beside codes of a scheme that is named is explained by it.
+        let named: HashSet<&str> = faults
+            .iter()
+            .filter(|(_, fault)| matches!(fault, QuantFault::Unread { .. }))
+            .filter_map(|(at, _)| layer(*at))
+            .collect();
+        let unexplained = unexplained(checkpoint, config, &known);
+        let unexplained = unexplained.into_iter().filter(|at| layer(*at).is_none_or(|l| !named.contains(l)));
+        faults.extend(unexplained.map(|at| (at, fault())));
+        (weights, faults, shells, instances)
     };
     if stored {
         coding.stored = weights.len() + faults.len();
@@ -230,6 +257,15 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, config: &Config, stored: bo
         codes.shape = weight.shape;
         codes.group = Group::Weights;
         codes.quantized = Some(Arc::new(quantized));
+    }
+    for instance::Unread { at, below, what } in instances {
+        below.iter().for_each(|&at| checkpoint.tensors[at].group = Group::Other);
+        if let instance::What::Same(own) = what {
+            let whole = &checkpoint.tensors[at];
+            let (name, group) = (whole.name.clone(), whole.group);
+            (checkpoint.tensors[own].name, checkpoint.tensors[own].group) = (name, group);
+            gone.insert(at);
+        }
     }
     orphans(checkpoint, &gone, &faulty, &mut coding);
     let mut at = 0..;

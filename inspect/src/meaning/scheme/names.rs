@@ -56,6 +56,33 @@ const BESIDE_CODES: [&str; 3] = ["scale", "w_scale", "scaling_factor"];
 /// What else belongs to codes and to nothing else: zero points, and which elements the scales are of.
 const OTHERS: [&str; 4] = ["weight_zero_point", "weight_g_idx", "qzeros", "g_idx"];
 
+/// What is rounded besides weights, as it is called in names of the numbers that this takes,
+const ACTIVATIONS: [&str; 13] = [
+    "act",
+    "activation",
+    "input",
+    "k",
+    "k_cache",
+    "kv",
+    "kv_cache",
+    "output",
+    "prob",
+    "prob_output",
+    "q",
+    "v",
+    "v_cache",
+];
+/// and what follows that in them.
+const OF_ACTIVATIONS: [&str; 5] = ["_g_idx", "_global_scale", "_scale", "_scale_inv", "_zero_point"];
+
+/// Whether the tensor called `name` says how activations or caches are rounded, where weights are quantized: a scale, a zero
+/// point or an index, such as `input_scale` and `k_scale`. It belongs to no weight.
+pub fn is_of_activations(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let of = |field: &&str| last.strip_suffix(*field).is_some_and(|of| ACTIVATIONS.contains(&of));
+    last == "qscale_act" || OF_ACTIVATIONS.iter().any(|field| of(&field))
+}
+
 /// What may be called the scale of a weight that stands beside it.
 pub(crate) fn beside_weights() -> impl Iterator<Item = &'static str> {
     SCALES.iter().filter(|scale| scale.of_weight).map(|scale| scale.last).chain(BESIDE_CODES)

@@ -2,10 +2,11 @@
 //! into SafeTensors (`_w_qdata`), where the header says which class each was
 //! (<https://github.com/pytorch/ao>, `quantize_/workflows`, `prototype/mx_formats` and `prototype/safetensors`).
 
-use super::geometry::{Asked, Sizes, shared};
+use super::geometry::{Asked, Shared, Sizes, in_blocks, shared};
+use super::instance::of_torchao;
 use super::{Found, Stored, Weight};
 use crate::DType;
-use crate::metadata::{Value, lookup};
+use crate::metadata::{Value, as_u64, lookup};
 use crate::quantized::form::{Form, Global, Grid, Numbers, Packed, Value as CodeValue, Zero};
 use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
 
@@ -13,10 +14,46 @@ use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
 /// floats.
 const READ: [&str; 5] = ["Int8Tensor", "IntxUnpackedToInt8Tensor", "Float8Tensor", "MXTensor", "NVFP4Tensor"];
 
+/// The name of the part `field` of what is called `name`.
+pub(super) fn below(name: &str, field: &str) -> String {
+    if name.is_empty() { field.to_string() } else { format!("{name}.{field}") }
+}
+
+/// The sizes of a block under `key` of what an instance says, along each dimension.
+pub(super) fn block_of(said: &Value, key: &str) -> Option<Vec<usize>> {
+    let (Value::List(sizes) | Value::Tuple(sizes)) = lookup(said, key)? else { return None };
+    sizes.iter().map(|size| as_u64(size).and_then(|n| usize::try_from(n).ok())).collect()
+}
+
+/// What is known of an instance besides its tensors.
+struct Said<'c> {
+    /// Its class; empty if that is not said.
+    class: &'c str,
+    /// Its attributes.
+    attributes: &'c Value,
+}
+
+impl<'c> Said<'c> {
+    /// What the header of SafeTensors, or the pickle, says of the instance called `name`.
+    fn of(stored: &Stored<'c>, name: &str) -> Option<Self> {
+        if let Some((class, attributes)) = of_torchao(stored, name) {
+            return Some(Said { class, attributes });
+        }
+        let said = stored.plain_value(name)?;
+        let class = match lookup(said, "_type") {
+            Some(Value::String(class)) => class.as_str(),
+            _ => "",
+        };
+        Some(Said { class, attributes: lookup(said, "_data").unwrap_or(&Value::None) })
+    }
+}
+
 /// The name of the subclass instance whose codes `name` is, and that of another part of it.
 fn parts_of(name: &str) -> Option<(String, impl Fn(&str) -> String)> {
     let (stem, whole) = match name.strip_suffix(".qdata") {
         Some(whole) => (format!("{whole}."), whole.to_string()),
+        // An instance that is all that a pickle holds.
+        None if name == "qdata" => (String::new(), String::new()),
         None => {
             let stem = name.strip_suffix("qdata")?;
             let (module, field) = stem.strip_suffix('_')?.rsplit_once("._")?;
@@ -29,27 +66,33 @@ fn parts_of(name: &str) -> Option<(String, impl Fn(&str) -> String)> {
 pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     let codes = stored.tensor(at);
     let (name, own) = parts_of(&codes.name)?;
-    if let Some(said) = stored.plain_value(&name) {
-        let class = match lookup(said, "_type") {
-            Some(Value::String(class)) => class.as_str(),
-            _ => "",
-        };
-        if !READ.contains(&class) {
-            return Some(Err(match class {
-                "" => QuantFault::State { part: name },
-                class => QuantFault::Class { class: class.to_string() },
-            }));
-        }
+    let said = Said::of(stored, &name);
+    if said.is_none() && super::instance::of(stored, &name).is_some() {
+        // Of another library, which is named where no instance is read.
+        return None;
     }
-    if let Some(Value::String(kind)) =
-        stored.plain_value(&name).and_then(|said| lookup(said, "_data.elem_dtype"))
+    if let Some(Said { class, .. }) = said
+        && !READ.contains(&class)
+    {
+        return Some(Err(match class {
+            "" => QuantFault::State { part: name },
+            class => QuantFault::Class { class: class.to_string() },
+        }));
+    }
+    let attribute = |key: &str| said.as_ref().and_then(|said| lookup(said.attributes, key));
+    if let Some(Value::String(kind)) = attribute("elem_dtype")
         && kind.starts_with("fp6")
     {
         return Some(Err(QuantFault::Unread { scheme: "MXFP6".into() }));
     }
+    let size = attribute("block_size").and_then(as_u64).and_then(|n| usize::try_from(n).ok());
+    let block = said.as_ref().and_then(|said| block_of(said.attributes, "block_size"));
     Some(match micro(stored, at, &own) {
-        Some(found) => microscaling(stored, at, name, &own, found),
-        None => weight(stored, at, name, &own),
+        Some(found) => {
+            let group = size.filter(|&size| size > 0).unwrap_or(found.group);
+            microscaling(stored, at, name, &own, Micro { group, ..found })
+        }
+        None => weight(stored, at, name, &own, block.as_deref()),
     })
 }
 
@@ -160,7 +203,13 @@ fn microscaling(
     })
 }
 
-fn weight(stored: &Stored<'_>, at: usize, name: String, own: &dyn Fn(&str) -> String) -> Found {
+fn weight(
+    stored: &Stored<'_>,
+    at: usize,
+    name: String,
+    own: &dyn Fn(&str) -> String,
+    block: Option<&[usize]>,
+) -> Found {
     let codes = stored.tensor(at);
     let (code, value) = match (super::float8::code(codes.dtype), codes.dtype) {
         (Some(code), dtype) => (code, CodeValue::Float(dtype)),
@@ -178,14 +227,18 @@ fn weight(stored: &Stored<'_>, at: usize, name: String, own: &dyn Fn(&str) -> St
     if !dtype.is_float() {
         return Err(QuantFault::Type { part: own("scale"), found: dtype.to_string() });
     }
-    let asked = Asked::usual(128, 128);
-    let scales = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, asked, codes)?;
+    let numbers_of = |part: usize, at: usize, usual: (usize, usize)| -> Result<Shared, QuantFault> {
+        let numbers = Numbers::Plain(stored.tensor(at).dtype);
+        match block {
+            Some(block) => in_blocks(stored, (part, at), numbers, &codes.shape, block),
+            None => shared(stored, (part, at), numbers, sizes, Asked::usual(usual.0, usual.1), codes),
+        }
+    };
+    let scales = numbers_of(1, scale, (128, 128))?;
     let mut parts = vec![(PartRole::Codes, at), (PartRole::Scale, scale)];
     let mut zero = Zero::None;
     if let Some(zeros) = stored.at(&own("zero_point")) {
-        let numbers = Numbers::Plain(stored.tensor(zeros).dtype);
-        let asked = Asked::usual(1, scales.group);
-        zero = Zero::Numbers(shared(stored, (parts.len(), zeros), numbers, sizes, asked, codes)?.grid);
+        zero = Zero::Numbers(numbers_of(parts.len(), zeros, (1, scales.group))?.grid);
         parts.push((PartRole::ZeroPoint, zeros));
     }
     // What activations are quantized with says nothing of the weight.
