@@ -171,7 +171,7 @@ impl Builder<'_, '_> {
                     let what = format!(
                         "`{name}` has the scale {scale:e}, and {quant} has scales in f16, up to 65504, unless they are tensors of their own"
                     );
-                    return Err(Error::target(what).remedied_by(Remedy::Quant(&[Quant::I2S])));
+                    return Err(Error::target(what).remedied_by(Remedy::ExactScales(&[Quant::I2S])));
                 }
                 choices.grid(&c.name, quant, grid, beside);
                 c.grid = Some(grid);

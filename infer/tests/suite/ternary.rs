@@ -180,7 +180,7 @@ fn gguf_for_bitnet_cpp_computes_the_same() {
 
 /// The logits of the model at `path` for some ids.
 fn logits(path: &Path) -> Vec<f32> {
-    let pool = Pool::new(2).unwrap();
+    let pool = Pool::new(2);
     let checkpoint = ckpt_inspect::open(path).unwrap();
     let model = Model::load(&checkpoint, &LoadOptions::default(), &pool).unwrap();
     let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
