@@ -1,6 +1,6 @@
 //! Filters, tests and functions of Jinja2 that minijinja lacks, or has otherwise (`filters.py` and `utils.py` of Jinja2, markupsafe).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use minijinja::formatting::{FormatStyle, format};
@@ -33,8 +33,9 @@ pub(super) fn add(environment: &mut Environment<'_>) {
         static WORD: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"[\p{L}\p{N}_]+").expect("it is valid"));
         Ok(WORD.find_iter(&text_of(&text)?).count())
     });
-    environment.add_filter("center", |text: Value, width: Option<usize>| -> Written {
-        let (text, width) = (text_of(&text)?, width.unwrap_or(80));
+    environment.add_filter("center", |text: Value, given: Rest<Value>, kwargs: Kwargs| -> Written {
+        let [width] = arguments(&given, &kwargs, ["width"])?;
+        let (text, width) = (text_of(&text)?, number(&width, 80)?);
         bounded(width)?;
         Ok(middle(&text, width, ' '))
     });
@@ -166,11 +167,12 @@ fn pretty(value: Value) -> Written {
             return Err(wrong("a value is too deep to be written"));
         }
         if is_dict(value) {
-            let mut keys = value.try_iter()?.collect::<Vec<Value>>();
-            keys.sort();
-            let pairs =
-                keys.into_iter().map(|key| Ok((key.clone(), sorted(&value.get_item(&key)?, depth + 1)?)));
-            return Ok(pairs.collect::<Result<Vec<_>, JinjaError>>()?.into_iter().collect());
+            let keys = value.try_iter()?.collect::<Vec<Value>>();
+            let mut pairs = BTreeMap::new();
+            for key in keys {
+                pairs.insert(key.clone(), sorted(&value.get_item(&key)?, depth + 1)?);
+            }
+            return Ok(Value::from(pairs));
         }
         if value.kind() == ValueKind::Seq && value.downcast_object_ref::<Tuple>().is_none() {
             let items = value.try_iter()?.map(|item| sorted(&item, depth + 1));
@@ -240,13 +242,14 @@ fn truncate(text: Value, given: Rest<Value>, kwargs: Kwargs) -> Written {
     Ok(format!("{kept}{end}"))
 }
 
-fn file_size(value: Value, binary: Option<bool>) -> Written {
+fn file_size(value: Value, given: Rest<Value>, kwargs: Kwargs) -> Written {
+    let [binary] = arguments(&given, &kwargs, ["binary"])?;
     let bytes = match value.as_str() {
         Some(text) => text.trim().parse().ok(),
         None => f64::try_from(value.clone()).ok(),
     };
     let bytes = bytes.ok_or_else(|| wrong("filesizeformat takes a number"))?;
-    let binary = binary.unwrap_or(false);
+    let binary = is_on(&binary);
     let base: f64 = if binary { 1024.0 } else { 1000.0 };
     if bytes == 1.0 {
         return Ok("1 Byte".into());
@@ -327,7 +330,8 @@ fn indent(text: Value, given: Rest<Value>, kwargs: Kwargs) -> Written {
     Ok(out)
 }
 
-fn attributes(value: Value, spaced: Option<bool>) -> Written {
+fn attributes(value: Value, given: Rest<Value>, kwargs: Kwargs) -> Written {
+    let [spaced] = arguments(&given, &kwargs, ["autospace"])?;
     let mut out = Vec::new();
     for key in value.try_iter()? {
         let own = value.get_item(&key)?;
@@ -340,7 +344,7 @@ fn attributes(value: Value, spaced: Option<bool>) -> Written {
         }
         out.push(format!("{}=\"{}\"", escape(&key), escape(&text_of(&own)?)));
     }
-    let space = if spaced.unwrap_or(true) && !out.is_empty() { " " } else { "" };
+    let space = if spaced.is_none_or(|spaced| spaced.is_true()) && !out.is_empty() { " " } else { "" };
     Ok(format!("{space}{}", out.join(" ")))
 }
 

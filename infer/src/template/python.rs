@@ -127,7 +127,8 @@ fn is_list(value: &Value) -> bool {
 
 /// Whether a value is a dict, and no namespace, loop or the like.
 pub(super) fn is_dict(value: &Value) -> bool {
-    value.kind() == ValueKind::Map && begins_with(value, '{')
+    let is_namespace = || value.as_object().is_some_and(|object| object.type_name().contains("Namespace"));
+    value.kind() == ValueKind::Map && begins_with(value, '{') && !is_namespace()
 }
 
 /// A float as Python writes it: the shortest that is read back, with an exponent below 1e-4 and from 1e16 on.
