@@ -78,6 +78,7 @@ impl clap::Args for EditArgs {
             for setting in row.settings {
                 let arg =
                     Arg::new(setting.flag).long(setting.flag).value_name(setting.value).help(setting.about);
+                let arg = arg.allow_negative_numbers(true);
                 command = command.arg(arg.requires(row.flag));
             }
         }

@@ -90,8 +90,12 @@ pub fn sentence(report: &Report) -> String {
         .collect();
     let agreeing = if kinds.is_empty() { "none agree".to_string() } else { kinds.join(", ") };
     let total = report.tensors.len();
+    let skipped = match report.skipped.len() {
+        0 => String::new(),
+        n => format!("; not compared: {}", tensors(n)),
+    };
     if report.agrees() {
-        return format!("verified: {}, {agreeing}", tensors(total));
+        return format!("verified: {}, {agreeing}{skipped}", tensors(total));
     }
     let bad = [
         (report.failures().count(), "differ"),
@@ -100,7 +104,7 @@ pub fn sentence(report: &Report) -> String {
     ];
     let bad: Vec<String> =
         bad.iter().filter(|(n, _)| *n > 0).map(|(n, words)| format!("{n} {words}")).collect();
-    format!("differs: {}; of {total} compared, {agreeing}", bad.join(", "))
+    format!("differs: {}; of {total} compared, {agreeing}{skipped}", bad.join(", "))
 }
 
 /// `1 tensor`, `2 tensors`.

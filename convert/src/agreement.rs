@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::bound::{bound, precision};
 use crate::compare::{all_within, any_differs, largest_difference, same_codes, was_given, widen};
-use crate::encode::{Decoded, GATHERED, gathered, narrow, narrow_f64};
+use crate::encode::{Decoded, GATHERED, gathered};
+use crate::narrow::{narrow, narrow_f64};
 use crate::plan::Elements;
 use crate::ternary::Grid;
 use crate::{Result, kept};
@@ -206,7 +207,9 @@ fn apply(rule: Rule, a: &Side<'_>, b: &Side<'_>, made: Made, agreement: &mut Agr
             identical(a, b, agreement);
             // They must be decoded to find how far apart they are.
             if !agreement.agrees && a.dtype().is_float() {
-                rounded(a, b, made, agreement)?;
+                let mut apart = agreement.clone();
+                rounded(a, b, made, &mut apart)?;
+                agreement.worst = apart.worst;
             }
         }
         Rule::Identical | Rule::Rounded => rounded(a, b, made, agreement)?,
@@ -419,13 +422,29 @@ fn rounds_to(wide: &Side<'_>, thin: &Side<'_>, agreement: &mut Agreement) -> Res
         DType::QI8 | DType::QU8 | DType::QI32 | DType::Quantized(_) => DType::F32,
         other => other,
     };
+    let same_type = wide.value_type() == thin_type;
     let narrows = matches!(thin_type, DType::F16 | DType::BF16);
     let (wides, thins) = (wide.decoded()?, thin.decoded()?);
+    if wides.are_double() && thins.are_double() {
+        in_pieces(wides.len(), agreement, |start, n| {
+            let (x, y) = (wides.get_f64(start, n), thins.get_f64(start, n));
+            let mut found = Found::default();
+            for (i, (x, y)) in x.iter().zip(&y).enumerate() {
+                if x.to_bits() != y.to_bits() {
+                    found.differs(start + i);
+                    let apart = (x - y).abs();
+                    found.worst = if apart.is_finite() { found.worst.max(apart) } else { found.worst };
+                }
+            }
+            found
+        });
+        return Ok(());
+    }
     let compare = |x: &[f32], rounded: &[f32], y: &[f32], start: usize| {
         let mut found = Found { worst: largest_difference(x, y), ..Found::default() };
         if any_differs(rounded, y) {
             for (i, (x, y)) in rounded.iter().zip(y).enumerate() {
-                if x.to_bits() != y.to_bits() && !(x.is_nan() && y.is_nan()) {
+                if x.to_bits() != y.to_bits() && (same_type || !(x.is_nan() && y.is_nan())) {
                     found.differs(start + i);
                 }
             }
@@ -438,11 +457,9 @@ fn rounds_to(wide: &Side<'_>, thin: &Side<'_>, agreement: &mut Agreement) -> Res
         if !narrows {
             return compare(x, x, y, start);
         }
-        match (wide.value_type(), wide.elements.rotary) {
-            (DType::F64, None) => {
-                narrow_f64(&wide.bytes[8 * start..8 * (start + n)], thin_type, &mut as_thin)
-            }
-            _ => narrow(x, thin_type, &mut as_thin),
+        match wides.are_double() {
+            true => narrow_f64(&wides.get_f64(start, n), thin_type, &mut as_thin),
+            false => narrow(x, thin_type, &mut as_thin),
         };
         compare(x, &widen(&as_thin, thin_type), y, start)
     });

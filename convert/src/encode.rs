@@ -10,14 +10,12 @@ use ckpt_inspect::{
     Checkpoint, DType, Elements as Values, Error as ReadError, Factors, Repacked, Storage, TensorInfo,
 };
 use crc32fast::Hasher;
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::narrow::{narrow, narrow_f64};
 use crate::note::Remedy;
 use crate::plan::{Blob, Content, Elements};
 use crate::quant::{self, Codes, Quant};
-use crate::round::to_odd;
 use crate::ternary::Grid;
 use crate::{Error, Result, ternary};
 
@@ -69,6 +67,7 @@ pub(crate) struct Decoded<'b> {
     latent: Values<'b>,
     shift: f32,
     grid: Option<Grid>,
+    double: bool,
 }
 
 impl<'b> Decoded<'b> {
@@ -88,7 +87,8 @@ impl<'b> Decoded<'b> {
         if let Some((rows, cols)) = elements.transposed {
             latent = latent.with_transposed(rows, cols);
         }
-        Ok(Decoded { latent, shift: elements.shift, grid: elements.grid })
+        let double = tensor.dtype == DType::F64 && elements.grid.is_none();
+        Ok(Decoded { latent, shift: elements.shift, grid: elements.grid, double })
     }
 
     /// The same, refusing packed values with the invalid code 3.
@@ -127,6 +127,21 @@ impl<'b> Decoded<'b> {
         if self.shift != 0.0 {
             out.iter_mut().for_each(|x| *x += self.shift);
         }
+    }
+
+    /// Whether they are f64, which f32 would round.
+    pub fn are_double(&self) -> bool {
+        self.double
+    }
+
+    /// Values `start..start + n` in f64, where [`are_double`](Self::are_double).
+    pub fn get_f64(&self, start: usize, n: usize) -> Vec<f64> {
+        let mut values = vec![0.0; n];
+        self.latent.read_f64(start, &mut values);
+        if self.shift != 0.0 {
+            values.iter_mut().for_each(|x| *x += f64::from(self.shift));
+        }
+        values
     }
 
     /// The blocks of GGML that hold the codes and scales of the values, as they lie in `source`.
@@ -293,8 +308,8 @@ impl Writer<'_> {
                 let size = blob.dtype.element_size().unwrap_or(1);
                 let decoded = Decoded::checked(self.source, elements, &bytes)?;
                 let piece = |start: usize, n: usize, out: &mut Vec<u8>| -> Result<Losses> {
-                    if tensor.dtype == DType::F64 && elements.is_source() {
-                        return Ok(narrow_f64(&bytes[8 * start..8 * (start + n)], blob.dtype, out));
+                    if decoded.are_double() {
+                        return Ok(narrow_f64(&decoded.get_f64(start, n), blob.dtype, out));
                     }
                     Ok(narrow(decoded.get(start, n, &mut Vec::new()), blob.dtype, out))
                 };
@@ -522,72 +537,4 @@ fn combine(pieces: impl IntoIterator<Item = Hasher>) -> u32 {
     let mut whole = Hasher::new();
     pieces.into_iter().for_each(|piece| whole.combine(&piece));
     whole.finalize()
-}
-
-/// Appends `values` rounded to `dtype` (half to even, as IEEE 754 and PyTorch do).
-pub(crate) fn narrow(values: &[f32], dtype: DType, out: &mut Vec<u8>) -> Losses {
-    match dtype {
-        DType::F16 => narrow_pieces::<f16, { f16::INFINITY.to_bits() }>(values, out),
-        DType::BF16 => narrow_pieces::<bf16, { bf16::INFINITY.to_bits() }>(values, out),
-        DType::F64 => {
-            append(values.iter().map(|v| f64::from(*v).to_le_bytes()), out);
-            Losses::default()
-        }
-        _ => {
-            append(values.iter().map(|v| v.to_le_bytes()), out);
-            Losses::default()
-        }
-    }
-}
-
-/// Appends the bytes of `words`.
-fn append<const N: usize>(words: impl ExactSizeIterator<Item = [u8; N]>, out: &mut Vec<u8>) {
-    let start = out.len();
-    out.resize(start + N * words.len(), 0);
-    out[start..].as_chunks_mut::<N>().0.iter_mut().zip(words).for_each(|(slot, word)| *slot = word);
-}
-
-/// Appends `values` rounded to a type of 16 bits whose infinity has the bits `INFINITY`.
-fn narrow_pieces<W: bytemuck::Pod, const INFINITY: u16>(values: &[f32], out: &mut Vec<u8>) -> Losses
-where
-    [W]: HalfFloatSliceExt,
-{
-    // Few enough to stay in the first-level cache, and for counts to fit the vector lanes that compare them.
-    const PIECE: usize = 1024;
-    let mut words = [W::zeroed(); PIECE];
-    let mut losses = Losses::default();
-    out.reserve(2 * values.len());
-    for values in values.chunks(PIECE) {
-        let words = &mut words[..values.len()];
-        words.convert_from_f32_slice(values);
-        let words: &mut [u16] = bytemuck::cast_slice_mut(words);
-        let (mut over, mut zero) = (0u32, 0u32);
-        for (value, word) in values.iter().zip(&*words) {
-            let magnitude = word & 0x7fff;
-            over += u32::from((magnitude == INFINITY) & (value.abs() < f32::INFINITY));
-            zero += u32::from((magnitude == 0) & (*value != 0.0));
-        }
-        losses += Losses { overflowed: over.into(), flushed: zero.into() };
-        words.iter_mut().for_each(|word| *word = word.to_le());
-        out.extend_from_slice(bytemuck::cast_slice(words));
-    }
-    losses
-}
-
-/// f64 to a narrower type in one rounding; going to 16 bits through the nearest f32 would round twice.
-pub(crate) fn narrow_f64(bytes: &[u8], dtype: DType, out: &mut Vec<u8>) -> Losses {
-    let words = bytes.as_chunks::<8>().0.iter();
-    let values: Vec<f64> = words.map(|&word| f64::from_le_bytes(word)).collect();
-    if dtype == DType::F32 {
-        let mut losses = Losses::default();
-        for value in values {
-            let single = value as f32;
-            losses.overflowed += u64::from(single.is_infinite() && value.is_finite());
-            losses.flushed += u64::from(single == 0.0 && value != 0.0);
-            out.extend(single.to_le_bytes());
-        }
-        return losses;
-    }
-    let odd: Vec<f32> = values.iter().map(|&value| to_odd(value)).collect();
-    narrow(&odd, dtype, out)
 }

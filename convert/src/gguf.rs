@@ -12,7 +12,7 @@ use ckpt_inspect::gguf::{ALIGNMENT_KEY, Keys, Layout, OutputEntry};
 use ckpt_inspect::meaning::architecture::{Kind, Program, Role, TABLE};
 use ckpt_inspect::meaning::{ConfigError, RopeScaling};
 use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
-use ckpt_inspect::vocabulary::Vocabulary;
+use ckpt_inspect::vocabulary::{TokenType, Vocabulary};
 use ckpt_inspect::{Checkpoint, DType, Format, ModelConfig, TensorInfo};
 use globset::GlobMatcher;
 use half::f16;
@@ -381,6 +381,11 @@ fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
     };
     match vocabulary {
         Some(mut vocabulary) => {
+            let has_bytes = vocabulary.tokens.iter().any(|token| token.kind == TokenType::Byte);
+            if vocabulary.model == "llama" && !has_bytes {
+                let why = "its tokenizer is a BPE of characters without tokens for bytes (byte_fallback), and llama.cpp stops at the first character that has no token";
+                return Err(Error::of_source(source, why));
+            }
             if let Some(rows) = rows {
                 let count = vocabulary.tokens.len();
                 if count > rows {

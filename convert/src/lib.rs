@@ -27,6 +27,7 @@ mod error;
 mod gguf;
 mod hf;
 mod kept;
+mod narrow;
 mod note;
 mod npz;
 mod pickle;

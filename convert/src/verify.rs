@@ -12,9 +12,11 @@ use crate::Result;
 use crate::agreement::{Agreement, Made, compare};
 use crate::build::experts::stacked;
 use crate::names::{self, Style};
+use crate::plain::is_training_state;
 use crate::plan::{Content, Elements, Plan};
 use crate::sharing::tied_names;
-use crate::source::{beside_codes, grid, held_transposed, rotary, shift};
+use crate::source::{beside_codes, grid, held_transposed, helpers, rotary, shift};
+use crate::target::Target;
 use crate::ternary::Grid;
 
 /// How two checkpoints compare.
@@ -27,6 +29,8 @@ pub struct Report {
     pub missing: Vec<String>,
     /// Weights of the second checkpoint that the first lacks.
     pub extra: Vec<String>,
+    /// Tensors of either that were not compared: what only training needs, and what was saved without data.
+    pub skipped: Vec<String>,
 }
 
 impl Report {
@@ -83,12 +87,13 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
         compare(a, &ours, b, &theirs, Made::Either)
     };
     let (in_a, in_b) = (by_name(&ours), by_name(&theirs));
+    let (kept_by_a, kept_by_b) = (of_trainers(a), of_trainers(b));
     for (key, tensor) in &ours {
-        let Some(j) = find(&in_b, key) else {
-            report.missing.push(key.clone());
-            continue;
-        };
-        report.tensors.push(pair(tensor, &theirs[j].1)?);
+        match find(&in_b, key) {
+            Some(j) => report.tensors.push(pair(tensor, &theirs[j].1)?),
+            None if kept_by_a.contains(&tensor.name) => report.skipped.push(tensor.name.clone()),
+            None => report.missing.push(key.clone()),
+        }
     }
     for (j, (key, tensor)) in theirs.iter().enumerate() {
         if in_b.get(key.as_str()) != Some(&j) || in_a.contains_key(key.as_str()) {
@@ -96,10 +101,31 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
         }
         match find(&in_a, key) {
             Some(i) => report.tensors.push(pair(&ours[i].1, tensor)?),
+            None if kept_by_b.contains(&tensor.name) => report.skipped.push(tensor.name.clone()),
             None => report.extra.push(key.clone()),
         }
     }
+    let is_left = |t: &&TensorInfo| !has_data(t) || is_for_training(t);
+    let left = [a, b].into_iter().flat_map(|side| side.tensors.iter().filter(is_left));
+    report.skipped.extend(left.map(|t| t.name.clone()));
+    let mut seen = HashSet::new();
+    report.skipped.retain(|name| seen.insert(name.clone()));
     Ok(report)
+}
+
+fn has_data(tensor: &TensorInfo) -> bool {
+    tensor.storage.is_some() || tensor.sparse.is_some()
+}
+
+/// Whether a conversion leaves `tensor` out, unless it keeps what only training needs.
+fn is_for_training(tensor: &TensorInfo) -> bool {
+    let first = tensor.name.split('.').next().unwrap_or("");
+    tensor.group == Group::Optimizer || (tensor.group == Group::Other && is_training_state(first))
+}
+
+/// Names of the numbers that a trainer keeps beside the weights, which not every format holds.
+fn of_trainers(checkpoint: &Checkpoint) -> HashSet<String> {
+    role::of_trainers(&checkpoint.tensors).collect()
 }
 
 /// Where the tensor of each name is; of several the last one.
@@ -121,23 +147,29 @@ fn style(checkpoint: &Checkpoint) -> Option<Style> {
     names::style_of(checkpoint.tensors.iter().map(|t| t.name.as_str()))
 }
 
-/// The weights of `checkpoint`, by their places, under the names that all styles and wrappers share, including those
-/// recorded as tied. If several state dicts make a name ambiguous, full names are used.
+/// All that a conversion writes of `checkpoint` but what trainers keep, by their places, under the names that all styles and
+/// wrappers share, including those recorded as tied. If several state dicts make a name ambiguous, full names are used.
 pub(crate) fn shared_names(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
-    let beside = beside_codes(checkpoint);
-    let of_trainers: HashSet<String> = role::of_trainers(&checkpoint.tensors).collect();
+    let of_trainers = of_trainers(checkpoint);
+    let mut named = named(checkpoint);
+    named.retain(|(_, i)| !of_trainers.contains(&checkpoint.tensors[*i].name));
+    named
+}
+
+/// The same with what trainers keep.
+fn named(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
+    let (beside, helpers) = (beside_codes(checkpoint), helpers(checkpoint, Target::SafeTensors));
     let mut all: Vec<(String, usize)> = checkpoint
         .tensors
         .iter()
         .enumerate()
         .filter(|(i, t)| {
-            t.group == Group::Weights
+            !helpers.contains(i)
+                && !is_for_training(t)
                 && !beside.contains(i)
-                && !of_trainers.contains(&t.name)
-                && t.name != "__metadata__"
                 // Tensors that are plain values in other formats.
                 && !names::is_rope_factors(&t.name)
-                && (t.storage.is_some() || t.sparse.is_some())
+                && has_data(t)
         })
         .map(|(i, t)| (t.name.clone(), i))
         .collect();
@@ -148,7 +180,7 @@ pub(crate) fn shared_names(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
     names.into_iter().map(|name| name.into_owned()).zip(all.iter().map(|(_, i)| *i)).collect()
 }
 
-/// [`shared_names`], with the matrices of experts apart.
+/// [`named`], with the matrices of experts apart.
 fn weights(checkpoint: &Checkpoint) -> Vec<(String, TensorInfo)> {
     let apart = |(name, i): (String, usize)| {
         let tensor = &checkpoint.tensors[i];
@@ -159,7 +191,7 @@ fn weights(checkpoint: &Checkpoint) -> Vec<(String, TensorInfo)> {
             }
         }
     };
-    shared_names(checkpoint).into_iter().flat_map(apart).collect()
+    named(checkpoint).into_iter().flat_map(apart).collect()
 }
 
 /// Reads back what was written from `plan` to `path` and compares it with the plan's source.

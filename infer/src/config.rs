@@ -129,6 +129,10 @@ pub fn configuration(
     // Packed matrices are ternary, even if the configuration says otherwise.
     config.use_bitlinear_attn |= shapes.packed_attn;
     config.use_bitlinear_ffn |= shapes.packed_ffn;
+    if names_codes_by_type(checkpoint) && !config.is_student() && (shapes.packed_attn || shapes.packed_ffn) {
+        // Where one is packed all are ternary, in other blocks where their rows do not fill these.
+        (config.use_bitlinear_attn, config.use_bitlinear_ffn) = (true, true);
+    }
     let by_default = assumed.iter().any(|a| a.setting == "quantization_eps");
     if (shapes.packed_attn || shapes.packed_ffn) && by_default && !config.is_student() {
         // As bitnet.cpp and transformers round the inputs of packed matrices.
@@ -149,6 +153,17 @@ pub fn configuration(
         assumed.push(Assumption::PlainActivations);
     }
     Ok((config, assumed))
+}
+
+/// Whether it is a GGUF file that shows by the types of its tensors alone which of them hold ternary codes. They do in every such
+/// file, whoever wrote it, unless it says that its weights are the float ones (`ckpt.latent`).
+pub(crate) fn names_codes_by_type(checkpoint: &Checkpoint) -> bool {
+    let given = checkpoint.model.given().ok();
+    let is_told = |given: &Given| {
+        given.latent == Some(true)
+            || [given.use_bitlinear_attn, given.use_bitlinear_ffn].contains(&Some(true))
+    };
+    matches!(checkpoint.format, ckpt_inspect::Format::Gguf { .. }) && !given.is_some_and(is_told)
 }
 
 /// The checkpoint's own configuration.

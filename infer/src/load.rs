@@ -8,7 +8,7 @@ use ckpt_inspect::meaning::{Experts as ExpertSizes, Quantization};
 use ckpt_inspect::{Checkpoint, DType, Format, TensorInfo, TernaryPacking};
 use half::f16;
 
-use crate::config::configuration;
+use crate::config::{configuration, names_codes_by_type};
 use crate::experts::Experts;
 use crate::kernel::activation::Rounding;
 use crate::kernel::coded::Coded;
@@ -290,7 +290,8 @@ impl<'a> Loader<'a> {
             return Ok(self.signs(shape, scale, |i, out| codes.read(i, out)));
         }
         // Codes times their scale, in any type, must not be rounded a second time.
-        if tensor.dtype.is_ternary() || bitlinear && self.checkpoint.model.holds_codes() {
+        let held = self.checkpoint.model.holds_codes() || names_codes_by_type(self.checkpoint);
+        if tensor.dtype.is_ternary() || bitlinear && held {
             let rows = Rows::of(self.checkpoint, tensor, shape)?;
             return match rows.magnitude(self.kernel, self.pool) {
                 Some(scale) if !scale.is_finite() => Err(self.not_finite(tensor)),

@@ -1,6 +1,10 @@
 //! How a conversation is formatted for a model: plain turns, `<|user|>` turns, or the model's own Jinja template.
 
+mod filters;
 mod jinja;
+mod methods;
+mod python;
+mod rewrite;
 
 use minijinja::Error as JinjaError;
 

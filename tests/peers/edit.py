@@ -118,11 +118,21 @@ def llama(dtype, **more):
     return LlamaForCausalLM(LlamaConfig(**(sizes | more))).to(dtype)
 
 
-def gpt2(dtype):
+def gpt2(dtype, **more):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     sizes = dict(vocab_size=48, n_positions=32, n_embd=32, n_layer=2, n_head=4, tie_word_embeddings=False)
-    return GPT2LMHeadModel(GPT2Config(**sizes)).to(dtype)
+    return GPT2LMHeadModel(GPT2Config(**(sizes | more))).to(dtype)
+
+
+def mixtral(dtype):
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = dict(
+        vocab_size=48, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=64,
+    )
+    return MixtralForCausalLM(MixtralConfig(**sizes)).to(dtype)
 
 
 def phi3(dtype):
@@ -159,6 +169,20 @@ CASES = {
     "fused": (phi3, {}, dict(target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"], r=4, lora_alpha=6)),
     "conv": (gpt2, {}, dict(target_modules=CONV, r=4, lora_alpha=6, fan_in_fan_out=True)),
     "conv-dora": (gpt2, {}, dict(target_modules=CONV, r=4, lora_alpha=6, fan_in_fan_out=True, use_dora=True)),
+    # PEFT goes by each module, and saves of fan_in_fan_out what the last one needed.
+    "conv-square": (gpt2, {}, dict(target_modules=r".*attn\.c_proj", r=4, lora_alpha=6), dict(fan_in_fan_out=False)),
+    "conv-head": (gpt2, {}, dict(target_modules=["c_attn", "c_proj", "lm_head"], r=4, lora_alpha=6, fan_in_fan_out=True)),
+    "conv-head-last": (gpt2, {}, dict(target_modules=r".*attn\.c_proj|lm_head", r=4, lora_alpha=6, use_dora=True)),
+    "conv-bias-saved": (gpt2, {}, dict(target_modules=["c_fc"], r=4, bias="all", modules_to_save=["ln_f"], fan_in_fan_out=True)),
+    "turned": (llama, {}, dict(target_modules=["q_proj", "v_proj"], r=4, lora_alpha=6), dict(fan_in_fan_out=True)),
+    "bias-saved": (llama, dict(attention_bias=True), dict(target_modules=["v_proj"], r=4, bias="all", modules_to_save=["q_proj"])),
+    "tied-both": (llama, dict(tie_word_embeddings=True), dict(target_modules=["embed_tokens"], r=4, ensure_weight_tying=True)),
+    "tied-saved": (
+        llama, dict(tie_word_embeddings=True),
+        dict(target_modules=["q_proj"], r=4, modules_to_save=["embed_tokens"], ensure_weight_tying=True),
+    ),
+    "router": (mixtral, {}, dict(target_modules=["gate", "q_proj"], r=4, lora_alpha=6)),
+    "router-saved": (mixtral, {}, dict(target_modules=["q_proj"], r=4, modules_to_save=["gate"])),
 }
 
 
@@ -168,7 +192,7 @@ def adapters(folder, names, dtype="float32"):
 
     folder = Path(folder)
     for name in names.split(","):
-        make, more, settings = CASES[name]
+        make, more, settings, *written = CASES[name]
         torch.manual_seed(sum(map(ord, name)))
         base = make(getattr(torch, dtype), **more)
         for parameter in base.parameters():
@@ -183,6 +207,9 @@ def adapters(folder, names, dtype="float32"):
             elif parameter.requires_grad:
                 parameter.data.add_(torch.randn_like(parameter) * 0.1)
         model.save_pretrained(place / "adapter")
+        for change in written:
+            config = place / "adapter" / "adapter_config.json"
+            config.write_text(json.dumps(json.loads(config.read_text()) | change))
         model.merge_and_unload().save_pretrained(place / "merged")
 
 

@@ -184,6 +184,16 @@ fn adapters_are_merged_as_peft_merges_them() {
         "tied",
         "conv",
         "conv-dora",
+        "conv-square",
+        "conv-head",
+        "conv-head-last",
+        "conv-bias-saved",
+        "turned",
+        "bias-saved",
+        "tied-both",
+        "tied-saved",
+        "router",
+        "router-saved",
     ];
     let [f32s, halves] = ["f32", "bf16"].map(|name| text(&place.at(name)).to_string());
     let made = [vec!["adapters", &f32s, &cases.join(",")], vec!["adapters", &halves, "plain", "bfloat16"]]
@@ -261,6 +271,11 @@ fn an_adapter_becomes_one_of_gguf() {
         place.run(&args).exits(0);
         assert_same(&ask(&python, &["adapter_of", text(&place.at("adapter.gguf")), text(&adapter)]));
     }
+    // llama.cpp has no adapter for an embedding that is the head too.
+    ask(&python, &["adapters", text(&place.at("")), "tied"]);
+    let [base, adapter] = ["base", "adapter"].map(|name| place.at(format!("tied/{name}")));
+    let args = ["edit", text(&adapter), "--adapter-of", text(&base), "-o", "no.gguf"];
+    place.run(&args).exits(2).complains(&["is its embedding", "merge it with --lora"]);
     // alpha / r is all that llama.cpp multiplies by, so what else there is of a scale goes into B: here the root of r.
     let rslora = |name: &str| place.at(format!("rslora/{name}"));
     let [base, adapter] = ["base", "adapter"].map(rslora);

@@ -1,9 +1,12 @@
 //! Which matrices are made ternary, and in a GGUF file the type of each tensor.
 
+use ckpt_inspect::meaning::architecture::Kind;
 use ckpt_inspect::{DType, Group, TensorInfo, TernaryPacking, without_state_dict};
+use half::f16;
 
 use super::{Builder, Chosen};
 use crate::gguf::{self, Gguf};
+use crate::names;
 use crate::note::{Note, Remedy};
 use crate::quant::Quant;
 use crate::source::{grid, has_scale_beside};
@@ -43,6 +46,14 @@ impl Builder<'_, '_> {
                 continue;
             }
             let grid = grid(source, tensor, floor)?;
+            if source.model.holds_codes() && source.model.is_ternary(tensor) && !grid.exact {
+                let name = tensor.name.escape_debug();
+                let what = format!(
+                    "`{name}` should hold ternary codes times one scale, and {} has rounded them to several: packed, it would be another matrix",
+                    tensor.dtype
+                );
+                return Err(Error::of_source(source, what));
+            }
             c.grid = Some(grid);
         }
         let packed: Vec<&Chosen> = chosen.iter().filter(|c| c.grid.is_some()).collect();
@@ -61,6 +72,17 @@ impl Builder<'_, '_> {
                 )
                 .remedied_by(Remedy::Ternary("*_proj.weight")),
             });
+        }
+        let left_plain = |c: &&Chosen| {
+            let is_layers =
+                names::role(&c.name).is_some_and(|role| matches!(role.kind(), Kind::Attention | Kind::Mlp));
+            c.grid.is_none() && is_layers && c.tensor(source).shape.len() == 2
+        };
+        let plain = chosen.iter().find(left_plain);
+        if let Some(c) = plain.filter(|_| options.target == (Target::Hf { packed: true })) {
+            let name = c.tensor(source).name.escape_debug();
+            let what = format!("`{name}` is not ternary, and in a packed folder all matrices of layers are");
+            return Err(Error::of_source(source, what));
         }
         let rounded = packed.iter().filter(|c| c.grid.is_some_and(|g| !g.exact)).count();
         if rounded > 0 {
@@ -141,6 +163,15 @@ impl Builder<'_, '_> {
                 if !quant.is_made() {
                     quant = rules.fallback();
                     c.dtype = quant.dtype();
+                }
+                let scale = grid.scale.unwrap_or(1.0);
+                let in_half = matches!(quant, Quant::Tq1_0 | Quant::Tq2_0) && !beside;
+                if in_half && f16::from_f32(scale).is_infinite() {
+                    let name = tensor.name.escape_debug();
+                    let what = format!(
+                        "`{name}` has the scale {scale:e}, and {quant} has scales in f16, up to 65504, unless they are tensors of their own"
+                    );
+                    return Err(Error::target(what).remedied_by(Remedy::ExactScales(&[Quant::I2S])));
                 }
                 choices.grid(&c.name, quant, grid, beside);
                 c.grid = Some(grid);

@@ -13,6 +13,7 @@ use serde_json::{Map, Value as Json};
 
 use super::derived::is_made;
 use super::input::{Input, Reader};
+use super::modules::Meant;
 use crate::{Error, Result};
 
 const CONFIG: &str = "adapter_config.json";
@@ -41,6 +42,8 @@ pub(crate) struct Adapter {
     pub fan_in_fan_out: bool,
     /// alpha for modules without one of their own.
     pub alpha: f64,
+    /// The modules that its configuration means.
+    pub meant: Meant,
 }
 
 /// The low-rank change of a module's weight.
@@ -66,7 +69,7 @@ pub(crate) struct LowRank {
 const BEGINNINGS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 
 /// Settings with which an adapter is more than B A, or something else.
-const OTHERS: [(&str, &str); 9] = [
+const OTHERS: [(&str, &str); 8] = [
     ("layer_replication", "its layers are not those of the base"),
     ("use_qalora", "its A is of groups of inputs"),
     ("alora_invocation_tokens", "it acts only after certain tokens, and merged it would always"),
@@ -74,7 +77,6 @@ const OTHERS: [(&str, &str); 9] = [
     ("arrow_config", "it chooses among other adapters"),
     ("kasa_config", "it changes the base's singular values"),
     ("monteclora_config", "it is drawn anew each time"),
-    ("target_parameters", "it changes parameters that are not a module's weight"),
     ("trainable_token_indices", "it has rows of the embedding of their own"),
 ];
 
@@ -118,6 +120,16 @@ impl Adapter {
         if let Some((key, why)) = OTHERS.iter().find(|(key, _)| is_set(key)) {
             return Err(refused(&folder, format!("{CONFIG} has {key}: {why}")));
         }
+        // Of a module's weight they are what LoRA of the module is.
+        let of_parameters = config.get("target_parameters").and_then(Json::as_array).into_iter().flatten();
+        let mut others = of_parameters.filter_map(Json::as_str).filter(|name| !name.ends_with(".weight"));
+        if let Some(name) = others.next() {
+            let why = format!(
+                "{CONFIG} has target_parameters: it changes `{}`, which is not the weight of a module",
+                name.escape_debug()
+            );
+            return Err(refused(&folder, why));
+        }
         // Its matrices begin at parts of the base, which were taken out of that.
         if let Some(begun) = text("init_lora_weights").filter(|begun| !BEGINNINGS.contains(begun)) {
             let why = format!(
@@ -147,6 +159,7 @@ impl Adapter {
             below: HashSet::new(),
             fan_in_fan_out: is_set("fan_in_fan_out"),
             alpha,
+            meant: Meant::of(&config),
         };
         adapter.sort()?;
         adapter.check(&settings)?;
@@ -171,11 +184,19 @@ impl Adapter {
                 }
             }
             let Some((module, part, rest)) = split(name) else {
-                let bare = name.replace(".base_layer.", ".");
-                if bare != name {
+                // What a module that was saved whole replaces, as it was: biases, if all of them were trained.
+                if name.contains(".original_module.") {
+                    continue;
+                }
+                let saved = name.replace(".modules_to_save.", ".");
+                let bare = saved.replace(".base_layer.", ".");
+                if bare != saved {
                     self.below.insert(bare.clone());
                 }
-                self.replaced.insert(bare, tensor.clone());
+                // Saved with its module too.
+                if saved == name || !self.replaced.contains_key(&bare) {
+                    self.replaced.insert(bare, tensor.clone());
+                }
                 continue;
             };
             let change = self.changes.entry(module.replace(".base_layer", "")).or_default();
@@ -274,6 +295,14 @@ impl Adapter {
             "{CONFIG} lists modules_to_save ({}), and the adapter has none of them",
             names.join(", ")
         );
+        Err(refused(&self.path, why))
+    }
+
+    /// Refuses matrices of modules that its configuration does not mean, which PEFT does not load.
+    pub fn check_meant(&self) -> Result<()> {
+        let Some(module) = self.changes.keys().find(|module| !self.meant.has(module)) else { return Ok(()) };
+        let module = module.escape_debug();
+        let why = format!("it has matrices of `{module}`, which target_modules in {CONFIG} does not mean");
         Err(refused(&self.path, why))
     }
 

@@ -14,7 +14,7 @@ use super::adapter::{Adapter, refused};
 use super::derived::{Derived, Make, is_made};
 use super::input::{Input, Reader};
 use super::lora::orientation;
-use super::targets::Targets;
+use super::targets::{Targets, shared};
 use super::{Change, Draft, Edit, Row, listed};
 use crate::names::{self, Style};
 use crate::plan::{Blob, Content, Elements, Options, Output, Pair, Plan};
@@ -107,6 +107,21 @@ impl Edit for AdapterOf {
             );
             return Err(refused(&adapter.path, why));
         }
+        adapter.check_meant()?;
+        // llama.cpp looks up rows of the embedding by token and multiplies by the same tensor, and has one adapter for both.
+        let tied = base.model.given().is_ok_and(|given| given.tie_word_embeddings != Some(false))
+            && !base.tensors.iter().any(|tensor| shared(&tensor.name) == "lm_head.weight");
+        let outer = |module: &&String| {
+            matches!(shared(&format!("{module}.weight")).as_str(), "embed_tokens.weight" | "lm_head.weight")
+        };
+        if let Some(module) = adapter.changes.keys().find(outer).filter(|_| tied) {
+            let why = format!(
+                "it changes `{}`, and the head of {} is its embedding, of which llama.cpp takes no adapter; merge it with --lora",
+                module.escape_debug(),
+                base.path.display()
+            );
+            return Err(refused(&adapter.path, why));
+        }
         for ((module, change), at) in adapter.changes.iter().zip(places) {
             let shown = module.escape_debug();
             let (Some(a), Some(b), Some(at)) = (&change.a, &change.b, at) else { continue };
@@ -118,7 +133,7 @@ impl Edit for AdapterOf {
                 return Err(refused(&adapter.path, why));
             }
             let own = &base.tensors[at];
-            let fits = orientation(&own.shape, change, false)
+            let fits = orientation(&own.shape, change, Some(false), false)
                 .is_some_and(|(.., turned)| turned == change.is_embedding);
             if !fits || a.shape.len() != 2 {
                 let why = format!(

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::adapter::{Adapter, LowRank, refused};
 use super::derived::{Derived, Make, PIECE};
 use super::input::{Input, Reader};
+use super::modules::{is_conv1d, join_head};
 use super::targets::{Targets, Ties, shared};
 use super::{Change, Draft, Edit, Row, listed, sum, tensors};
 use crate::names::Style;
@@ -92,8 +93,9 @@ impl Change for HeadChanged {
 }
 
 /// Merges `adapter` into `draft`.
-fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
+fn merge(draft: &mut Draft, mut adapter: Adapter) -> Result<()> {
     let targets = Targets::of(&draft.checkpoint);
+    let joined = shares_head(draft) && join_head(&mut adapter)?;
     let mut ties = Ties::of(&draft.checkpoint.tensors);
     let base = Reader::new(&draft.checkpoint.path);
     let weight = |module: &str| targets.find(&format!("{module}.weight"));
@@ -120,6 +122,7 @@ fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
             &format!("has no {}", listed(unknown.iter().map(String::as_str))),
         ));
     }
+    adapter.check_meant()?;
     let recent = Arc::new(Mutex::new(None));
     let mut changed = HashSet::new();
     // First, as low-rank changes are made to what an adapter has of their layers.
@@ -131,7 +134,8 @@ fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
         let Some(index) = weight(module) else { continue };
         let tensor = draft.checkpoint.tensors[index].clone();
         let dtype = draft.computed_dtype(&draft.checkpoint, &tensor, "what LoRA changes")?;
-        let (rows, columns, transposed) = orientation(&tensor.shape, change, adapter.fan_in_fan_out)
+        let turned = is_conv1d(&draft.checkpoint, module);
+        let (rows, columns, transposed) = orientation(&tensor.shape, change, turned, adapter.fan_in_fan_out)
             .ok_or_else(|| shape_differs(draft, &adapter, &tensor, change))?;
         let product = Product {
             number,
@@ -172,7 +176,7 @@ fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
     let is_table = |name: &str| shared(name) == "embed_tokens.weight";
     let changes_table = adapter.replaced.keys().any(|name| is_table(name))
         || adapter.changes.keys().any(|module| is_table(&format!("{module}.weight")));
-    if changes_table && shares_head(draft) {
+    if changes_table && !joined && shares_head(draft) {
         let adapter = adapter.path.to_string_lossy().into_owned();
         draft.changes.push(Box::new(HeadChanged { adapter }));
     }
@@ -189,11 +193,12 @@ fn merge(draft: &mut Draft, adapter: Adapter) -> Result<()> {
     Ok(())
 }
 
-/// Rows and columns of a stored weight, and whether its rows are inputs; `None` if the change is of another shape. Of a square one the
-/// configuration tells.
+/// Rows and columns of a stored weight, and whether its rows are inputs; `None` if the change is of another shape. Where the base
+/// does not tell that (`is_turned`), its shape does, and of a square one the configuration.
 pub(crate) fn orientation(
     shape: &[usize],
     change: &LowRank,
+    is_turned: Option<bool>,
     fan_in_fan_out: bool,
 ) -> Option<(usize, usize, bool)> {
     let (a, b) = (change.a.as_ref()?, change.b.as_ref()?);
@@ -209,12 +214,13 @@ pub(crate) fn orientation(
     }
     let plain = shape.len() >= 2 && (rows, columns) == (outputs, inputs);
     let turned = shape.len() == 2 && !convolution && (rows, columns) == (inputs, outputs);
-    match (plain, turned) {
-        (true, true) => Some((rows, columns, fan_in_fan_out)),
-        (true, false) => Some((rows, columns, false)),
-        (false, true) if fan_in_fan_out => Some((rows, columns, true)),
-        _ => None,
-    }
+    let transposed = match is_turned.filter(|_| !convolution) {
+        Some(is_turned) => is_turned,
+        None if plain && turned => fan_in_fan_out,
+        None => turned,
+    };
+    let fits = if transposed { turned } else { plain };
+    fits.then_some((rows, columns, transposed))
 }
 
 /// Where the rows of a weight are, as the adapter numbers them, if a file has them in another order.

@@ -26,6 +26,7 @@ mod gguf_adapter;
 mod input;
 mod keep;
 mod lora;
+mod modules;
 mod pattern;
 mod rename;
 mod strip;

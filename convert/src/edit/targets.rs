@@ -16,6 +16,20 @@ pub(crate) struct Targets {
     shared: HashMap<String, Vec<usize>>,
     /// Without the module around all others, such as `transformer.` of GPT-2.
     inner: HashMap<String, Vec<usize>>,
+    /// As transformers 5 calls its modules.
+    modern: HashMap<String, Vec<usize>>,
+}
+
+/// Parts of names in files, and what transformers 5 calls the modules that it makes of them (its `conversion_mapping.py`).
+const RENAMED: [(&str, &str); 3] = [
+    (".block_sparse_moe.", ".mlp."),
+    ("language_model.model.", "model.language_model."),
+    ("language_model.lm_head.", "lm_head."),
+];
+
+/// A name as that of a module of transformers 5.
+fn modern(name: &str) -> String {
+    RENAMED.iter().fold(name.to_string(), |name, (old, new)| name.replacen(old, new, 1))
 }
 
 /// A name without wrappers, and as all naming schemes share it.
@@ -32,15 +46,17 @@ impl Targets {
     /// Those of `base`.
     pub fn of(base: &Checkpoint) -> Self {
         let (tensors, family) = (&base.tensors, base.model.family());
-        let (mut by_shared, mut inner) = (HashMap::<_, Vec<usize>>::new(), HashMap::<_, Vec<usize>>::new());
+        let [mut by_shared, mut inner, mut by_modern] =
+            [(); 3].map(|()| HashMap::<String, Vec<usize>>::new());
         for (i, tensor) in tensors.iter().enumerate() {
             by_shared.entry(shared_in(family, &tensor.name)).or_default().push(i);
+            by_modern.entry(modern(&tensor.name)).or_default().push(i);
             if let Some((_, rest)) = tensor.name.split_once('.') {
                 inner.entry(rest.to_string()).or_default().push(i);
             }
         }
         let exact = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
-        Targets { exact, shared: by_shared, inner }
+        Targets { exact, shared: by_shared, inner, modern: by_modern }
     }
 
     /// The tensor called `name` in the adapter's model; `None` unless there is one.
@@ -49,7 +65,8 @@ impl Targets {
         let same = || self.shared.get(&shared(name)).and_then(one);
         let outer = || name.split_once('.').and_then(|(_, rest)| self.exact.get(rest).copied());
         let inner = || self.inner.get(name).and_then(one);
-        self.exact.get(name).copied().or_else(same).or_else(outer).or_else(inner)
+        let renamed = || self.modern.get(&modern(name)).and_then(one);
+        self.exact.get(name).copied().or_else(same).or_else(outer).or_else(inner).or_else(renamed)
     }
 }
 

@@ -263,6 +263,37 @@ fn ternary_types_hold_codes_and_scales() {
     }
 }
 
+/// llama.cpp divides the width of dense layers among experts that have none of their own.
+#[test]
+fn the_width_of_experts_is_said_also_where_dense_layers_would_have_the_same() {
+    let mut config = llama_config();
+    config["architectures"] = serde_json::json!(["Qwen3MoeForCausalLM"]);
+    config.as_object_mut().unwrap().remove("rope_scaling");
+    for (key, value) in [("num_experts", 4), ("num_experts_per_tok", 2), ("moe_intermediate_size", 256)] {
+        config[key] = value.into();
+    }
+    config["norm_topk_prob"] = true.into();
+    let model = hugging_face(&config, &LLAMA[..3]);
+    let file = Converted::new(model.path(), &with(Quant::F16)).open();
+    let header = file.gguf_header().unwrap().unwrap();
+    let width = |key: &str| header.of_architecture(key).and_then(|value| value.as_i64());
+    assert_eq!((width("expert_feed_forward_length"), width("feed_forward_length")), (Some(256), Some(256)));
+}
+
+#[test]
+fn a_scale_that_f16_does_not_reach_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = student(folder.path(), 1e5);
+    let checkpoint = open(&source).unwrap();
+    for quant in [Quant::Tq1_0, Quant::Tq2_0] {
+        let error = Plan::new(&checkpoint, &with(quant)).unwrap_err();
+        assert!(error.to_string().contains("has scales in f16, up to 65504"), "{error}");
+        assert!(matches!(error.remedy(), Some(Remedy::ExactScales(_))), "{error:?}");
+        let settings = Gguf::default().with(|g| (g.quant, g.exact_scales) = (Some(quant), true));
+        assert!(Converted::new(&source, &options(settings)).agrees);
+    }
+}
+
 #[test]
 fn a_scale_that_f16_loses_is_reported_and_can_be_a_separate_tensor() {
     let folder = tempfile::tempdir().unwrap();

@@ -69,6 +69,25 @@ fn a_vocabulary_that_cannot_be_read_is_left_out() {
     assert!(out.join("model.safetensors").exists() && !out.join("tokenizer.json").exists());
 }
 
+/// llama.cpp stops at a character for which there is neither a token nor those of its bytes.
+#[test]
+fn a_bpe_of_characters_without_bytes_is_refused() {
+    let model = ckpt_kit::fixtures::data("infer", "sentencepiece").join("bpe-no-bytes.model");
+    let tensors: Vec<(&str, &[usize])> = [("model.embed_tokens.weight", &[200usize, 512][..])]
+        .into_iter()
+        .chain(LLAMA[1..].iter().copied())
+        .collect();
+    let llama = hugging_face(&llama_config(), &tensors);
+    std::fs::copy(model, llama.path().join("tokenizer.model")).unwrap();
+    let checkpoint = open(llama.path()).unwrap();
+    let (options, path) = (options(Gguf::default()), llama.path().join("model.gguf"));
+    let error = Plan::new(&checkpoint, &options)
+        .and_then(|mut plan| write(&mut plan, &options, &path, Control::new(&|_| (), &Default::default())))
+        .unwrap_err();
+    assert!(error.to_string().contains("without tokens for bytes"), "{error}");
+    assert!(!path.exists());
+}
+
 /// All ids that end a text are in the file, for llama.cpp as far as it has keys.
 #[test]
 fn every_end_of_text_is_written_and_read() {

@@ -6,16 +6,16 @@ use std::fmt::Write;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Environment, Error as JinjaError, ErrorKind, State, UndefinedBehavior, context};
+use minijinja::{AutoEscape, Environment, Error as JinjaError, ErrorKind, UndefinedBehavior, context};
 
-use super::{Clock, Message};
+use super::python::{DEEPEST, View, float, text_of};
+use super::rewrite::rewritten;
+use super::{Clock, Message, filters, methods};
 
 /// Steps that a template may take, far more than any real one takes.
 const FUEL: u64 = 10_000_000;
 /// Templates in use are a few kB.
 pub(super) const LONGEST: usize = 1 << 20;
-/// Values that templates write as JSON are a few levels deep.
-const DEEPEST: usize = 64;
 
 pub(super) fn render(
     source: &str,
@@ -27,11 +27,20 @@ pub(super) fn render(
     if source.len() > LONGEST {
         return Err(wrong(format!("its {} bytes are too many", source.len())));
     }
-    let source = without_generation(source);
+    let source = rewritten(source)?;
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-    environment.set_unknown_method_callback(method);
+    environment.set_unknown_method_callback(methods::call);
+    filters::add(&mut environment);
+    environment.set_formatter(|out, state, value| {
+        let is_text = matches!(value.kind(), ValueKind::String | ValueKind::Undefined);
+        if is_text || !matches!(state.auto_escape(), AutoEscape::None) {
+            return minijinja::escape_formatter(out, state, value);
+        }
+        let text = text_of(value)?;
+        out.write_str(&text).map_err(|_| wrong("what it writes is too long"))
+    });
     environment.set_fuel(Some(FUEL));
     environment.add_function("raise_exception", |message: String| -> Result<String, JinjaError> {
         Err(wrong(message))
@@ -61,122 +70,8 @@ pub(super) fn render(
     })
 }
 
-fn wrong(message: impl Into<Cow<'static, str>>) -> JinjaError {
+pub(super) fn wrong(message: impl Into<Cow<'static, str>>) -> JinjaError {
     JinjaError::new(ErrorKind::InvalidOperation, message)
-}
-
-/// Python's methods.
-fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, JinjaError> {
-    let texts: Option<Vec<&str>> = args.iter().map(Value::as_str).collect();
-    let own = value.as_str().zip(texts).and_then(|(text, args)| of_text(text, name, &args));
-    match own.or_else(|| split_from_right(value, name, args)) {
-        Some(value) => Ok(value),
-        None => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
-    }
-}
-
-/// `text.rsplit(at, most)`.
-fn split_from_right(text: &Value, name: &str, args: &[Value]) -> Option<Value> {
-    let ("rsplit", [at, most]) = (name, args) else { return None };
-    let (text, at, most) = (text.as_str()?, at.as_str().filter(|at| !at.is_empty())?, most.as_i64()?);
-    // Fewer than none is no limit.
-    let count = usize::try_from(most).map_or(usize::MAX, |most| most.saturating_add(1));
-    let parts: Vec<Value> = text.rsplitn(count, at).map(Value::from).collect();
-    Some(parts.into_iter().rev().collect())
-}
-
-/// Methods of Python's texts, given texts, that minijinja does not have.
-fn of_text(text: &str, name: &str, args: &[&str]) -> Option<Value> {
-    let list = |parts: &[&str]| parts.iter().map(|part| Value::from(*part)).collect::<Value>();
-    Some(match (name, args) {
-        ("removeprefix", [prefix]) => Value::from(text.strip_prefix(prefix).unwrap_or(text)),
-        ("removesuffix", [suffix]) => Value::from(text.strip_suffix(suffix).unwrap_or(text)),
-        ("partition", [at]) if !at.is_empty() => match text.split_once(at) {
-            Some((before, after)) => list(&[before, at, after]),
-            None => list(&[text, "", ""]),
-        },
-        ("rpartition", [at]) if !at.is_empty() => match text.rsplit_once(at) {
-            Some((before, after)) => list(&[before, at, after]),
-            None => list(&["", "", text]),
-        },
-        ("rsplit", [at]) if !at.is_empty() => list(&text.split(at).collect::<Vec<_>>()),
-        _ => return None,
-    })
-}
-
-/// `source` without the blocks that mark what the model said, for which transformers extends Jinja: blocks with a scope of
-/// their own take their place.
-fn without_generation(source: &str) -> Cow<'_, str> {
-    if !source.contains("generation") {
-        return Cow::Borrowed(source);
-    }
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find('{') {
-        let (text, tag) = rest.split_at(at);
-        out.push_str(text);
-        let len = match tag.as_bytes().get(1) {
-            Some(b'#') => tag.find("#}").map_or(tag.len(), |end| end + 2),
-            Some(b'{') => end_of_tag(tag, "}}"),
-            Some(b'%') => match word(tag) {
-                Some((_, "raw")) => end_of_raw(tag),
-                Some((at, name @ ("generation" | "endgeneration"))) => {
-                    out.push_str(&tag[..at]);
-                    out.push_str(if name == "generation" { "with" } else { "endwith" });
-                    rest = &tag[at + name.len()..];
-                    continue;
-                }
-                _ => end_of_tag(tag, "%}"),
-            },
-            _ => 1,
-        };
-        out.push_str(&tag[..len]);
-        rest = &tag[len..];
-    }
-    out.push_str(rest);
-    Cow::Owned(out)
-}
-
-/// The first word of the block tag that begins here, and where it stands.
-fn word(tag: &str) -> Option<(usize, &str)> {
-    let inner = tag.strip_prefix("{%")?;
-    let inner = inner.strip_prefix(['-', '+']).unwrap_or(inner).trim_start();
-    let len = inner.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(inner.len());
-    (len > 0).then(|| (tag.len() - inner.len(), &inner[..len]))
-}
-
-/// The length of the tag that begins here and ends with `end`, outside of texts in quotes.
-fn end_of_tag(tag: &str, end: &str) -> usize {
-    let mut quote = None;
-    let mut chars = tag.char_indices().skip(2);
-    while let Some((at, c)) = chars.next() {
-        match quote {
-            Some(_) if c == '\\' => {
-                chars.next();
-            }
-            Some(open) if c == open => quote = None,
-            Some(_) => {}
-            None if matches!(c, '"' | '\'') => quote = Some(c),
-            None if tag[at..].starts_with(end) => return at + end.len(),
-            None => {}
-        }
-    }
-    tag.len()
-}
-
-/// The length of the raw block that begins here.
-fn end_of_raw(tag: &str) -> usize {
-    let inner = end_of_tag(tag, "%}");
-    let mut at = inner;
-    while let Some(next) = tag[at..].find("{%") {
-        at += next;
-        let len = end_of_tag(&tag[at..], "%}");
-        if word(&tag[at..]).is_some_and(|(_, name)| name == "endraw") {
-            return at + len;
-        }
-        at += 2;
-    }
-    tag.len()
 }
 
 /// How Python's `json.dumps` lays out what it writes.
@@ -221,7 +116,19 @@ impl Layout {
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number if !value.is_integer() => {
+                let number = f64::try_from(value.clone())?;
+                match number {
+                    number if number.is_nan() => out.push_str("NaN"),
+                    f64::INFINITY => out.push_str("Infinity"),
+                    f64::NEG_INFINITY => out.push_str("-Infinity"),
+                    number => out.push_str(&float(number)),
+                }
+            }
             ValueKind::Number => write!(out, "{value}").unwrap_or(()),
+            _ if value.downcast_object_ref::<View>().is_some() => {
+                return Err(wrong("the keys, values or items of a dict cannot be written as JSON"));
+            }
             ValueKind::String => self.text(value.as_str().unwrap_or_default(), out),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items = value.try_iter()?.collect::<Vec<Value>>();
@@ -293,27 +200,5 @@ impl Layout {
             }
         }
         out.push('"');
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_blocks_are_replaced() {
-        for (source, wanted) in [
-            ("{% generation %}x{%- endgeneration -%}", "{% with %}x{%- endwith -%}"),
-            ("{%-generation-%}x{%+ endgeneration %}", "{%-with-%}x{%+ endwith %}"),
-            (
-                "{{ '{% generation %}' }}{# {% generation %} #}",
-                "{{ '{% generation %}' }}{# {% generation %} #}",
-            ),
-            ("{% raw %}{% generation %}{% endraw %}", "{% raw %}{% generation %}{% endraw %}"),
-            ("{% if a == '%} {% generation %}' %}", "{% if a == '%} {% generation %}' %}"),
-            ("{ generation } {% generations %}{", "{ generation } {% generations %}{"),
-        ] {
-            assert_eq!(without_generation(source), wanted);
-        }
     }
 }

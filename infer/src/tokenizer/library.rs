@@ -7,14 +7,14 @@ use std::sync::OnceLock;
 use ckpt_inspect::vocabulary::{PreTokenizer, Role, Token, TokenType, Vocabulary, byte, pre_tokenizer};
 use tokenizers::models::bpe::BPE;
 use tokenizers::models::unigram;
-use tokenizers::normalizers::Precompiled;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel as ByteLevelStep;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{DecoderWrapper, NormalizedString, Normalizer, SplitDelimiterBehavior};
+use tokenizers::{DecoderWrapper, SplitDelimiterBehavior};
 
 use super::guard::{contradiction, guarded};
+use super::prepare::Preparation;
 
 /// Why the `tokenizers` crate cannot read the tokenizer.json of these `bytes`, or would not survive it; nothing if it can.
 pub fn tokenizer_fault(bytes: &[u8]) -> Option<String> {
@@ -155,9 +155,7 @@ impl ByteLevel {
 /// SentencePiece's unigram model.
 pub(super) struct Unigram {
     model: tokenizers::Tokenizer,
-    normalizer: Option<Precompiled>,
-    trims: bool,
-    prefix: bool,
+    preparation: Preparation,
 }
 
 impl std::fmt::Debug for Unigram {
@@ -168,65 +166,37 @@ impl std::fmt::Debug for Unigram {
 
 impl Unigram {
     pub fn new(vocabulary: &Vocabulary) -> Result<Self, String> {
-        let pieces = vocabulary.tokens.iter().map(|token| {
+        // Pieces that are found whatever their score (`EncodeOptimized` in SentencePiece's `unigram_model.cc`).
+        let normal = vocabulary.tokens.iter().filter(|token| token.kind == TokenType::Normal);
+        let best = normal.map(|token| token.score).fold(f32::MIN_POSITIVE, f32::max);
+        let pieces = (0..).zip(&vocabulary.tokens).map(|(id, token)| {
             let text = String::from_utf8_lossy(&token.text);
+            let score = match vocabulary.within.binary_search(&id) {
+                Ok(_) => token.text.len() as f32 * best - 0.1,
+                Err(_) => token.score,
+            };
             let matched = matches!(token.kind, TokenType::Normal | TokenType::UserDefined | TokenType::Byte);
             // Text contains no spaces when pieces are looked up, so these are never found.
-            (if matched { text.into_owned() } else { format!(" {text}") }, f64::from(token.score))
+            (if matched { text.into_owned() } else { format!(" {text}") }, f64::from(score))
         });
         let pieces: Vec<(String, f64)> = pieces.collect();
         let unknown = vocabulary.role(Role::Unk).map(|id| id as usize);
         let byte_fallback =
             vocabulary.tokens.iter().any(|t| t.kind == TokenType::Byte && byte(&t.text).is_some());
         let model = guarded(|| unigram::Unigram::from(pieces, unknown, byte_fallback))?;
-        let prefix = vocabulary.keys.get("tokenizer.ggml.add_space_prefix").and_then(|v| v.as_bool());
-        Ok(Unigram {
-            model: tokenizers::Tokenizer::new(model),
-            normalizer: normalizer(&vocabulary.charsmap)?,
-            trims: vocabulary.trims,
-            prefix: prefix.unwrap_or(true),
-        })
+        let preparation = Preparation::new(vocabulary)?;
+        Ok(Unigram { model: tokenizers::Tokenizer::new(model), preparation })
     }
 
     pub fn prefix(&self) -> bool {
-        self.prefix
+        self.preparation.prefix()
     }
 
-    pub fn encode(&self, text: &str, first: bool, out: &mut Vec<u32>) -> Result<(), String> {
-        let text = normalized(text, self.normalizer.as_ref(), self.trims)?;
-        let prefix = if self.prefix && first && !text.is_empty() { "▁" } else { "" };
-        let text = format!("{prefix}{}", text.replace(' ', "▁"));
+    pub fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<(), String> {
+        let text = self.preparation.of(text)?;
         out.extend(guarded(|| self.model.encode_fast(text, false))?.get_ids());
         Ok(())
     }
-}
-
-/// SentencePiece's normalizer, where there is one.
-pub(super) fn normalizer(charsmap: &[u8]) -> Result<Option<Precompiled>, String> {
-    if charsmap.is_empty() {
-        return Ok(None);
-    }
-    guarded(|| Precompiled::from(charsmap).map_err(|e| e.to_string().into())).map(Some)
-}
-
-/// `text` as SentencePiece normalizes it: characters first, then, where it trims, spaces.
-pub(super) fn normalized(
-    text: &str,
-    normalizer: Option<&Precompiled>,
-    trims: bool,
-) -> Result<String, String> {
-    let text = match normalizer {
-        Some(normalizer) => guarded(|| {
-            let mut string = NormalizedString::from(text);
-            normalizer.normalize(&mut string)?;
-            Ok(string.get().to_string())
-        })?,
-        None => text.to_string(),
-    };
-    if !trims {
-        return Ok(text);
-    }
-    Ok(text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "))
 }
 
 /// GPT-2's characters for bytes: printable ones are unchanged, the rest are moved to U+0100 and after.

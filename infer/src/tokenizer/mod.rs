@@ -2,6 +2,7 @@
 
 mod guard;
 mod library;
+mod prepare;
 mod scores;
 mod special;
 mod stream;
@@ -195,18 +196,16 @@ impl Tokenizer {
             json.encode(text, specials == Specials::Parsed, &mut ids).map_err(wrong)?;
             return Ok(ids);
         }
-        let mut after_special = true;
         for part in self.partition.parts(text, specials == Specials::Parsed) {
             match part {
                 special::Part::Token(id) => ids.push(id),
                 special::Part::Text(text) => match &self.cutter {
-                    Cutter::Scores(cutter) => cutter.encode(text, after_special, &mut ids).map_err(wrong)?,
+                    Cutter::Scores(cutter) => cutter.encode(text, &mut ids).map_err(wrong)?,
                     Cutter::ByteLevel(cutter) => cutter.encode(text, &mut ids).map_err(wrong)?,
-                    Cutter::Unigram(cutter) => cutter.encode(text, after_special, &mut ids).map_err(wrong)?,
+                    Cutter::Unigram(cutter) => cutter.encode(text, &mut ids).map_err(wrong)?,
                     Cutter::Json(_) => {}
                 },
             }
-            after_special = matches!(part, special::Part::Token(_));
         }
         Ok(ids)
     }

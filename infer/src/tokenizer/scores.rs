@@ -6,9 +6,8 @@ use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
 use ckpt_inspect::vocabulary::{Role, TokenType, Vocabulary, byte};
-use tokenizers::normalizers::Precompiled;
 
-use super::library;
+use super::prepare::{Pieces, Preparation};
 
 #[derive(Debug)]
 pub(super) struct Scores {
@@ -16,9 +15,9 @@ pub(super) struct Scores {
     ids: HashMap<Box<[u8]>, (u32, f32)>,
     bytes: Vec<Option<u32>>,
     unknown: Option<u32>,
-    normalizer: Option<Precompiled>,
-    trims: bool,
-    prefix: bool,
+    preparation: Preparation,
+    /// Pieces that are not joined with others.
+    frozen: Option<Pieces>,
 }
 
 /// A run of characters, a link of the chain that is the text.
@@ -28,6 +27,7 @@ struct Symbol {
     len: usize,
     prev: Option<usize>,
     next: Option<usize>,
+    frozen: bool,
 }
 
 /// Two neighbours that form a token together.
@@ -71,30 +71,31 @@ impl Scores {
                 _ => {}
             }
         }
-        let prefix = vocabulary.keys.get("tokenizer.ggml.add_space_prefix").and_then(|v| v.as_bool());
         Ok(Scores {
             ids,
             bytes,
             unknown: vocabulary.role(Role::Unk),
-            normalizer: library::normalizer(&vocabulary.charsmap)?,
-            trims: vocabulary.trims,
-            prefix: prefix.unwrap_or(true),
+            preparation: Preparation::new(vocabulary)?,
+            frozen: Pieces::within(vocabulary),
         })
     }
 
     pub fn prefix(&self) -> bool {
-        self.prefix
+        self.preparation.prefix()
     }
 
-    /// Appends the tokens of `text`; `first` where it begins, or follows a special token.
-    pub fn encode(&self, text: &str, first: bool, out: &mut Vec<u32>) -> Result<(), String> {
-        let text = library::normalized(text, self.normalizer.as_ref(), self.trims)?;
-        let prefix = if self.prefix && first && !text.is_empty() { "▁" } else { "" };
-        let text = format!("{prefix}{}", text.replace(' ', "▁"));
+    /// Appends the tokens of `text`.
+    pub fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<(), String> {
+        let text = self.preparation.of(text)?;
         let mut symbols: Vec<Symbol> = Vec::new();
-        for (number, (start, c)) in text.char_indices().enumerate() {
-            let next = Some(number + 1);
-            symbols.push(Symbol { start, len: c.len_utf8(), prev: number.checked_sub(1), next });
+        let mut start = 0;
+        while let Some(c) = text.get(start..).and_then(|rest| rest.chars().next()) {
+            let piece = self.frozen.as_ref().and_then(|pieces| pieces.at(&text, start));
+            let piece = piece.filter(|len| text.is_char_boundary(start + len));
+            let (len, number) = (piece.unwrap_or(c.len_utf8()), symbols.len());
+            let (prev, next) = (number.checked_sub(1), Some(number + 1));
+            symbols.push(Symbol { start, len, prev, next, frozen: piece.is_some() });
+            start += len;
         }
         if let Some(last) = symbols.last_mut() {
             last.next = None;
@@ -135,6 +136,9 @@ impl Scores {
     }
 
     fn merge(&self, text: &str, symbols: &[Symbol], left: usize, right: usize) -> Option<Merge> {
+        if symbols[left].frozen || symbols[right].frozen {
+            return None;
+        }
         let len = symbols[left].len + symbols[right].len;
         let joined = &text.as_bytes()[symbols[left].start..][..len];
         let (_, score) = self.ids.get(joined)?;

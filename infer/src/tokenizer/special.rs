@@ -41,18 +41,24 @@ impl Finder {
 
 impl Partition {
     pub fn new(vocabulary: &Vocabulary) -> Self {
-        let (mut added, mut all) = (Vec::new(), Vec::new());
+        let (mut added, mut all, mut known) = (Vec::new(), Vec::new(), Vec::new());
         for (id, token) in (0..).zip(&vocabulary.tokens) {
             let Ok(text) = std::str::from_utf8(&token.text) else { continue };
             match token.kind {
                 _ if text.is_empty() => continue,
+                // The cutter finds it.
+                TokenType::UserDefined if vocabulary.within.binary_search(&id).is_ok() => {
+                    known.push((text, id));
+                    continue;
+                }
                 TokenType::UserDefined => added.push((text, id)),
                 TokenType::Control | TokenType::Unknown => {}
                 _ => continue,
             }
+            known.push((text, id));
             all.push((text, id));
         }
-        let ids = all.iter().rev().map(|(text, id)| (text.to_string(), *id)).collect();
+        let ids = known.iter().rev().map(|(text, id)| (text.to_string(), *id)).collect();
         Partition { ids, added: Finder::new(&added), all: Finder::new(&all) }
     }
 

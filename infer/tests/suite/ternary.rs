@@ -178,6 +178,81 @@ fn gguf_for_bitnet_cpp_computes_the_same() {
     }
 }
 
+/// The logits of the model at `path` for some ids.
+fn logits(path: &Path) -> Vec<f32> {
+    let pool = Pool::new(2);
+    let checkpoint = ckpt_inspect::open(path).unwrap();
+    let model = Model::load(&checkpoint, &LoadOptions::default(), &pool).unwrap();
+    let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
+    let ids: Vec<u32> = (0..20).map(|i| (7 * i + 3) % 60).collect();
+    Runner::new(&model, &pool).forward(&mut [Sequence::new(&ids, &mut cache, Logits::All)]).unwrap().to_vec()
+}
+
+/// The largest difference of logits, as a share of the largest of them.
+fn apart(ours: &[f32], theirs: &[f32]) -> f32 {
+    assert_eq!(ours.len(), theirs.len());
+    let largest = theirs.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    ours.iter().zip(theirs).fold(0.0f32, |most, (x, y)| most.max((x - y).abs())) / largest
+}
+
+/// Rows that do not fill blocks of I2_S are in other blocks, which hold the same codes: they are neither made ternary again, nor
+/// written as floats into a folder that says it is packed.
+#[test]
+fn codes_in_blocks_of_another_type_stay_codes() {
+    const NARROW: usize = 96;
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    // Masters with narrow feed-forward layers.
+    std::fs::create_dir(at("masters")).unwrap();
+    let source = ckpt_inspect::open(file("bitnet-online")).unwrap();
+    let mut masters = ckpt_kit::safetensors::SafeTensors::new();
+    for tensor in &source.tensors {
+        let values = source.values(tensor).unwrap();
+        let name = tensor.name.as_str();
+        let columns = tensor.shape.last().copied().unwrap_or(1);
+        let (shape, values) = if name.contains("gate_proj") || name.contains("up_proj") {
+            (vec![NARROW, columns], values[..NARROW * columns].to_vec())
+        } else if name.contains("down_proj") {
+            let rows = values.chunks(columns).flat_map(|row| row[..NARROW].to_vec());
+            (vec![tensor.shape[0], NARROW], rows.collect())
+        } else if name.contains("ffn_sub_norm") {
+            (vec![NARROW], values[..NARROW].to_vec())
+        } else {
+            (tensor.shape.clone(), values)
+        };
+        masters = masters.f32s(name, &shape, &values);
+    }
+    masters.write(&at("masters").join("model.safetensors"));
+    let config = std::fs::read(folder("bitnet-online").join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_slice(&config).unwrap();
+    config["intermediate_size"] = NARROW.into();
+    std::fs::write(at("masters").join("config.json"), config.to_string()).unwrap();
+    let wanted = logits(&at("masters"));
+
+    let settings = Gguf::default().with(|g| (g.quant, g.embed) = (Some(Quant::I2S), Some(Quant::F32)));
+    convert(&at("masters").join("model.safetensors"), Target::Gguf(settings), &at("i2s.gguf"));
+    let packed = ckpt_inspect::open(at("i2s.gguf")).unwrap();
+    let types = |part: &str| packed.tensor(&format!("blk.0.{part}.weight")).unwrap().dtype;
+    assert_eq!(types("ffn_up"), DType::Ternary(TernaryPacking::BitnetX86));
+    assert_eq!(types("ffn_down"), DType::Ggml(ckpt_inspect::ggml::GgmlType::Q8_0));
+    assert!(packed.model.holds_codes());
+    // The scale of Q8_0 is an f16.
+    assert!(apart(&logits(&at("i2s.gguf")), &wanted) < 2e-3);
+    convert(&at("i2s.gguf"), Target::Hf { packed: true }, &at("back"));
+    let back = ckpt_inspect::open(at("back")).unwrap();
+    let packed_there = back.tensors.iter().filter(|t| matches!(t.dtype, DType::Ternary(_))).count();
+    assert_eq!(packed_there, 7);
+    assert!(apart(&logits(&at("back")), &wanted) < 2e-3);
+
+    let floats = Gguf::default().with(|g| (g.quant, g.embed) = (Some(Quant::F32), Some(Quant::F32)));
+    convert(&at("masters").join("model.safetensors"), Target::Gguf(floats), &at("f32.gguf"));
+    let masters = ckpt_inspect::open(at("masters")).unwrap();
+    for copy in ["i2s.gguf", "f32.gguf"] {
+        let report = ckpt_convert::verify(&masters, &ckpt_inspect::open(at(copy)).unwrap()).unwrap();
+        assert!(report.agrees(), "{copy}: {:?}", report.failures().collect::<Vec<_>>());
+    }
+}
+
 /// llama.cpp computes silu in its graph of BitNet, and multiplies by the embedding.
 #[test]
 fn what_no_graph_computes_is_refused() {

@@ -1,5 +1,6 @@
 //! Tokenizers: the same ids as llama.cpp and Python's `tokenizers`, and text that survives a round trip.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ckpt_infer::{Error, Specials, TokenRole, Tokenizer};
@@ -55,6 +56,72 @@ fn ids_are_those_of_python() {
     for (text, ids) in cases {
         assert_eq!(tokenizer.encode(&text, Specials::AsText).unwrap(), ids, "{text:?}");
         assert_eq!(tokenizer.decode(&ids), text);
+    }
+}
+
+/// SentencePiece's own ids (`data/sentencepiece_ids.py`): rules for sequences of characters, pieces of the user, spaces before
+/// text, after it and dropped.
+#[test]
+fn ids_are_those_of_sentencepiece() {
+    let folder = fixtures::data("infer", "sentencepiece");
+    let all: BTreeMap<String, Vec<(String, Vec<u32>)>> =
+        serde_json::from_slice(&std::fs::read(folder.join("ids.json")).unwrap()).unwrap();
+    assert_eq!(all.len(), 9);
+    let place = tempfile::tempdir().unwrap();
+    for (name, cases) in &all {
+        let path = folder.join(format!("{name}.model"));
+        let tokenizer = Tokenizer::open(&path).unwrap();
+        for (text, ids) in cases {
+            assert_eq!(tokenizer.encode(text, Specials::AsText).unwrap(), *ids, "{name}: {text:?}");
+        }
+    }
+    // A GGUF file has the rules of a unigram model, and llama.cpp follows them.
+    let vocabulary = Vocabulary::read(&folder.join("unigram-rules.model")).unwrap();
+    assert_eq!(vocabulary.warnings, []);
+    let mut keys = Keys::default();
+    keys.set("general.architecture", "llama");
+    keys.extend(vocabulary.to_keys());
+    let path = place.path().join("unigram.gguf");
+    std::fs::write(&path, Layout::new(&keys, &[]).unwrap().header).unwrap();
+    let tokenizer = Tokenizer::open(&path).unwrap();
+    for (text, ids) in &all["unigram-rules"] {
+        assert_eq!(tokenizer.encode(text, Specials::AsText).unwrap(), *ids, "{text:?}");
+    }
+    // What it cannot say of the others is told.
+    for (name, what) in [
+        ("bpe-rules", "it normalizes text"),
+        ("bpe-suffix", "puts a space after text"),
+        ("bpe-symbols", "puts a space after its user-defined pieces `<|x|>`"),
+        ("bpe-trims", "drops spaces around text"),
+        ("unigram-symbols", "puts a space after its user-defined pieces"),
+        ("unigram-suffix", "puts a space after text"),
+    ] {
+        let vocabulary = Vocabulary::read(&folder.join(format!("{name}.model"))).unwrap();
+        let told: Vec<String> = vocabulary.warnings.iter().map(ToString::to_string).collect();
+        assert!(told.iter().any(|warning| warning.contains(what)), "{name}: {told:?}");
+    }
+    let bare = Vocabulary::read(&folder.join("bpe-symbols-bare.model")).unwrap();
+    assert_eq!(bare.warnings, []);
+}
+
+/// Any bytes in the place of a map of characters give an error, or text.
+#[test]
+fn damaged_maps_of_characters_do_no_harm() {
+    let path = fixtures::data("infer", "sentencepiece").join("unigram-rules.model");
+    let bytes = std::fs::read(path).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("tokenizer.model");
+    let mut random = ckpt_kit::random::Random::new(5);
+    for _ in 0..3000 {
+        let mut changed = bytes.clone();
+        for _ in 0..3 {
+            let at = bytes.len() / 2 + random.below(bytes.len() / 2);
+            changed[at] = random.below(256) as u8;
+        }
+        std::fs::write(&file, changed).unwrap();
+        if let Ok(tokenizer) = Tokenizer::open(&file) {
+            let _ = tokenizer.encode("\u{1e9b}\u{323} \u{1100}\u{1161}\u{fb01} hello", Specials::AsText);
+        }
     }
 }
 

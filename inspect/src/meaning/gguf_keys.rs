@@ -187,6 +187,10 @@ impl ModelConfig {
         }
         (self.written_as().words.write_keys)(self, architecture, &mut keys);
         if !self.is_student() {
+            // What its matrices hold is not always told by their types.
+            if self.use_bitlinear_ffn || self.use_bitlinear_attn {
+                keys.set("ckpt.latent", &latent);
+            }
             return keys;
         }
         keys.set("ckpt.use_bitlinear_ffn", &self.use_bitlinear_ffn);

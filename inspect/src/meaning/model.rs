@@ -145,7 +145,8 @@ impl Model {
         }
         let keys = self.of_our_gguf();
         // Where rows do not fill blocks of ternary codes they are in these, which hold codes times a scale as exactly.
-        let in_blocks = keys.is_some() && self.holds_codes() && tensor.dtype == GgmlType::Q8_0.dtype();
+        let in_codes = self.is_gguf && self.holds_codes();
+        let in_blocks = in_codes && tensor.dtype == GgmlType::Q8_0.dtype();
         if !(tensor.dtype.is_float() || in_blocks) {
             return false;
         }
@@ -159,7 +160,7 @@ impl Model {
         }
         names::role_in(self.family(), &tensor.name).is_some_and(|role| match &self.student {
             Some(student) => student.is_bitlinear(role),
-            None => matches!(role.kind(), Kind::Attention | Kind::Mlp) && self.is_bitnet(),
+            None => matches!(role.kind(), Kind::Attention | Kind::Mlp) && (self.is_bitnet() || in_codes),
         })
     }
 
@@ -191,14 +192,14 @@ impl Model {
 
     /// Whether the matrices of its BitLinears hold codes times a scale already, in whatever type, and not the float
     /// weights: `latent` is false in the student's configuration, or `ckpt.latent` in a GGUF file, or Hugging Face's BitNet is
-    /// not `online`. They are not to be rounded a second time, since mean|W| is another scale.
+    /// not `online`; a GGUF file of BitNet that does not say so holds them too, as every program writes it. They are not to be
+    /// rounded a second time, since mean|W| is another scale.
     pub fn holds_codes(&self) -> bool {
-        let given = match &self.student {
-            Some(_) => self.given.as_ref().ok(),
-            None => self.of_our_gguf(),
-        };
+        let given = self.given.as_ref().ok().filter(|_| self.student.is_some() || self.is_gguf);
+        let latent = given.and_then(|given| given.latent);
         let offline = self.quantization.as_ref().is_some_and(|q| q.is_bitnet() && !q.online);
-        offline || given.is_some_and(|given| given.latent == Some(false))
+        let in_gguf = self.is_gguf && self.of_our_gguf().is_none() && self.is_bitnet() && latent.is_none();
+        offline || in_gguf || latent == Some(false)
     }
 
     /// The plain record of it.

@@ -129,6 +129,54 @@ fn character_bpe_has_scores_in_the_order_of_its_merges() {
     });
     let vocabulary = read(&[("tokenizer.json", file.to_string().as_bytes())]).unwrap();
     assert_eq!((vocabulary.model.as_str(), vocabulary.tokens.len()), ("llama", 265));
+    // What llama.cpp does otherwise is told, and what makes no difference is not.
+    let told = |change: &dyn Fn(&mut Value)| {
+        let mut file = file.clone();
+        change(&mut file);
+        read(&[("tokenizer.json", file.to_string().as_bytes())]).unwrap().warnings
+    };
+    assert_eq!(vocabulary.warnings, told(&|_| ()));
+    let more = |change: &dyn Fn(&mut Value)| -> Vec<Warning> {
+        told(change).into_iter().filter(|warning| !vocabulary.warnings.contains(warning)).collect()
+    };
+    let spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    let split = json!({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false});
+    let of_gemma = |file: &mut Value| {
+        file["normalizer"] = spaces.clone();
+        file["pre_tokenizer"] = split.clone();
+    };
+    assert_eq!(more(&of_gemma), []);
+    let unlike = |file: &mut Value| {
+        of_gemma(file);
+        file["pre_tokenizer"]["pattern"] = json!({"String": "▁"});
+    };
+    assert_eq!(more(&unlike), [Warning::Steps(vec!["Split".into()])]);
+    let collapses = |file: &mut Value| {
+        let step = json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "});
+        file["normalizer"]["normalizers"].as_array_mut().unwrap().insert(0, step);
+    };
+    assert_eq!(more(&collapses), [Warning::Steps(vec!["Replace".into()])]);
+    for (scheme, wanted) in
+        [("first", vec![Warning::SpaceOnlyOnce]), ("always", vec![Warning::SpaceOnlyOnce]), ("never", vec![])]
+    {
+        let metaspace =
+            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
+        let change = |file: &mut Value| {
+            file["normalizer"] = Value::Null;
+            file["pre_tokenizer"] = metaspace.clone();
+        };
+        assert_eq!(more(&change), wanted, "{scheme}");
+    }
+    let normalized = |file: &mut Value| {
+        let token = json!({"id": 300, "content": "word", "special": false, "normalized": true});
+        file["added_tokens"].as_array_mut().unwrap().push(token);
+    };
+    assert_eq!(more(&normalized), [Warning::NormalizedTokens(vec!["word".into()])]);
+    let found_anyway = |file: &mut Value| {
+        normalized(file);
+        of_gemma(file);
+    };
+    assert_eq!(more(&found_anyway), []);
     let score = |text: &str| vocabulary.tokens.iter().find(|t| t.text == text.as_bytes()).unwrap().score;
     assert_eq!([score("▁a"), score("ab"), score("▁ab")], [0.0, -1.0, -2.0]);
     assert!(score("a") < -100.0);
@@ -194,7 +242,7 @@ fn sentencepiece_models_keep_scores_and_types() {
     assert_eq!(keys_of_bpe["tokenizer.ggml.add_space_prefix"], false);
     assert_eq!(keys_of_bpe["tokenizer.ggml.add_bos_token"], true);
     assert_eq!((vocabulary.role(Role::Eos), vocabulary.role(Role::Pad)), (Some(2), None));
-    assert_eq!(vocabulary.warnings, [Warning::Normalizes]);
+    assert_eq!(vocabulary.warnings, [Warning::Normalizes, Warning::MissingBytes]);
     let unigram = read(&[("tokenizer.model", &sentencepiece(1))]).unwrap();
     assert_eq!(unigram.warnings, [Warning::ByteFallback]);
     let unigram = keys(&unigram);

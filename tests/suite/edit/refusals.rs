@@ -50,6 +50,10 @@ fn what_cannot_be_done_as_asked_is_refused_by_name() {
             "refers to the group `1_x`, which its pattern does not have",
         ),
         (
+            &["edit", "small.safetensors", "nan.safetensors", "--average", "--ema", "-1"],
+            "--ema `-1`: must be from 0 to below 1",
+        ),
+        (
             &["edit", "small.safetensors", "nan.safetensors", "--average", "--weights", "1e308,1e308"],
             "with a sum that is a number",
         ),
@@ -216,6 +220,19 @@ fn hostile_adapters_are_refused_by_name() {
         (
             adapter(&place, "saved", set("modules_to_save", serde_json::json!(["score", "head"])), &own),
             "lists modules_to_save (score, head), and the adapter has none of them",
+        ),
+        (
+            adapter(&place, "meant", set("target_modules", serde_json::json!(["q_proj"])), &own),
+            "v_proj`, which target_modules in adapter_config.json does not mean",
+        ),
+        (
+            adapter(
+                &place,
+                "parameters",
+                set("target_parameters", serde_json::json!(["mlp.experts.down_proj"])),
+                &own,
+            ),
+            "it changes `mlp.experts.down_proj`, which is not the weight of a module",
         ),
         (
             adapter(&place, "pattern", set("rank_pattern", serde_json::json!({"(": 2})), &own),

@@ -69,6 +69,13 @@ pub(super) static QWEN3MOE: Architecture = Architecture {
                 config.insert("norm_topk_prob".into(), json!(experts.normalized));
             }
         },
+        // llama.cpp divides the width of dense layers among experts where there is none of theirs, also if they are the same.
+        write_keys: |model, architecture, keys| {
+            if let Some(experts) = model.experts {
+                let width = u32::try_from(experts.hidden_dim).unwrap_or(u32::MAX);
+                keys.set(&format!("{architecture}.expert_feed_forward_length"), &width);
+            }
+        },
         ..PLAIN_WORDS
     },
     unsaid: |model| {

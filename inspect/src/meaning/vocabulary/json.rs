@@ -38,6 +38,8 @@ struct AddedToken {
     rstrip: bool,
     #[serde(default)]
     single_word: bool,
+    #[serde(default)]
+    normalized: bool,
 }
 
 #[derive(Deserialize)]
@@ -157,6 +159,8 @@ fn byte_level_bpe(file: &File, bpe: &Bpe, pairs: &[(&str, &str)], beside: &Besid
         ends: Vec::new(),
         charsmap: Vec::new(),
         trims: false,
+        suffix: false,
+        within: Vec::new(),
         keys,
         warnings,
     };
@@ -201,6 +205,7 @@ fn character_bpe(file: &File, bpe: &Bpe, pairs: &[(&str, &str)], beside: &Beside
     tokens = by_id(own.chain(extra))?;
     let mut keys = Keys::default();
     let (prefix, mut warnings) = space_prefix(file);
+    warnings.extend(normalized_tokens(file));
     keys.set("tokenizer.ggml.add_space_prefix", &prefix);
     if bpe.vocab.len() < 256 || (0..=255u8).any(|byte| !bpe.vocab.contains_key(&format!("<0x{byte:02X}>"))) {
         warnings.push(Warning::MissingBytes);
@@ -215,6 +220,8 @@ fn character_bpe(file: &File, bpe: &Bpe, pairs: &[(&str, &str)], beside: &Beside
         ends: Vec::new(),
         charsmap: Vec::new(),
         trims: false,
+        suffix: false,
+        within: Vec::new(),
         keys,
         warnings,
     };
@@ -224,12 +231,12 @@ fn character_bpe(file: &File, bpe: &Bpe, pairs: &[(&str, &str)], beside: &Beside
 
 /// Whether a space is put before text: by a normalizer, or by the pre-tokenizer that replaced it.
 fn space_prefix(file: &File) -> (bool, Vec<Warning>) {
-    let mut prefix = false;
+    let (mut prefix, mut once, mut replaced) = (false, false, false);
     let mut other = Vec::new();
     for step in steps(&file.normalizer, "normalizers") {
         match kind(step) {
-            "Prepend" => prefix |= step.get("prepend").and_then(Json::as_str) == Some("▁"),
-            "Replace" => {}
+            "Prepend" if puts_space(step) => prefix = true,
+            "Replace" if writes_spaces(step) => replaced = true,
             unknown => other.push(unknown.to_string()),
         }
     }
@@ -238,12 +245,39 @@ fn space_prefix(file: &File) -> (bool, Vec<Warning>) {
             "Metaspace" => {
                 let scheme = step.get("prepend_scheme").and_then(Json::as_str);
                 let older = step.get("add_prefix_space").and_then(Json::as_bool);
-                prefix |= scheme.map_or(older.unwrap_or(true), |s| s != "never");
+                let puts = scheme.map_or(older.unwrap_or(true), |s| s != "never");
+                once |= puts && !prefix;
+                prefix |= puts;
             }
+            // There are no spaces any more.
+            "Split" if replaced && is_text(step, " ") => {}
             unknown => other.push(unknown.to_string()),
         }
     }
-    (prefix, if other.is_empty() { Vec::new() } else { vec![Warning::Steps(other)] })
+    let steps = (!other.is_empty()).then_some(Warning::Steps(other));
+    (prefix, steps.into_iter().chain(once.then_some(Warning::SpaceOnlyOnce)).collect())
+}
+
+fn is_text(step: &Json, text: &str) -> bool {
+    step.get("pattern").and_then(|pattern| pattern.get("String")).and_then(Json::as_str) == Some(text)
+}
+
+/// Whether a step puts ▁ before text.
+fn puts_space(step: &Json) -> bool {
+    step.get("prepend").and_then(Json::as_str) == Some("▁")
+}
+
+/// Whether a step writes spaces as ▁.
+fn writes_spaces(step: &Json) -> bool {
+    is_text(step, " ") && step.get("content").and_then(Json::as_str) == Some("▁")
+}
+
+/// Added tokens that are looked for in normalized text, where that has them in another form.
+fn normalized_tokens(file: &File) -> Option<Warning> {
+    let changes = steps(&file.normalizer, "normalizers").into_iter().any(|step| !writes_spaces(step));
+    let tokens = file.added_tokens.iter().filter(|token| token.normalized && changes);
+    let tokens: Vec<String> = tokens.map(|token| token.content.clone()).collect();
+    (!tokens.is_empty()).then_some(Warning::NormalizedTokens(tokens))
 }
 
 /// Roles of tokens, and what is put around text: as the post-processor's template has it, else nothing.

@@ -146,6 +146,10 @@ pub struct Vocabulary {
     pub charsmap: Vec<u8>,
     /// Whether SentencePiece drops spaces around text and all but one of those between words.
     pub trims: bool,
+    /// Whether SentencePiece puts a space after text, and not before it.
+    pub suffix: bool,
+    /// User-defined pieces that SentencePiece finds in text itself; others are found before it has the text.
+    pub within: Vec<u32>,
     /// Further keys: switches, the chat template, keys of another file.
     pub keys: Keys,
     /// What may differ in other programs.
@@ -263,6 +267,8 @@ impl Vocabulary {
             ends: ends::of_header(header),
             charsmap: charsmap.unwrap_or_default(),
             trims: keys.get(TRIMS_KEY).and_then(|v| v.as_bool()).unwrap_or(false),
+            suffix: false,
+            within: Vec::new(),
             keys,
             warnings: Vec::new(),
         };
@@ -297,11 +303,19 @@ impl Vocabulary {
             ends: Vec::new(),
             charsmap: Vec::new(),
             trims: false,
+            suffix: false,
+            within: Vec::new(),
             keys: Keys::default(),
             warnings: Vec::new(),
         };
         Beside::read(folder)?.settle(&mut vocabulary, &[]);
         Ok(vocabulary)
+    }
+
+    /// Whether some of the 256 bytes have no token.
+    pub fn lacks_bytes(&self) -> bool {
+        let bytes = self.tokens.iter().filter(|t| t.kind == TokenType::Byte).filter_map(|t| byte(&t.text));
+        bytes.collect::<std::collections::HashSet<u8>>().len() < 256
     }
 
     /// Adds tokens until there are as many as the embedding has rows.

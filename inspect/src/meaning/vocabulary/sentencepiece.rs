@@ -4,8 +4,8 @@
 //! ```text
 //! ModelProto       1: repeated SentencePiece, 2: TrainerSpec, 3: NormalizerSpec
 //! SentencePiece    1: piece, 2: score (float), 3: type (1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte)
-//! TrainerSpec      3: model_type (1 unigram, 2 BPE), 40: unk_id, 41: bos_id, 42: eos_id, 43: pad_id
-//! NormalizerSpec   2: precompiled_charsmap, 3: add_dummy_prefix, 4: remove_extra_whitespaces
+//! TrainerSpec      3: model_type (1 unigram, 2 BPE), 24: treat_whitespace_as_suffix, 40: unk_id, 41: bos_id, 42: eos_id, 43: pad_id
+//! NormalizerSpec   2: precompiled_charsmap, 3: add_dummy_prefix, 4: remove_extra_whitespaces, 5: escape_whitespaces
 //! ```
 
 use super::beside::Beside;
@@ -125,7 +125,7 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary> {
     let mut unigram = true;
     // The defaults of sentencepiece_model.proto.
     let mut roles = [(Role::Unk, Some(0)), (Role::Bos, Some(1)), (Role::Eos, Some(2)), (Role::Pad, None)];
-    let (mut prefix, mut remove, mut charsmap) = (true, true, &[][..]);
+    let (mut prefix, mut remove, mut suffix, mut charsmap) = (true, true, false, &[][..]);
     while let Some((number, origin, field)) = message.next()? {
         let Some(bytes) = field.bytes() else { continue };
         match number {
@@ -140,6 +140,7 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary> {
                                 "it is a word or character model; only BPE and unigram models can be converted",
                             ));
                         }
+                        (24, Some(on)) => suffix = on != 0,
                         // -1, an id that there is not, is a number out of range here.
                         (40..=43, Some(id)) => roles[number as usize - 40].1 = Some(id),
                         _ => {}
@@ -153,6 +154,11 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary> {
                         (2, Field::Bytes(map)) => charsmap = map,
                         (3, Field::Varint(on)) => prefix = on != 0,
                         (4, Field::Varint(on)) => remove = on != 0,
+                        (5, Field::Varint(0)) => {
+                            return Err(Error::unsupported(
+                                "it has spaces as they are in its pieces (escape_whitespaces), which no other tokenizer has",
+                            ));
+                        }
                         _ => {}
                     }
                 }
@@ -181,10 +187,16 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary> {
         ends: Vec::new(),
         charsmap: charsmap.to_vec(),
         trims: remove,
+        suffix,
+        within: Vec::new(),
         keys,
         warnings: Vec::new(),
     };
+    let own = vocabulary.tokens.clone();
     add(&mut vocabulary, beside)?;
+    let is_within = |(token, own): &(&Token, &Token)| token == own && own.kind == TokenType::UserDefined;
+    let within = (0..).zip(vocabulary.tokens.iter().zip(&own)).filter(|(_, pair)| is_within(pair));
+    vocabulary.within = within.map(|(id, _)| id).collect();
     let roles = roles.map(|(role, id)| (role, id.filter(|id| is_special(&vocabulary, *id))));
     let strips: Vec<String> = beside.added().into_iter().filter(|t| t.strips).map(|t| t.text).collect();
     if !strips.is_empty() {
@@ -193,6 +205,18 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary> {
     beside.settle(&mut vocabulary, &roles);
     if !unigram && !charsmap.is_empty() {
         vocabulary.warnings.push(Warning::Normalizes);
+    } else if !unigram && remove {
+        vocabulary.warnings.push(Warning::Trims);
+    }
+    if suffix && prefix {
+        vocabulary.warnings.push(Warning::SpaceAfterText);
+    } else if prefix && !vocabulary.within.is_empty() {
+        let texts = vocabulary.within.iter().map(|id| &vocabulary.tokens[*id as usize].text);
+        let texts = texts.map(|text| String::from_utf8_lossy(text).into_owned()).collect();
+        vocabulary.warnings.push(Warning::SpaceAfterPieces(texts));
+    }
+    if !unigram && vocabulary.lacks_bytes() {
+        vocabulary.warnings.push(Warning::MissingBytes);
     }
     if unigram && vocabulary.tokens.iter().any(|t| t.kind == TokenType::Byte) {
         vocabulary.warnings.push(Warning::ByteFallback);

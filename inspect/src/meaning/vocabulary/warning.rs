@@ -32,6 +32,17 @@ pub enum Warning {
     SpaceBeforeText,
     /// Text is normalized, and llama.cpp does not do so for this kind of tokenizer.
     Normalizes,
+    /// Spaces around text and all but one of those between words are dropped, and llama.cpp does not do so for this kind of
+    /// tokenizer.
+    Trims,
+    /// A space is put after text, where llama.cpp puts it before.
+    SpaceAfterText,
+    /// llama.cpp puts a space after these pieces, as if text began there.
+    SpaceAfterPieces(Vec<String>),
+    /// A space is put before text only where it has none yet, or only at its beginning, and llama.cpp puts one wherever text begins.
+    SpaceOnlyOnce,
+    /// These added tokens are looked for in normalized text (`normalized`), and llama.cpp looks for them in the text itself.
+    NormalizedTokens(Vec<String>),
     /// There are tokens for bytes, and llama.cpp does not use them for this kind of tokenizer.
     ByteFallback,
     /// These tokens take the spaces beside them, or stand only between words, and llama.cpp knows of no such thing.
@@ -92,19 +103,33 @@ impl fmt::Display for Warning {
             Warning::Normalizes => f.write_str(
                 "it normalizes text, which llama.cpp does not do for this kind of tokenizer: text that is not normalized already gets other ids",
             ),
+            Warning::Trims => f.write_str(
+                "it drops spaces around text and all but one between words, which llama.cpp does not do for this kind of tokenizer: such text gets other ids",
+            ),
+            Warning::SpaceAfterText => f.write_str(
+                "it puts a space after text (treat_whitespace_as_suffix), and llama.cpp one before it: text gets other ids",
+            ),
+            Warning::SpaceAfterPieces(pieces) => write!(
+                f,
+                "llama.cpp puts a space after its user-defined pieces {}: text that has them gets other ids",
+                some(pieces)
+            ),
+            Warning::SpaceOnlyOnce => f.write_str(
+                "it puts a space before text that does not begin with one (Metaspace), and llama.cpp before any, also after special tokens: such text gets other ids",
+            ),
+            Warning::NormalizedTokens(tokens) => write!(
+                f,
+                "its added tokens {} are found in normalized text (normalized), and by llama.cpp in any: text that has them gets other ids",
+                some(tokens)
+            ),
             Warning::ByteFallback => f.write_str(
                 "it has byte tokens, which llama.cpp does not use for this kind of tokenizer: characters without a token become unknown",
             ),
             Warning::Strips(tokens) => {
-                let named: Vec<String> = tokens.iter().take(4).map(|t| format!("`{}`", t.escape_debug())).collect();
-                let more = match tokens.len() - named.len() {
-                    0 => String::new(),
-                    more => format!(" and {more} more"),
-                };
                 write!(
                     f,
-                    "its added tokens {}{more} take the spaces beside them or stand only between words (lstrip, rstrip, single_word), which GGUF cannot say: text around them gets other ids",
-                    named.join(", ")
+                    "its added tokens {} take the spaces beside them or stand only between words (lstrip, rstrip, single_word), which GGUF cannot say: text around them gets other ids",
+                    some(tokens)
                 )
             }
             Warning::Padded { tokens, rows } => write!(
@@ -113,4 +138,14 @@ impl fmt::Display for Warning {
             ),
         }
     }
+}
+
+/// The first of `tokens`, and how many more there are.
+fn some(tokens: &[String]) -> String {
+    let named: Vec<String> = tokens.iter().take(4).map(|t| format!("`{}`", t.escape_debug())).collect();
+    let more = match tokens.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    named.join(", ") + &more
 }
