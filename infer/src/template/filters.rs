@@ -50,9 +50,9 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     environment
         .add_test("callable", |value: Value| matches!(value.kind(), ValueKind::Plain | ValueKind::Undefined));
     environment.add_function(REMAINDER, remainder);
-    environment.add_function("range", Range::new);
-    environment.add_function("cycler", |items: Rest<Value>| Cycler::new(items.to_vec()));
-    environment.add_function("joiner", Joiner::new);
+    environment.add_function("range", Range::value);
+    environment.add_function("cycler", |items: Rest<Value>| Cycler::value(items.to_vec()));
+    environment.add_function("joiner", Joiner::value);
     environment.add_function("lipsum", |_: Rest<Value>| -> Written {
         Err(wrong("lipsum writes another text each time"))
     });

@@ -234,7 +234,7 @@ pub(super) struct Range {
 
 impl Range {
     /// The range of up to three numbers, as transformers' sandbox lets it be.
-    pub fn new(first: i64, second: Option<i64>, step: Option<i64>) -> Result<Value, JinjaError> {
+    pub fn value(first: i64, second: Option<i64>, step: Option<i64>) -> Result<Value, JinjaError> {
         const MOST: i128 = 100_000;
         let (start, stop) = second.map_or((0, first), |stop| (first, stop));
         let step = step.unwrap_or(1);
@@ -282,7 +282,7 @@ pub(super) struct Cycler {
 
 impl Cycler {
     /// One of these items.
-    pub fn new(items: Vec<Value>) -> Result<Value, JinjaError> {
+    pub fn value(items: Vec<Value>) -> Result<Value, JinjaError> {
         match items.is_empty() {
             true => Err(wrong("cycler has no items")),
             false => Ok(Value::from_object(Cycler { items, at: std::sync::Mutex::new(0) })),
@@ -335,7 +335,7 @@ pub(super) struct Joiner {
 
 impl Joiner {
     /// One with this separator.
-    pub fn new(separator: Option<Value>) -> Value {
+    pub fn value(separator: Option<Value>) -> Value {
         let separator = separator.unwrap_or_else(|| Value::from(", "));
         Value::from_object(Joiner { separator, used: std::sync::atomic::AtomicBool::new(false) })
     }

@@ -7,6 +7,9 @@ use crate::bytes::compression::Compression;
 use crate::bytes::stored::Stored;
 use crate::{format, layout};
 
+/// Whether bytes begin so.
+type Begins = fn(&[u8]) -> bool;
+
 /// Names of files that are unpickled, or are archives of such.
 pub(super) const PICKLED: [&str; 16] = [
     "pkl", "pickle", "pk", "pckl", "p", "pt", "pth", "bin", "ckpt", "joblib", "sav", "dat", "data", "npy",
@@ -16,7 +19,7 @@ pub(super) const PICKLED: [&str; 16] = [
 pub(super) const PROMISING: [&str; 10] =
     ["pkl", "pickle", "pk", "pckl", "pt", "pth", "ckpt", "joblib", "npy", "npz"];
 /// Containers that are not looked into, by their first bytes.
-const OPAQUE: [(fn(&[u8]) -> bool, &str); 3] = [
+const OPAQUE: [(Begins, &str); 3] = [
     (|head| head.starts_with(b"7z\xbc\xaf\x27\x1c"), "a 7z archive"),
     (|head| head.starts_with(b"Rar!\x1a\x07"), "a RAR archive"),
     (is_old_joblib, "an array or a pickle as joblib compressed it before 0.10"),
