@@ -83,8 +83,8 @@ fn codes_that_are_not_symmetric_need_their_zero_points() {
     let file = || packed(&[40, 256]);
     let (even, uneven) = (grouped(&json!({"symmetric": true})), grouped(&json!({"symmetric": false})));
     let lost = missing(PartRole::ZeroPoint, "weight_zero_point");
-    assert_eq!(fault(&file(), &groups(&[uneven.clone()])), lost);
-    is_healthy(&file(), &groups(&[even.clone()]));
+    assert_eq!(fault(&file(), &groups(std::slice::from_ref(&uneven))), lost);
+    is_healthy(&file(), &groups(std::slice::from_ref(&even)));
     is_healthy(&file(), &groups(&[grouped(&json!({}))]));
     // Which group a layer is of is not known.
     is_healthy(&file(), &groups(&[even, uneven.clone()]));

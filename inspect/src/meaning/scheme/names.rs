@@ -80,7 +80,7 @@ const OF_ACTIVATIONS: [&str; 5] = ["_g_idx", "_global_scale", "_scale", "_scale_
 pub fn is_of_activations(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
     let of = |field: &&str| last.strip_suffix(*field).is_some_and(|of| ACTIVATIONS.contains(&of));
-    last == "qscale_act" || OF_ACTIVATIONS.iter().any(|field| of(field))
+    last == "qscale_act" || OF_ACTIVATIONS.iter().any(of)
 }
 
 /// What may be called the scale of a weight that stands beside it.
