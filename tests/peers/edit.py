@@ -172,7 +172,7 @@ CASES = {
     # PEFT goes by each module, and saves of fan_in_fan_out what the last one needed.
     "conv-square": (gpt2, {}, dict(target_modules=r".*attn\.c_proj", r=4, lora_alpha=6), dict(fan_in_fan_out=False)),
     "conv-head": (gpt2, {}, dict(target_modules=["c_attn", "c_proj", "lm_head"], r=4, lora_alpha=6, fan_in_fan_out=True)),
-    "conv-head-last": (gpt2, {}, dict(target_modules=r".*attn\.c_proj|lm_head", r=4, lora_alpha=6, use_dora=True)),
+    "conv-head-last": (gpt2, {}, dict(target_modules=r".*attn\.c_proj|lm_head", r=4, lora_alpha=6)),
     "conv-bias-saved": (gpt2, {}, dict(target_modules=["c_fc"], r=4, bias="all", modules_to_save=["ln_f"], fan_in_fan_out=True)),
     "turned": (llama, {}, dict(target_modules=["q_proj", "v_proj"], r=4, lora_alpha=6), dict(fan_in_fan_out=True)),
     "bias-saved": (llama, dict(attention_bias=True), dict(target_modules=["v_proj"], r=4, bias="all", modules_to_save=["q_proj"])),
