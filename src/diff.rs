@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         Ok(checkpoint)
     };
     let (a, b) = (open(&args.a)?, open(&args.b)?);
-    // What callbacks and loops keep is no value of the network.
+    // What callbacks and loops keep is no value of the network, and nor is what an optimizer does.
     let beside: HashSet<String> = match args.values_only {
         true => [&a, &b].into_iter().flat_map(|checkpoint| role::of_trainers(&checkpoint.tensors)).collect(),
         false => HashSet::new(),
@@ -73,6 +73,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let select = |t: &TensorInfo| {
         matcher.as_ref().is_none_or(|m| m.matches(&t.name))
             && args.group.is_none_or(|g| g.is(t.group))
+            && !(args.values_only && args.group.is_none() && t.group == Group::Optimizer)
             && !beside.contains(&t.name)
     };
     if let Some(filter) = &args.filter

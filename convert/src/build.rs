@@ -166,8 +166,18 @@ struct Builder<'c, 'o> {
     style: Option<Style>,
     /// Whether tensors keep the source's names.
     own_names: bool,
+    /// Whether `model` is the key of the source's only state dict, and no part of its tensors' names.
+    in_model: bool,
     /// Whether the output's configuration gives the parameters that determine the divisors of rotary frequencies.
     config_has_rope: bool,
+}
+
+/// Whether every weight of `source` is in a dict under the key `model`, which names of many networks begin like.
+fn is_in_model(source: &Checkpoint) -> bool {
+    let Value::Dict(entries) = &source.metadata else { return false };
+    let mut weights = source.tensors.iter().filter(|tensor| tensor.group == Group::Weights);
+    matches!(entries.get(&HashableValue::String("model".into())), Some(Value::Dict(_)))
+        && weights.all(|tensor| tensor.name.starts_with("model."))
 }
 
 impl<'c, 'o> Builder<'c, 'o> {
@@ -242,7 +252,8 @@ impl<'c, 'o> Builder<'c, 'o> {
         };
         let told = || source.model_config().is_ok_and(is_told);
         let config_has_rope = has_config && !matches!(target, Target::Gguf(_)) && told();
-        Ok(Builder { plan, options, nested, prefix, style, own_names, config_has_rope })
+        let in_model = !nested && options.root.is_none() && is_in_model(source);
+        Ok(Builder { plan, options, nested, prefix, style, own_names, in_model, config_has_rope })
     }
 
     /// Notes what the output lacks to be the whole model; refuses to leave out tensors of it, unless that is allowed.

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use ckpt_kit::binary::text;
 use ckpt_kit::fixtures::root;
+use ckpt_kit::pickle::{dict, pickle};
 use ckpt_kit::safetensors::SafeTensors;
+use ckpt_kit::{numbers, torch};
 
 use crate::program;
 
@@ -89,4 +91,42 @@ fn what_a_lost_rank_had_is_filled_and_the_rest_is_kept() {
     assert_eq!((&rows["filled"], &said["output_agrees"]), (&"zeros".into(), &true.into()));
     let said = ckpt.run(&["recover", text(&folder)]).exits(3).out().to_string();
     assert!(said.contains("in several places"), "{said}");
+}
+
+/// A dict under the key `model` and an optimizer's moments, or the tensors of that dict alone.
+fn keyed(path: &Path, is_keyed: bool) {
+    let mut storages = Vec::new();
+    let mut tensor = |value: f32| {
+        storages.push(numbers::le(&[value; 6]));
+        torch::rebuild("FloatStorage", &(storages.len() - 1).to_string(), 6, 0, &[2, 3], &[3, 1])
+    };
+    let model = [("model.embed.weight", tensor(1.5)), ("model.head.weight", tensor(2.5))];
+    let object = match is_keyed {
+        true => {
+            let state = dict(&[("0", dict(&[("exp_avg", tensor(0.5))]))]);
+            dict(&[("model", dict(&model)), ("optim", dict(&[("state", state)]))])
+        }
+        false => dict(&model),
+    };
+    std::fs::write(path, torch::zip_of(&pickle(2, &object), &storages)).unwrap();
+}
+
+#[test]
+fn the_key_of_the_only_state_dict_is_no_part_of_names_in_a_flat_file() {
+    let ckpt = program();
+    for is_keyed in [true, false] {
+        let (source, flat) = (ckpt.at("source.pt"), ckpt.at("flat.safetensors"));
+        keyed(&source, is_keyed);
+        let convert = ["convert", text(&source), "--to", "safetensors", "-o", text(&flat), "--force"];
+        ckpt.run(&convert).exits(0);
+        ckpt.run(&["verify", text(&source), text(&flat)]).exits(0);
+        let record = ckpt.run(&["inspect", text(&flat), "--format", "json"]).exits(0).json();
+        let names: Vec<&str> =
+            record["tensors"].as_array().unwrap().iter().filter_map(|t| t["name"].as_str()).collect();
+        assert_eq!(names, ["model.embed.weight", "model.head.weight"], "{is_keyed}");
+        // What an optimizer keeps is no value of the network.
+        ckpt.run(&["diff", text(&source), text(&flat), "--values-only"]).exits(0);
+        let whole = ckpt.run(&["diff", text(&source), text(&flat)]);
+        assert_eq!(whole.code(), Some(i32::from(is_keyed)));
+    }
 }

@@ -147,7 +147,11 @@ impl Builder<'_, '_> {
     }
 
     fn name(&self, inner: &str) -> String {
-        let bare = if self.own_names { self.without_key(inner) } else { without_state_dict(inner) };
+        let bare = match inner.strip_prefix("model.").filter(|_| self.in_model) {
+            Some(bare) => bare,
+            None if self.own_names => self.without_key(inner),
+            None => without_state_dict(inner),
+        };
         let family = self.plan.source.model.family();
         let styled = self.style.and_then(|style| names::translate_in(family, bare, style));
         let name = styled.unwrap_or_else(|| bare.to_string());

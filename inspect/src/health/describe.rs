@@ -143,6 +143,8 @@ pub fn describe_until(
             "{left_out} tensors were not measured: the file's tensors are views that repeat its bytes out of proportion"
         ));
     }
+    let foreign = crate::optimizer::foreign(checkpoint);
+    warnings.extend(foreign.iter().map(|notice| notice.text.clone()));
     warnings.extend(checkpoint.damage.iter().map(|d| format!("damaged: {d}")));
     Some(CheckpointRecord {
         coverage: Default::default(),
@@ -176,6 +178,7 @@ pub fn describe_until(
             .chain(checkpoint.warnings.iter().filter(|notice| notice.is_doubt()))
             .take(WARNINGS)
             .cloned()
+            .chain(foreign)
             .collect(),
     })
 }

@@ -236,6 +236,12 @@ fn modules(folder: &Path) -> Option<Composition> {
     const WEIGHTED: [&str; 6] = ["Transformer", "Dense", "LSTM", "CNN", "LayerNorm", "StaticEmbedding"];
     /// and those that save nothing.
     const BARE: [&str; 1] = ["Normalize"];
+    // Without the list the library takes other modules than were trained, without a word.
+    if !folder.join(INDEX).is_stored_file() && folder.join(BESIDE[0]).is_stored_file() {
+        let what =
+            format!("{INDEX}, which lists its modules, is missing: which there should be is not known");
+        return Some(Composition::unlisted(folder, Damage::new(DamageKind::MissingShards, what)));
+    }
     let modules: Vec<Module> = match listed(folder, INDEX)? {
         Ok(modules) => modules,
         // Other programs have files of this name, too.
@@ -296,12 +302,19 @@ fn ranks(folder: &Path) -> Option<Composition> {
     // The model may have been saved as one file beside its optimizer.
     if !whole.components.iter().any(|component| component.is_model) {
         let own = form_in(folder).or_else(|| file_in(folder, &["pytorch_model_fsdp.bin"]));
-        match own.or_else(|| adapter_in(folder)) {
+        match own.or_else(|| adapter_in(folder)).or_else(|| only_model(folder)) {
             Some(path) => whole.components.insert(0, Component { name: String::new(), path, is_model: true }),
             None => whole.faults.push(without_weights(&["optimizer_0".into()])),
         }
     }
     Some(whole)
+}
+
+/// The only checkpoint directly in `folder`, such as the files of ranks, beside what a trainer keeps.
+fn only_model(folder: &Path) -> Option<PathBuf> {
+    let mut found = find_in(folder).ok()?.checkpoints;
+    found.retain(|path| !is_companion(path));
+    <[PathBuf; 1]>::try_from(found).ok().map(|[one]| one)
 }
 
 /// What describes an adapter, beside its weights.

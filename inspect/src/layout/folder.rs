@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::companion::is_companion;
 use super::sharded::weight_map;
@@ -105,7 +106,12 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
     set.merged = lays_out_layers(&folder.join(MERGE));
     let mut others = QUANTIZATION.iter().map(|name| read_json(&folder.join(name), MAX_CONFIG).map(from_json));
     set.quantization = others.find_map(|value| value);
-    let state: Option<TrainerState> = read_json(&folder.join("trainer_state.json"), MAX_INDEX);
+    let path = folder.join("trainer_state.json");
+    let state: Option<TrainerState> = read_json(&path, MAX_INDEX);
+    if state.is_none() && path.is_stored_file() && read_json::<IgnoredAny>(&path, MAX_INDEX).is_none() {
+        let text = "the trainer_state.json next to it is not valid JSON, and training cannot be resumed: the step is not known from it";
+        set.notices.push(Notice::new(NoticeKind::ConfigNotUnderstood, text).refused());
+    }
     set.trainer_step = state.map(|state| state.global_step);
 }
 

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::join::{Opened, Reading, Whole};
 use super::tiles::{self, Budget, Tile};
-use super::{Layout, Set, name, parent, single, sort};
-use crate::bytes::Stamp;
+use super::{Joined, Lacks, Layout, Set, name, parent, single, sort};
 use crate::bytes::stored::Stored;
-use crate::format::Contents;
+use crate::bytes::{Source, Stamp};
+use crate::format::{self, Contents};
 use crate::metadata::{HashableValue, Value, as_u64};
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, Format, Notice, NoticeKind, Result};
@@ -20,6 +20,7 @@ pub(super) const LAYOUT: Layout = Layout {
     set,
     identity: |path| folder_of(path).unwrap_or_else(|| path.to_path_buf()),
     join,
+    lacks,
     is_whole: |path| shards_at(path).is_some(),
     ..single::LAYOUT
 };
@@ -88,6 +89,68 @@ fn set(path: &Path) -> Result<Set> {
         entries.into_iter().map(|entry| entry.path).filter(|path| is_shard(path)).collect();
     sort(&mut files);
     Ok(Set { files, beside: vec![Stamp::of(&folder)], ..Set::default() })
+}
+
+/// Whether whole files are what the blocks beside them say that they were made of: PyTorch's own joining lost buffers.
+fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
+    let mut lacks = Lacks::default();
+    let Some(blocks) = set.files.first().map(|file| parent(file).join(BLOCKS)) else { return lacks };
+    if joined.format != Format::SafeTensors || !blocks.is_stored_folder() || !are_joined(&blocks) {
+        return lacks;
+    }
+    let opened = |path: PathBuf| Opened { source: Source::open(&path), path, read: format::read };
+    let Ok(Whole { contents, .. }) =
+        self::set(&blocks).and_then(|set| join(set.files.into_iter().map(opened).collect()))
+    else {
+        return lacks;
+    };
+    let known: HashMap<&str, &TensorInfo> = joined.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+    let mut unlike: Vec<(String, String)> = Vec::new();
+    for tensor in contents.tensors.iter().filter(|tensor| tensor.damage.is_none()).take(MOST_COMPARED) {
+        let how = match known.get(tensor.name.as_str()) {
+            Some(whole) => difference(whole, tensor),
+            None => Some("is not in the whole files".into()),
+        };
+        unlike.extend(how.map(|how| (tensor.name.clone(), how)));
+    }
+    if let Some((name, how)) = unlike.first() {
+        let more = match unlike.len() {
+            1 => String::new(),
+            count => format!(", and {} more differ", count - 1),
+        };
+        let text = format!(
+            "`{}` {how}{more}: they were made of the blocks in `{BLOCKS}`, which are not what is read",
+            name.escape_debug()
+        );
+        let names = unlike.iter().map(|(name, _)| name.clone()).collect();
+        lacks.notices.push(Notice::new(NoticeKind::Contradiction, text).about(names));
+    }
+    lacks
+}
+
+/// Tensors that are compared with their blocks, at most; those of more bytes by a window.
+const MOST_COMPARED: usize = 4096;
+const WHOLE: u64 = 1 << 16;
+const WINDOW: u64 = 1024;
+
+/// How a tensor differs from what its blocks make up, if it does in the elements that are compared.
+fn difference(whole: &TensorInfo, blocks: &TensorInfo) -> Option<String> {
+    if whole.shape != blocks.shape || whole.dtype != blocks.dtype {
+        return Some(format!(
+            "is {} {:?} in the whole files and {} {:?} in the blocks",
+            whole.dtype, whole.shape, blocks.dtype, blocks.shape
+        ));
+    }
+    let count = blocks.numel();
+    let (start, len) = match blocks.byte_len()? <= WHOLE {
+        true => (0, count),
+        false => (count / 2, WINDOW.min(count / 2)),
+    };
+    let (whole, blocks) = (whole.stretch(start, len)?, blocks.stretch(start, len)?);
+    let (one, two) = (whole.bytes().ok()?, blocks.bytes().ok()?);
+    let at = one.iter().zip(two.iter()).position(|(one, two)| one != two)?;
+    let at = start as usize + at / whole.dtype.element_size().unwrap_or(1);
+    Some(format!("differs from its blocks from element {at} on"))
 }
 
 /// The blocks of one tensor.

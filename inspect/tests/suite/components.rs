@@ -93,6 +93,14 @@ fn modules_of_sentence_transformers_are_one_checkpoint_and_each_is_judged() {
     let damage = open(spoilt.path()).unwrap().damage.unwrap();
     assert_eq!(damage.what, "1 of 2 components that modules.json names missing: 2_Dense");
     assert_eq!(damage.kind, DamageKind::MissingShards);
+    // Without the list the library takes others.
+    let unlisted = sentence_transformer(matrix("linear.weight", 16, 32));
+    std::fs::write(unlisted.path().join("config_sentence_transformers.json"), "{}").unwrap();
+    assert_eq!(open(unlisted.path()).unwrap().damage, None);
+    std::fs::remove_file(unlisted.path().join("modules.json")).unwrap();
+    let checkpoint = open(unlisted.path()).unwrap();
+    assert!(checkpoint.damage.clone().unwrap().what.starts_with("modules.json, which lists its modules, is"));
+    assert_eq!(checkpoint.components, ["", "2_Dense"]);
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Checkpoints opened, measured, judged, compared, recovered and scanned, through what the crate makes public.
 
+mod beside;
 mod blocks;
 mod cause;
 mod components;
 mod containers;
+mod deepspeed;
 mod distributed;
 mod elements;
 mod exported;

@@ -238,6 +238,9 @@ impl<'p> Walker<'p, '_> {
             Node::Buffer => Some(Value::String("an out-of-band buffer".into())),
             Node::Persistent(pid) => self.bare_storage(*pid, name),
             Node::Tuple(items) | Node::List(items) | Node::Set(items) => {
+                if matches!(pickle.node(id), Node::Tuple(_)) {
+                    self.keep_shape(name, id);
+                }
                 self.inside(id, |w| w.walk_items(items, name, depth)).map(Value::List)
             }
             Node::Dict(entries) => self.inside(id, |w| w.walk_entries(entries, name, depth)).map(Value::Dict),

@@ -32,6 +32,13 @@ impl Walker<'_, '_> {
         }
     }
 
+    /// Keeps a tuple where DeepSpeed has the shapes of parameters, which are not always `torch.Size`.
+    pub(super) fn keep_shape(&mut self, name: Option<&str>, id: Id) {
+        if name.is_some_and(|name| name.starts_with("param_shapes.")) {
+            self.keep_size(name, &[id]);
+        }
+    }
+
     /// The local tensor in the state of a DTensor; `None` for an object of another class.
     pub(super) fn local_tensor(&self, class: Id, state: Id) -> Option<Id> {
         let (module, class) = self.pickle.global(class)?;

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use super::{Kind, Saved};
 use crate::layout::copies;
-use crate::metadata::{as_u64, lookup};
+use crate::metadata::{HashableValue, Value, as_u64, lookup};
 use crate::tensor::TensorInfo;
-use crate::{Damage, DamageKind, Notice};
+use crate::{Damage, DamageKind, Notice, NoticeKind};
 
 /// Tells of the file `name` if it was saved under that of another rank: `root` is what the archive calls its own folder,
 /// which PyTorch takes from the file's name.
 pub(super) fn renamed(name: &str, root: Option<&str>) -> Option<Damage> {
     let saved_as = format!("{}.pt", root?);
-    let (own, saved) = (Kind::of(name)?.place()?, Kind::of(&saved_as)?.place()?);
+    let (own, saved) = (Kind::of(name)?.place(), Kind::of(&saved_as)?.place());
     let what = || {
         let (name, saved_as) = (name.escape_debug(), saved_as.escape_debug());
         format!("{name} was saved as {saved_as}: it is another rank's file under this one's name")
@@ -43,6 +43,38 @@ pub(super) fn other_steps(steps: &[(String, u64)]) -> Option<Damage> {
         right.1
     );
     Some(Damage::new(DamageKind::Inconsistent, what))
+}
+
+/// Tells of an optimizer that counted other steps than model states did, which also count those that were skipped.
+/// `vectors` is how many vectors of parameters the optimizer steps through.
+pub(super) fn miscounted(counted: f64, vectors: usize, saved: &Saved) -> Option<Notice> {
+    let number = |key: &str| lookup(&saved.metadata, key).and_then(as_u64);
+    let global = number("global_steps")?;
+    let skipped = number("skipped_steps").unwrap_or(0).min(global);
+    let most = global as f64 + 1.0;
+    // Versions made a step before the first one, and some counted each vector's.
+    let fits = |counted: f64| counted >= (global - skipped) as f64 && counted <= most;
+    if fits(counted) || fits(counted / vectors.max(1) as f64) {
+        return None;
+    }
+    let text = format!(
+        "the optimizer counted {counted} steps, and the model states {global}, {skipped} of them skipped: their files are not of one save, or the optimizer was begun anew"
+    );
+    Some(Notice::new(NoticeKind::Contradiction, text))
+}
+
+/// The numbers and texts that all of `values` have the same.
+pub(super) fn common<'v>(mut values: impl Iterator<Item = &'v Value>) -> Value {
+    let Some(Value::Dict(first)) = values.next() else { return Value::Dict(BTreeMap::new()) };
+    let plain =
+        |value: &Value| matches!(value, Value::Bool(_) | Value::I64(_) | Value::F64(_) | Value::String(_));
+    let mut all: BTreeMap<HashableValue, Value> =
+        first.iter().filter(|(_, value)| plain(value)).map(|(k, v)| (k.clone(), v.clone())).collect();
+    for value in values {
+        let Value::Dict(entries) = value else { continue };
+        all.retain(|key, value| entries.get(key) == Some(value));
+    }
+    Value::Dict(all)
 }
 
 /// Tells of what each rank has whole in its model states, as buffers are, and that is not the same in all.
@@ -89,6 +121,25 @@ mod tests {
         let model = |name: &str, root: &str| renamed(name, Some(root)).is_some();
         assert!(model("mp_rank_00_model_states.pt", "mp_rank_01_model_states"));
         assert!(!model("mp_rank_00_model_states.pt", "mp_rank_00_model_states"));
+    }
+
+    #[test]
+    fn steps_of_the_optimizer_are_those_that_were_not_skipped() {
+        let count = |n: i64| Value::I64(n);
+        let told = |counted: f64, vectors: usize| {
+            let entries = [("global_steps", count(10)), ("skipped_steps", count(2))];
+            let metadata = super::super::dict(entries);
+            let saved =
+                Saved { tensors: Vec::new(), numbers: Default::default(), metadata, sizes: Vec::new() };
+            miscounted(counted, vectors, &saved).is_some()
+        };
+        // One more in versions that begin with a step of nothing.
+        for (counted, vectors) in [(8.0, 1), (10.0, 1), (11.0, 1), (32.0, 4), (40.0, 4)] {
+            assert!(!told(counted, vectors), "{counted} of {vectors}");
+        }
+        for (counted, vectors) in [(7.0, 1), (12.0, 1), (0.0, 1), (13.0, 2)] {
+            assert!(told(counted, vectors), "{counted} of {vectors}");
+        }
     }
 
     #[test]

@@ -4,14 +4,19 @@
 
 mod agreement;
 mod flat;
+mod kind;
+mod lacking;
+mod masters;
 mod partitions;
+mod pipeline;
 mod universal;
 mod zero;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use self::kind::{Kind, superseded};
 use self::zero::Rank;
 use super::join::{Opened, Reading, Whole};
 use super::tiles::Budget;
@@ -19,7 +24,7 @@ use super::{Layout, Set, is_model, name, parent, single, sort};
 use crate::bytes::Stamp;
 use crate::bytes::stored::Stored;
 use crate::format::{Contents, add_new};
-use crate::metadata::{HashableValue, Value, as_u64, lookup, merge};
+use crate::metadata::{HashableValue, Value, merge};
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, Format, Notice, NoticeKind, Result};
 
@@ -27,125 +32,6 @@ pub(super) const LAYOUT: Layout = Layout { recognises, set, identity, join, is_w
 
 /// The script that DeepSpeed leaves in each folder that it saved into.
 const SCRIPT: &str = "zero_to_fp32.py";
-
-/// What a file holds, by its name; the numbers are ranks of data and of model parallelism.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kind {
-    /// The module: whole, or with ZeRO-3 one of each rank (`divided`), with placeholders.
-    Model { dp: usize, mp: usize, divided: bool },
-    /// An optimizer's partition, with the type that its name has.
-    Optimizer { dp: usize, mp: usize, dtype: Option<&'static str> },
-    /// A layer of a pipeline.
-    Layer { layer: usize, mp: usize },
-    /// An expert of a layer that has several; older versions do not count those layers.
-    Expert { layer: Option<usize>, expert: usize, mp: usize },
-    /// The optimizer of experts.
-    Experts,
-}
-
-impl Kind {
-    fn of(name: &str) -> Option<Kind> {
-        let stem = name.strip_suffix(".pt")?;
-        let ranks = |text: &str| {
-            let (dp, mp) = text.strip_prefix("zero_pp_rank_")?.split_once("_mp_rank_")?;
-            Some((number(dp)?, number(mp)?))
-        };
-        if let Some(rest) = stem.strip_suffix("_optim_states") {
-            let typed = |dtype| Some((Some(dtype), rest.strip_prefix(dtype)?));
-            let (dtype, rest) = ["bf16_", "fp16_"].into_iter().find_map(typed).unwrap_or((None, rest));
-            return match ranks(rest) {
-                Some((dp, mp)) => Some(Kind::Optimizer { dp, mp, dtype }),
-                None => rest.starts_with("expp_rank_").then_some(Kind::Experts),
-            };
-        }
-        if let Some(rest) = stem.strip_suffix("_model_states") {
-            if let Some((dp, mp)) = ranks(rest) {
-                return Some(Kind::Model { dp, mp, divided: true });
-            }
-            return match rest.strip_prefix("mp_rank_") {
-                Some(mp) => Some(Kind::Model { dp: 0, mp: number(mp)?, divided: false }),
-                None => Kind::expert(rest),
-            };
-        }
-        let layer = stem.strip_suffix("-model_states")?.strip_prefix("layer_")?;
-        let (layer, mp) = layer.split_once("-model_").unwrap_or((layer, "0"));
-        Some(Kind::Layer { layer: number(layer)?, mp: number(mp)? })
-    }
-
-    /// An expert, by what its file is called: `layer_3_expert_7_mp_rank_00`.
-    fn expert(stem: &str) -> Option<Kind> {
-        let (stem, mp) = stem.split_once("_mp_rank_")?;
-        let (layer, expert) = match stem.strip_prefix("layer_") {
-            Some(rest) => rest.split_once("_expert_").map(|(layer, expert)| (Some(layer), expert))?,
-            None => (None, stem.strip_prefix("expert_")?),
-        };
-        let layer = match layer {
-            Some(layer) => Some(number(layer)?),
-            None => None,
-        };
-        Some(Kind::Expert { layer, expert: number(expert)?, mp: number(mp)? })
-    }
-
-    /// What it is a part of, however its file is called; nothing for what may be in several files.
-    fn place(self) -> Option<Kind> {
-        match self {
-            Kind::Model { dp, mp, .. } => Some(Kind::Model { dp, mp, divided: false }),
-            Kind::Optimizer { dp, mp, .. } => Some(Kind::Optimizer { dp, mp, dtype: None }),
-            Kind::Layer { .. } | Kind::Expert { .. } => Some(self),
-            Kind::Experts => None,
-        }
-    }
-
-    /// How its file is called, whichever rank it is of.
-    fn form(self) -> Kind {
-        match self {
-            Kind::Model { divided, .. } => Kind::Model { dp: 0, mp: 0, divided },
-            Kind::Optimizer { dtype, .. } => Kind::Optimizer { dp: 0, mp: 0, dtype },
-            Kind::Layer { .. } => Kind::Layer { layer: 0, mp: 0 },
-            Kind::Expert { .. } => Kind::Expert { layer: None, expert: 0, mp: 0 },
-            Kind::Experts => self,
-        }
-    }
-
-    /// Its rank of model parallelism, where the ranks' files are joined.
-    fn model_parallel(self) -> Option<usize> {
-        match self {
-            Kind::Model { mp, .. } | Kind::Optimizer { mp, .. } => Some(mp),
-            Kind::Layer { .. } | Kind::Expert { .. } | Kind::Experts => None,
-        }
-    }
-}
-
-/// Which of the files are not used, because another one is of the same rank: that which is called like most of the
-/// others is. Tells of each.
-fn superseded<'n>(names: &'n [String], faults: &mut Vec<Damage>) -> HashSet<&'n str> {
-    let mut forms: HashMap<Kind, usize> = HashMap::new();
-    let mut places: HashMap<Kind, Vec<(Kind, &str)>> = HashMap::new();
-    for (kind, name) in names.iter().filter_map(|name| Some((Kind::of(name)?, name.as_str()))) {
-        *forms.entry(kind.form()).or_default() += 1;
-        if let Some(place) = kind.place() {
-            places.entry(place).or_default().push((kind, name));
-        }
-    }
-    let mut unused = HashSet::new();
-    for (kind, _) in names.iter().filter_map(|name| Some((Kind::of(name)?.place()?, name))) {
-        let Some(files) = places.remove(&kind).filter(|files| files.len() > 1) else { continue };
-        // The first of those that are as frequent.
-        let frequent = |(kind, _): &&(Kind, &str)| forms[&kind.form()];
-        let Some(&(_, used)) = files.iter().rev().max_by_key(frequent) else { continue };
-        for (_, other) in files.into_iter().filter(|(_, name)| *name != used) {
-            let (one, two) = (used.escape_debug(), other.escape_debug());
-            let what = format!("{one} and {two} are the same rank's by their names: the latter is not used");
-            faults.push(Damage::new(DamageKind::Inconsistent, what));
-            unused.insert(other);
-        }
-    }
-    unused
-}
-
-fn number(text: &str) -> Option<usize> {
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
-}
 
 fn recognises(path: &Path) -> bool {
     tag_of(path).is_some()
@@ -175,7 +61,8 @@ fn tag_of(path: &Path) -> Option<PathBuf> {
 pub(super) fn is_tag(folder: &Path) -> bool {
     let Ok(entries) = folder.stored_entries() else { return false };
     let known = |path: &Path| Kind::of(&name(path)).is_some() && path.is_stored_file();
-    entries.iter().any(|entry| known(&entry.path))
+    let universal = |path: &Path| name(path) == universal::FOLDER && universal::has_weights(folder);
+    entries.iter().any(|entry| known(&entry.path) || universal(&entry.path))
 }
 
 /// The folder that is named in `folder` as that of the last tag, whether it is there or not.
@@ -279,7 +166,9 @@ fn set(path: &Path) -> Result<Set> {
         .collect();
     sort(&mut files);
     // Model states first: they say what the others hold.
-    files.sort_by_key(|path| matches!(Kind::of(&name(path)), Some(Kind::Optimizer { .. } | Kind::Experts)));
+    files.sort_by_key(|path| {
+        matches!(Kind::of(&name(path)), Some(Kind::Optimizer { .. } | Kind::Experts { .. }))
+    });
     files.extend(universal::files(&folder)?);
     let notices = points_nowhere(parent(&folder)).into_iter().collect();
     Ok(Set { files, notices, beside: vec![Stamp::of(&folder)], ..Set::default() })
@@ -310,14 +199,82 @@ impl Saved {
     }
 }
 
+/// What the files of a save hold, by what they are parts of.
+#[derive(Default)]
+struct Sorted {
+    ranks: BTreeMap<usize, Rank>,
+    layers: Vec<pipeline::Layer>,
+    /// The optimizers of experts, by what their files are called.
+    optimizers: Vec<(String, Saved)>,
+    parameters: universal::Parameters,
+    /// The steps of model states, by what their files are called.
+    steps: Vec<(String, u64)>,
+}
+
+impl Sorted {
+    /// Adds what the file at `path` holds, or why it cannot be read; tells if that is nothing.
+    fn add(&mut self, path: &Path, saved: Result<Saved, Damage>) -> Option<Damage> {
+        let name = name(path);
+        match (Kind::of(&name), saved) {
+            (Some(Kind::Model { dp, mp, divided }), Ok(saved)) => {
+                let rank = self.ranks.entry(mp).or_default();
+                rank.divided |= divided;
+                self.steps.extend(agreement::step(&saved).map(|step| (name, step)));
+                rank.models.insert(dp, saved);
+            }
+            (Some(Kind::Optimizer { dp, mp, .. }), saved) => {
+                self.ranks.entry(mp).or_default().optimizers.insert(dp, saved);
+            }
+            (Some(Kind::Layer { layer, mp }), Ok(saved)) => {
+                self.layers.push(pipeline::Layer { number: layer, mp, saved });
+            }
+            // Their names are the module's, with the number of the expert among those of all ranks.
+            (Some(Kind::Expert { mp, .. }), Ok(mut saved)) => {
+                self.ranks.entry(mp).or_default().apart.append(&mut saved.tensors);
+            }
+            (Some(Kind::Experts { .. }), Ok(saved)) => {
+                self.optimizers.push((name.trim_end_matches(".pt").to_string(), saved));
+            }
+            (None, Ok(saved)) => return self.parameters.add(path, saved),
+            (None, Err(damage)) => self.parameters.add_unread(path, damage),
+            (_, Err(_)) => {}
+        }
+        None
+    }
+
+    /// What is missing, by the files' `names`; of model parallelism there should be `world` ranks, of which `tensor`
+    /// divide each tensor.
+    fn lacks(&self, names: &[String], world: usize, tensor: usize) -> Vec<Damage> {
+        let there = model_parallel(names);
+        let mut lacks = Vec::new();
+        lacks.extend(lacking::missing_ranks(&there, world));
+        lacks.extend(lacking::missing_layers(names));
+        if !self.parameters.is_empty() {
+            return lacks;
+        }
+        lacks.extend(lacking::missing_experts(names, &there, &self.ranks));
+        let models = self.ranks.values().flat_map(|rank| rank.models.values());
+        let optimizers = models.chain(self.optimizers.iter().map(|(_, saved)| saved));
+        let optimizers = optimizers.map(|saved| &saved.metadata);
+        lacks.extend(lacking::missing_expert_optimizers(names, optimizers));
+        lacks.extend(lacking::missing_stages(names, tensor, &self.ranks));
+        let layers = self.layers.iter().flat_map(|layer| &layer.saved.tensors);
+        let shapes = layers.map(|tensor| tensor.shape.as_slice());
+        lacks.extend(lacking::uncounted_layers(names, shapes, &self.ranks));
+        lacks
+    }
+}
+
+/// The model-parallel ranks of which files are there.
+fn model_parallel(names: &[String]) -> BTreeSet<usize> {
+    names.iter().filter_map(|name| Kind::of(name)?.model_parallel()).collect()
+}
+
 fn join(files: Vec<Opened>) -> Result<Whole> {
     let mut contents = Contents::new(Format::DeepSpeed);
     let mut reading = Reading::default();
-    let mut ranks: BTreeMap<usize, Rank> = BTreeMap::new();
-    let mut others: Vec<(String, Saved)> = Vec::new();
-    let mut experts: Vec<(usize, Saved)> = Vec::new();
-    let mut parameters = universal::Parameters::default();
-    let (mut steps, mut renamed) = (Vec::new(), Vec::new());
+    let mut sorted = Sorted::default();
+    let mut renamed = Vec::new();
     let names: Vec<String> = files.iter().map(|file| name(&file.path)).collect();
     let unused = superseded(&names, &mut contents.faults);
     for file in files {
@@ -332,73 +289,31 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
             }
             Saved::of(&mut more)
         });
-        if unused.contains(file_name.as_str()) {
-            continue;
-        }
-        match (Kind::of(&file_name), saved) {
-            (Some(Kind::Model { dp, mp, divided }), Ok(saved)) => {
-                let rank = ranks.entry(mp).or_default();
-                rank.divided |= divided;
-                steps.extend(agreement::step(&saved).map(|step| (file_name.clone(), step)));
-                rank.models.insert(dp, saved);
-            }
-            (Some(Kind::Optimizer { dp, mp, .. }), saved) => {
-                ranks.entry(mp).or_default().optimizers.insert(dp, saved);
-            }
-            (Some(Kind::Layer { layer, mp }), Ok(saved)) => {
-                others.push((
-                    if mp == 0 {
-                        format!("layer_{layer:02}")
-                    } else {
-                        format!("layer_{layer:02}-model_{mp:02}")
-                    },
-                    saved,
-                ));
-            }
-            (Some(Kind::Expert { mp, .. }), Ok(saved)) => experts.push((mp, saved)),
-            (Some(Kind::Experts), Ok(saved)) => {
-                others.push((file_name.trim_end_matches(".pt").to_string(), saved));
-            }
-            (None, Ok(saved)) => contents.faults.extend(parameters.add(&path, saved)),
-            (None, Err(damage)) => parameters.add_unread(&path, damage),
-            (_, Err(_)) => {}
+        if !unused.contains(file_name.as_str()) {
+            contents.faults.extend(sorted.add(&path, saved));
         }
     }
     reading.any()?;
     let mut budget = Budget::of_bytes(reading.bytes());
-    let there: BTreeSet<usize> = names.iter().filter_map(|name| Kind::of(name)?.model_parallel()).collect();
-    let world = model_parallel_ranks(&there, &ranks);
-    contents.faults.extend(missing_ranks(&there, world));
-    contents.faults.extend(missing_layers(&names));
-    contents.faults.extend(missing_experts(&names));
-    let several = world > 1;
-    let mut parts = Vec::new();
-    if parameters.is_empty() {
-        for (mp, rank) in ranks {
-            let mut part = rank.joined(&mut budget);
-            if several {
-                part.put_below(mp);
-            }
-            parts.push(part);
-        }
-        if several {
-            let text = "its model-parallel ranks have parts of each tensor, which are not joined: each is shown under its rank (`mp_rank_00.`, `mp_rank_01.`, …)";
-            contents.notices.push(Notice::new(NoticeKind::NotShown, text));
-        }
-    } else {
-        parts.push(parameters.joined(&ranks, several, &mut budget));
-    }
+    let of_layers: BTreeSet<usize> = sorted.layers.iter().map(|layer| layer.mp).collect();
+    let tensor = pipeline::tensor_parallel(&of_layers, &sorted.ranks);
+    let world = lacking::model_parallel_ranks(&model_parallel(&names), &sorted.ranks);
+    contents.faults.extend(sorted.lacks(&names, world, tensor));
+    // Stages have whole tensors.
+    let staged = tensor == 1 && (!of_layers.is_empty() || pipeline::is_one(&sorted.ranks));
+    let Sorted { mut ranks, layers, mut optimizers, parameters, steps } = sorted;
+    let mut others = pipeline::give(layers, tensor, &mut ranks);
+    others.append(&mut optimizers);
+    let several = !staged && (world > 1 || ranks.len() > 1);
+    let parts = match parameters.is_empty() {
+        true => joined(ranks, several, staged, &mut budget),
+        false => vec![parameters.joined(&ranks, several, &mut budget)],
+    };
     for mut part in parts {
         contents.tensors.append(&mut part.tensors);
         contents.faults.append(&mut part.faults);
         contents.notices.append(&mut part.notices);
         merge(&mut contents.metadata, part.metadata);
-    }
-    // Their names are the module's, with the number of the expert among those of all ranks.
-    for (mp, saved) in experts {
-        let named = |name: String| if several { below(mp, &name) } else { name };
-        let tensors = saved.tensors.into_iter();
-        contents.tensors.extend(tensors.map(|t| TensorInfo { name: named(t.name.clone()), ..t }));
     }
     add_others(&mut contents, others);
     contents.faults.extend(agreement::other_steps(&steps));
@@ -407,58 +322,22 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     Ok(reading.whole(contents))
 }
 
-/// How many model-parallel ranks there should be, of which files of those that are `there` were found.
-fn model_parallel_ranks(there: &BTreeSet<usize>, ranks: &BTreeMap<usize, Rank>) -> usize {
-    let last = there.last().map_or(0, |last| last.saturating_add(1));
-    let models = ranks.values().flat_map(|rank| rank.models.values());
-    let said = models.filter_map(|saved| lookup(&saved.metadata, "mp_world_size").and_then(as_u64)).max();
-    said.and_then(|said| usize::try_from(said).ok()).map_or(last, |said| said.max(last))
-}
-
-/// Tells of model-parallel ranks of which there is no file.
-fn missing_ranks(there: &BTreeSet<usize>, world: usize) -> Option<Damage> {
-    let gone = world.saturating_sub(there.len());
-    let first = (0..world).find(|rank| !there.contains(rank)).filter(|_| !there.is_empty())?;
-    let more = if gone > 1 { " and more" } else { "" };
-    let what =
-        format!("the files of {gone} of {world} model-parallel ranks missing: those of rank {first}{more}");
-    Some(Damage::new(DamageKind::MissingShards, what))
-}
-
-/// Tells of layers of a pipeline that some model-parallel ranks have files of, and others not.
-fn missing_layers(names: &[String]) -> Option<Damage> {
-    let mut layers: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-    for name in names {
-        if let Some(Kind::Layer { layer, mp }) = Kind::of(name) {
-            layers.entry(layer).or_default().insert(mp);
-        }
+/// What all model-parallel ranks have: `several` of them parts of the same tensors, `staged` ones different layers.
+fn joined(ranks: BTreeMap<usize, Rank>, several: bool, staged: bool, budget: &mut Budget) -> Vec<Part> {
+    let mut parts: Vec<(usize, Part)> =
+        ranks.into_iter().map(|(mp, rank)| (mp, rank.joined(budget))).collect();
+    if staged && parts.len() > 1 {
+        return vec![pipeline::merged(parts)];
     }
-    let all: BTreeSet<usize> = layers.values().flatten().copied().collect();
-    let mut gone = layers.iter().filter(|(_, ranks)| ranks.len() < all.len());
-    let (layer, ranks) = gone.next()?;
-    let rank = all.difference(ranks).next()?;
-    let more = if gone.next().is_some() { " and more" } else { "" };
-    let what = format!("files of layers missing: that of layer {layer} of model-parallel rank {rank}{more}");
-    Some(Damage::new(DamageKind::MissingShards, what))
-}
-
-/// Tells of experts of a layer that are skipped in their numbers.
-fn missing_experts(names: &[String]) -> Option<Damage> {
-    type Place = (Option<usize>, usize);
-    let mut layers: BTreeMap<Place, BTreeSet<usize>> = BTreeMap::new();
-    for name in names {
-        if let Some(Kind::Expert { layer, expert, mp }) = Kind::of(name) {
-            layers.entry((layer, mp)).or_default().insert(expert);
-        }
+    if several {
+        let mut all = Part::new();
+        all.metadata = agreement::common(parts.iter().map(|(_, part)| &part.metadata));
+        let text = "its model-parallel ranks have parts of each tensor, which are not joined: each is shown under its rank (`mp_rank_00.`, `mp_rank_01.`, …)";
+        all.notices.push(Notice::new(NoticeKind::NotShown, text));
+        parts.iter_mut().for_each(|(mp, part)| part.put_below(*mp));
+        parts.push((usize::MAX, all));
     }
-    let mut gone = layers.iter().filter_map(|((layer, _), experts)| {
-        Some((layer, (0..*experts.last()?).find(|expert| !experts.contains(expert))?))
-    });
-    let (layer, expert) = gone.next()?;
-    let of = layer.map(|layer| format!(" of layer {layer}")).unwrap_or_default();
-    let more = if gone.next().is_some() { " and more" } else { "" };
-    let what = format!("files of experts missing: that of expert {expert}{of}{more}");
-    Some(Damage::new(DamageKind::MissingShards, what))
+    parts.into_iter().map(|(_, part)| part).collect()
 }
 
 /// The name `name` under that of a model-parallel rank.
@@ -466,23 +345,24 @@ fn below(mp: usize, name: &str) -> String {
     format!("mp_rank_{mp:02}.{name}")
 }
 
-/// Adds layers of a pipeline, and the optimizers of experts, each under its file's name.
+/// Adds layers of a pipeline, and the optimizers of experts, each under what it is called.
 fn add_others(contents: &mut Contents, others: Vec<(String, Saved)>) {
-    if others.is_empty() {
-        return;
-    }
-    let first = others[0].0.clone();
+    let mut first = None;
     for (stem, saved) in others {
         for mut tensor in saved.tensors {
             tensor.name = format!("{stem}.{}", tensor.name);
             contents.tensors.push(tensor);
         }
+        // Those that are called as in the module are numbers.
+        first = first.or(Some(stem).filter(|stem| kind::number(stem).is_none()));
     }
-    let text = format!(
-        "layers of a pipeline and optimizers of experts are shown under the names of their files (`{}.`, …)",
-        first.escape_debug()
-    );
-    contents.notices.push(Notice::new(NoticeKind::NotShown, text));
+    if let Some(first) = first {
+        let text = format!(
+            "layers of a pipeline and optimizers of experts are shown under the names of their files (`{}.`, …)",
+            first.escape_debug()
+        );
+        contents.notices.push(Notice::new(NoticeKind::NotShown, text));
+    }
 }
 
 fn text(key: impl Into<String>) -> HashableValue {
@@ -499,12 +379,14 @@ struct Part {
     metadata: Value,
     faults: Vec<Damage>,
     notices: Vec<Notice>,
+    /// The parameters that `optimizer.state` numbers by the weights' order.
+    numbered: usize,
 }
 
 impl Part {
     fn new() -> Self {
         let metadata = Value::Dict(BTreeMap::new());
-        Part { tensors: Vec::new(), metadata, faults: Vec::new(), notices: Vec::new() }
+        Part { tensors: Vec::new(), metadata, faults: Vec::new(), notices: Vec::new(), numbered: 0 }
     }
 
     /// Puts all of it under the name of its model-parallel rank.

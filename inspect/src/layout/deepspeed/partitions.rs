@@ -121,7 +121,7 @@ impl<'a> Zero<'a> {
     }
 
     /// How many vectors each rank has.
-    fn vectors(&self) -> usize {
+    pub fn vectors(&self) -> usize {
         let there =
             |i: usize| self.first().is_some_and(|s| s.tensor(&format!("{}.{i}", self.masters)).is_some());
         (0..).find(|&i| !there(i)).unwrap_or(0)
@@ -129,13 +129,6 @@ impl<'a> Zero<'a> {
 
     /// Tells of ranks whose optimizers counted different steps: their files are not of one save.
     fn check_steps(&self, faults: &mut Vec<Damage>) {
-        let step = |saved: &Saved| {
-            STATES.iter().find_map(|states| {
-                let key = format!("{states}.0.step");
-                let tensor = || scalar(saved.tensor(&key)?.dtype, &saved.tensor(&key)?.bytes().ok()?);
-                lookup(&saved.metadata, &key).and_then(as_f64).or_else(|| as_f64(&tensor()?))
-            })
-        };
         let mut steps =
             self.ranks.iter().enumerate().filter_map(|(dp, saved)| Some((dp, step(saved.as_ref().ok()?)?)));
         let Some((one, first)) = steps.next() else { return };
@@ -145,6 +138,11 @@ impl<'a> Zero<'a> {
             );
             faults.push(Damage::new(DamageKind::Inconsistent, what));
         }
+    }
+
+    /// The steps that the first rank's optimizer counted.
+    pub fn counted(&self) -> Option<f64> {
+        self.first().and_then(step)
     }
 
     /// Tells of ranks whose files say that they have the part of another rank: up to stage 2 they list which slice of each
@@ -449,6 +447,15 @@ impl<'a> Zero<'a> {
     }
 }
 
+/// The steps that an optimizer counted.
+fn step(saved: &Saved) -> Option<f64> {
+    STATES.iter().find_map(|states| {
+        let key = format!("{states}.0.step");
+        let tensor = || scalar(saved.tensor(&key)?.dtype, &saved.tensor(&key)?.bytes().ok()?);
+        lookup(&saved.metadata, &key).and_then(as_f64).or_else(|| as_f64(&tensor()?))
+    })
+}
+
 /// The first `len` elements of a rank's vector `tensor`, if the others are padding, which is at the end of the last
 /// rank's: of weights it is not saved, of moments it may be.
 fn without_padding(tensor: TensorInfo, len: usize, padding: usize, last: bool) -> TensorInfo {
@@ -495,7 +502,7 @@ fn slices(saved: &Saved) -> Option<Slices<'_>> {
 }
 
 /// How many ranks the optimizer in `saved` was divided over.
-fn partition_count(saved: &Saved) -> Option<usize> {
+pub(super) fn partition_count(saved: &Saved) -> Option<usize> {
     let count = match lookup(&saved.metadata, PARTITIONS)? {
         // For each group: experts are divided over fewer.
         Value::List(counts) => counts.iter().filter_map(as_u64).max()?,
@@ -505,7 +512,7 @@ fn partition_count(saved: &Saved) -> Option<usize> {
 }
 
 /// How many ranks group `group` was divided over, where that is said of each.
-fn group_count(saved: &Saved, group: usize) -> Option<u64> {
+pub(super) fn group_count(saved: &Saved, group: usize) -> Option<u64> {
     match lookup(&saved.metadata, PARTITIONS)? {
         Value::List(counts) => counts.get(group).and_then(as_u64),
         _ => None,

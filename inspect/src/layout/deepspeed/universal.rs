@@ -55,6 +55,13 @@ pub(super) fn files(tag: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Whether the folder of a tag has the weights of a parameter.
+pub(super) fn has_weights(tag: &Path) -> bool {
+    let folders = tag.join(FOLDER).stored_entries().unwrap_or_default();
+    let weights = format!("{WEIGHTS}.pt");
+    folders.iter().any(|entry| entry.path.join(&weights).is_stored_file())
+}
+
 /// What was saved of every parameter.
 #[derive(Default)]
 pub(super) struct Parameters {
@@ -64,6 +71,8 @@ pub(super) struct Parameters {
     plain: BTreeMap<String, BTreeMap<HashableValue, Value>>,
     /// Files that cannot be read, by name and state.
     unread: BTreeMap<String, BTreeMap<String, Damage>>,
+    /// Vocabularies, of which only the rows that are used were kept.
+    cut: HashSet<String>,
     optimizer: Option<Value>,
 }
 
@@ -86,6 +95,9 @@ impl Parameters {
         }
         let (parameter, state) = named(path);
         // `{"param": tensor, …}`, or a number of steps, which may be a tensor, too.
+        if matches!(lookup(&saved.metadata, "vocab_tensor"), Some(Value::Bool(true))) {
+            self.cut.insert(parameter.clone());
+        }
         let found = saved.tensors.into_iter().find(|t| t.name == "param" || t.name.is_empty());
         let states = self.states.entry(parameter.clone()).or_default();
         match found {
@@ -171,8 +183,12 @@ impl Parameters {
         let mut known = HashSet::new();
         let all = models.iter().flat_map(|(_, _, saved)| zero::parameters(saved));
         let mut parameters: Vec<Parameter> = all.filter(|p| known.insert(p.name.clone())).collect();
-        if let Some((_, _, first)) = models.first() {
-            part.metadata = zero::plain_values(first);
+        match models.first() {
+            Some((_, _, first)) => part.metadata = zero::plain_values(first),
+            None => {
+                let what = "the model states are missing: the shapes of parameters are those of their files, and what is not trained is not there";
+                part.faults.push(Damage::new(DamageKind::MissingShards, what));
+            }
         }
         // Buffers are there as fp32, too: the module has them as they are.
         for buffers in models.iter().filter_map(|(_, _, saved)| lookup(&saved.metadata, "buffer_names")) {
@@ -198,7 +214,13 @@ impl Parameters {
         for (i, parameter) in parameters.iter().enumerate() {
             for (state, tensor) in states.remove(&parameter.name).unwrap_or_default() {
                 // From stage 3 they are written as vectors.
-                let tensor = parameter.shaped(tensor);
+                let mut tensor = parameter.shaped(tensor);
+                let stated = of_models && !several && !self.cut.contains(&parameter.name);
+                if stated && tensor.damage.is_none() && tensor.shape != parameter.shape {
+                    let damage = unshaped(parameter, &state, &tensor.shape);
+                    part.faults.push(damage.clone());
+                    tensor = parameter.missing(damage);
+                }
                 if state == WEIGHTS {
                     let name = parameter.name.clone();
                     made.insert(name.clone(), TensorInfo { name, ..tensor });
@@ -218,13 +240,14 @@ impl Parameters {
         }
         match several {
             false => {
-                let module = models.first().map(|(_, _, saved)| zero::module(saved)).unwrap_or_default();
-                if let Some((_, rank, first)) = models.first() {
+                let module: Vec<_> = models.iter().flat_map(|(_, rank, saved)| rank.module(saved)).collect();
+                part.faults.extend(zero::compared(&parameters, &made, &module).damage("the files of `zero`"));
+                for (_, rank, first) in &models {
                     rank.add_frozen(first, budget, &mut made, &mut part.faults);
                     zero::use_copies(&module, &parameters, &mut made, &mut part.notices);
                     zero::add_aliases(first, &mut made);
                 }
-                let divided = models.first().is_some_and(|(_, rank, _)| rank.divided);
+                let divided = models.iter().any(|(_, rank, _)| rank.divided);
                 part.tensors = zero::listed(&module, made, &parameters, divided);
             }
             true => part.add_ranks(&models, made, &parameters, budget),
@@ -246,6 +269,17 @@ impl Parameters {
     }
 }
 
+/// That the file of a state has another shape than its parameter.
+fn unshaped(parameter: &Parameter, state: &str, shape: &[usize]) -> Damage {
+    let what = format!(
+        "the file of `{}` of `{}` has the shape {shape:?}, and the model states say {:?}",
+        state.escape_debug(),
+        parameter.name.escape_debug(),
+        parameter.shape
+    );
+    Damage::new(DamageKind::Shape, what)
+}
+
 impl Part {
     /// Adds the whole weights that were `made`, and under its name what else each model-parallel rank has: of the weights
     /// its module has parts.
@@ -263,7 +297,7 @@ impl Part {
             rank.add_frozen(saved, budget, &mut frozen, &mut self.faults);
             frozen.retain(|name, _| !made.contains_key(name));
             let module: Vec<_> =
-                zero::module(saved).into_iter().filter(|(name, _)| !made.contains_key(*name)).collect();
+                rank.module(saved).into_iter().filter(|(name, _)| !made.contains_key(*name)).collect();
             let tensors = zero::listed(&module, frozen, parameters, rank.divided);
             own.extend(tensors.into_iter().map(|t| TensorInfo { name: below(*mp, &t.name), ..t }));
         }

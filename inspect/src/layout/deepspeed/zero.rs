@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::flat::{self, Flat};
-use super::partitions::Zero;
+use super::masters::Compared;
+use super::partitions::{self, Zero};
 use super::{Part, Saved, agreement, dict, text};
 use crate::layout::tiles::Budget;
 use crate::metadata::{HashableValue, Value, as_u64, lookup, merge};
@@ -35,6 +36,8 @@ pub(super) struct Rank {
     pub models: BTreeMap<usize, Saved>,
     /// Partitions of the optimizer, by data-parallel rank; those that cannot be read are said why.
     pub optimizers: BTreeMap<usize, Result<Saved, Damage>>,
+    /// What of the module is in files of its own, under its names there: experts, layers of a pipeline.
+    pub apart: Vec<TensorInfo>,
 }
 
 /// A parameter that the optimizer has.
@@ -78,20 +81,31 @@ fn lost(name: String, dtype: DType, shape: &[usize], damage: Damage) -> TensorIn
 }
 
 impl Rank {
+    /// The tensors of its module, by their names.
+    pub fn module<'a>(&'a self, first: &'a Saved) -> Vec<(&'a str, &'a TensorInfo)> {
+        let mut module = module(first);
+        let known: HashSet<&str> = module.iter().map(|(name, _)| *name).collect();
+        let apart = self.apart.iter().map(|tensor| (tensor.name.as_str(), tensor));
+        module.extend(apart.filter(|(name, _)| !known.contains(name)));
+        module
+    }
+
     pub fn joined(self, budget: &mut Budget) -> Part {
         let mut part = Part::new();
         let Some(first) = self.models.values().next() else {
             self.list_partitions(&mut part);
             return part;
         };
-        let module = module(first);
+        let module = self.module(first);
         part.metadata = plain_values(first);
         part.faults.extend(self.missing_models());
         part.notices.extend(agreement::unlike(&self.models));
         let mut parameters = parameters(first);
+        let stated = !parameters.is_empty();
         let optimizer = self.optimizers.values().flatten().next();
         if let Some(optimizer) = optimizer {
             add_paddings(optimizer, &mut parameters, &mut part.faults);
+            part.notices.extend(leave_out_experts(optimizer, &module, &mut parameters));
         }
         let mut made: HashMap<String, TensorInfo> = HashMap::new();
         let mut moments = Vec::new();
@@ -101,11 +115,21 @@ impl Rank {
                 zero.weights(budget, &mut made);
                 zero.moments(budget, &mut moments);
                 merge(&mut part.metadata, dict([("optimizer", zero.plain())]));
+                part.numbered = parameters.len();
+                let compared = compared(&parameters, &made, &module);
+                part.faults.extend(compared.damage("the optimizer's files"));
+                if let Some(counted) = zero.counted().filter(|_| compared.count == 0) {
+                    part.notices.extend(agreement::miscounted(counted, zero.vectors(), first));
+                }
             }
             (false, true) => without_masters(&module, &parameters, &mut made, &mut part),
             (true, false) => {
-                let text = "its model states do not say which parameters the optimizer's files hold: the weights shown are the module's own, and the flat vectors of the optimizer are not shown";
-                part.notices.push(Notice::new(NoticeKind::NotShown, text));
+                // Whether all of their files are there.
+                Zero::of(&self, &parameters, &mut part.faults);
+                if !stated {
+                    let text = "its model states do not say which parameters the optimizer's files hold: the weights shown are the module's own, and the flat vectors of the optimizer are not shown";
+                    part.notices.push(Notice::new(NoticeKind::NotShown, text));
+                }
             }
             (true, true) => {}
         }
@@ -149,8 +173,14 @@ impl Rank {
 
     /// Shows the partitions of optimizers as they are: nothing says what is in them.
     fn list_partitions(self, part: &mut Part) {
-        let what = "the model states, which say what the optimizer's files hold, are missing: the flat vectors of each rank are shown as they are";
+        let what = match self.optimizers.is_empty() {
+            true => "the model states are missing: of the module only what is in files of its own is there",
+            false => {
+                "the model states, which say what the optimizer's files hold, are missing: the flat vectors of each rank are shown as they are"
+            }
+        };
         part.faults.push(Damage::new(DamageKind::MissingShards, what));
+        part.tensors.extend(self.apart);
         for (rank, saved) in self.optimizers {
             for tensor in saved.map(|saved| saved.tensors).unwrap_or_default() {
                 let name = format!("rank_{rank}.{}", tensor.name);
@@ -243,6 +273,38 @@ pub(super) fn parameters(saved: &Saved) -> Vec<Parameter> {
         Some(Parameter { name: name.to_string(), shape: shape.clone(), count, group, padding: 0 })
     };
     saved.sizes.iter().filter_map(parameter).collect()
+}
+
+/// Leaves out experts that each rank has others of, which are called alike in all ranks: their vectors are not joined.
+fn leave_out_experts(
+    optimizer: &Saved,
+    module: &[(&str, &TensorInfo)],
+    parameters: &mut Vec<Parameter>,
+) -> Option<Notice> {
+    let known: HashSet<&str> = module.iter().map(|(name, _)| *name).collect();
+    let all = partitions::partition_count(optimizer)? as u64;
+    let divided = |parameter: &Parameter| {
+        let count = partitions::group_count(optimizer, parameter.group);
+        count.is_some_and(|count| count < all) && known.contains(parameter.name.as_str())
+    };
+    let first = parameters.iter().find(|parameter| divided(parameter))?.name.clone();
+    parameters.retain(|parameter| !divided(parameter));
+    let text = format!(
+        "each rank has the optimizer of some experts, which are not joined: the weights of experts, such as `{}`, are the module's own",
+        first.escape_debug()
+    );
+    Some(Notice::new(NoticeKind::NotShown, text))
+}
+
+/// Compares the weights that were `made` of the optimizers' with the module's own.
+pub(super) fn compared(
+    parameters: &[Parameter],
+    made: &HashMap<String, TensorInfo>,
+    module: &[(&str, &TensorInfo)],
+) -> Compared {
+    let module: HashMap<&str, &TensorInfo> = module.iter().copied().collect();
+    let pairs = parameters.iter().filter_map(|p| Some((made.get(&p.name)?, *module.get(p.name.as_str())?)));
+    Compared::of(pairs)
 }
 
 /// Adds the paddings between parameters, where vectors have any.

@@ -2,17 +2,19 @@
 //! files, in which each rank saved blocks of tensors and plain values one after another, each as an archive of
 //! `torch.save` or as a SafeTensors file; and `.metadata`, written last, that says what is where.
 
+mod beside;
 mod claims;
 mod metadata;
 mod nested;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::beside::{BACKEND, COMMON, add_beside, without_common};
 use self::claims::Claims;
 use self::metadata::{Blocks, Chunk, Item, Listing, Place, Where};
 use self::nested::Nested;
@@ -24,7 +26,7 @@ use crate::bytes::stored::Stored;
 use crate::bytes::zstd::{self, Recent};
 use crate::bytes::{Source, Stamp};
 use crate::format::{Contents, safetensors, torch_zip};
-use crate::metadata::{HashableValue, Value, from_json, merge};
+use crate::metadata::HashableValue;
 use crate::tensor::TensorInfo;
 use crate::torch::told_bits;
 use crate::{DType, Damage, DamageKind, Error, ErrorKind, Format, Notice, NoticeKind, Result};
@@ -114,15 +116,10 @@ fn set(path: &Path) -> Result<Set> {
     // What Megatron-Core keeps beside the blocks.
     let common = [COMMON, BACKEND].map(|name| folder.join(name));
     let beside = common.iter().map(|path| Stamp::of(path)).collect();
+    let missing = without_common(&common);
     let files = files.into_iter().chain(common.into_iter().filter(|path| path.is_stored_file())).collect();
-    Ok(Set { files, beside, ..Set::default() })
+    Ok(Set { files, beside, missing, ..Set::default() })
 }
-
-/// What Megatron-Core saves once, for all ranks: a state dict without blocks, and what wrote it.
-const COMMON: &str = "common.pt";
-const BACKEND: &str = "metadata.json";
-/// The largest of the latter that is read.
-const MAX_BACKEND: u64 = 1 << 20;
 
 fn join(files: Vec<Opened>) -> Result<Whole> {
     let mut contents = Contents::new(Format::TorchDistributed);
@@ -163,38 +160,6 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     }
     contents.tell_first();
     Ok(reading.whole(contents))
-}
-
-/// Adds what Megatron-Core keeps beside the blocks. The state dict of all ranks has other keys than theirs.
-fn add_beside(file: Opened, reading: &mut Reading, contents: &mut Contents) {
-    let path = file.path.clone();
-    if name(&path) == BACKEND {
-        let Ok(source) = reading.open(file, &mut contents.faults) else { return };
-        let bytes = source.bytes(0..source.len().min(MAX_BACKEND));
-        let value = bytes.map_err(Damage::from).and_then(|bytes| {
-            let what = |e| format!("{BACKEND} is not valid JSON: {e}");
-            serde_json::from_slice(&bytes).map_err(|e| Damage::new(DamageKind::Inconsistent, what(e)))
-        });
-        match value {
-            Ok(value) => {
-                let backend = BTreeMap::from([(HashableValue::String(BACKEND.into()), from_json(value))]);
-                merge(&mut contents.metadata, Value::Dict(backend));
-            }
-            Err(damage) => contents.faults.push(damage),
-        }
-        return;
-    }
-    let Ok(own) = reading.read(file, COMMON, &mut contents.faults) else { return };
-    let known: HashSet<String> = contents.tensors.iter().map(|tensor| tensor.name.clone()).collect();
-    for mut tensor in own.tensors {
-        if known.contains(&tensor.name) {
-            tensor.name = format!("common.{}", tensor.name);
-        }
-        contents.tensors.push(tensor);
-    }
-    merge(&mut contents.metadata, own.metadata);
-    crate::format::add_new(&mut contents.globals, own.globals);
-    contents.notices.extend(own.notices);
 }
 
 /// The files that ranks wrote, by their names.

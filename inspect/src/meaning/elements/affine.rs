@@ -34,7 +34,8 @@ impl Affine {
         let (scales, zero_points, axis) = match &tensor.quantizer {
             None => return Ok(whole(1.0, 0.0)),
             Some(Quantizer::PerTensor { scale, zero_point }) => {
-                return Ok(whole(*scale, *zero_point as f64));
+                // PyTorch multiplies by the scale in 32 bits.
+                return Ok(whole((*scale as f32).into(), *zero_point as f64));
             }
             Some(Quantizer::PerChannel { scales, zero_points, axis }) => (scales, zero_points, *axis),
         };

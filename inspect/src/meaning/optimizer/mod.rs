@@ -7,12 +7,14 @@
 //! moments, else from counts; if neither decides, it stays unknown.
 
 mod decay;
+mod foreign;
 mod kind;
 mod state_dict;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::decay::decoupled_rate;
+pub(crate) use self::foreign::foreign;
 pub use self::kind::{DecayRule, Kind};
 pub(crate) use self::kind::{FIRST, MOMENTUM, SECOND, STATE};
 use crate::checkpoint::Checkpoint;

@@ -43,6 +43,12 @@ pub(super) const HARMLESS: &[(&str, &[&str])] = &[
         ],
     ),
     ("torch.distributed.checkpoint.filesystem", &["_StorageInfo"]),
+    // What a rank planned to write, which Megatron-Core keeps in the listing.
+    (
+        "torch.distributed.checkpoint.planner",
+        &["SavePlan", "WriteItem", "WriteItemType", "BytesIOWriteData", "TensorWriteData"],
+    ),
+    ("megatron.core.dist_checkpointing.strategies.torch", &["MCoreMetadata", "MCoreSavePlan"]),
     // What tensors of several ranks are made of.
     ("torch.distributed.tensor", &["DTensor"]),
     ("torch.distributed.tensor._api", &["DTensor"]),
