@@ -134,6 +134,7 @@ pub enum Content<'c> {
 
 /// A tensor that is read: one of the source, or one that was made of such.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Held<'c> {
     /// The source's own.
     Own(&'c TensorInfo),

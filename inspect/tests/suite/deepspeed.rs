@@ -303,7 +303,7 @@ fn pipeline(folder: &Path, zero: bool) -> impl Fn(usize) -> PathBuf {
 #[test]
 fn stages_of_a_pipeline_are_one_model() {
     let folder = tempfile::tempdir().unwrap();
-    pipeline(folder.path(), true);
+    let _ = pipeline(folder.path(), true);
     let checkpoint = healthy(folder.path());
     assert!(checkpoint.warnings.is_empty(), "{:?}", checkpoint.warnings);
     assert_eq!(checkpoint.step, Some((10, "global_steps".into())));
@@ -314,7 +314,7 @@ fn stages_of_a_pipeline_are_one_model() {
     assert_eq!(checkpoint.values(moment).unwrap(), [6.0, 7.0]);
 
     let folder = tempfile::tempdir().unwrap();
-    pipeline(folder.path(), false);
+    let _ = pipeline(folder.path(), false);
     let checkpoint = healthy(folder.path());
     assert_eq!(checkpoint.step, Some((10, "global_steps".into())));
     let found = names(&checkpoint);
