@@ -190,7 +190,6 @@ fn adapters_are_merged_as_peft_merges_them() {
         "conv-bias-saved",
         "turned",
         "bias-saved",
-        "tied-both",
         "tied-saved",
         "router",
         "router-saved",

@@ -437,7 +437,7 @@ fn instances_of_torchaos_classes_are_not_kept_as_their_parts() {
         .unwrap();
     assert_eq!(open(&from).unwrap().tensor("w").unwrap().dtype.to_string(), "torchao int8 channel");
     match converted(&from, &folder.path().join("y.pt"), &keep(Target::Torch)) {
-        Err(Error::Source { why, .. }) => assert!(why.contains("class of torchao"), "{why}"),
+        Err(Error::Source { why, .. }) => assert!(why.contains("a class, torchao.Int8Tensor"), "{why}"),
         other => panic!("{other:?}"),
     }
 }
