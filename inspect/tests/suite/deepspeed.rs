@@ -203,7 +203,7 @@ fn every_expert_that_the_model_states_count_is_to_be_there() {
     for rank in 0..2 {
         std::fs::remove_file(expert(rank)).unwrap();
     }
-    let what = "files of the optimizers of experts missing: that of rank 0 and more";
+    let what = "files of the optimizers of experts missing: that of rank 0";
     assert_eq!(told(&open(folder.path()).unwrap()), (missing, what.to_string()));
 }
 

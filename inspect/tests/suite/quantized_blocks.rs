@@ -87,7 +87,9 @@ fn blocks_whose_codes_are_all_the_same_are_no_matrix() {
             }
             for (of_every, share) in [(1, 1.0), (2, 0.5)] {
                 let (verdict, flat) = scales_alone(fill, of_every);
-                assert_eq!(flat, Some(share), "{} {fill}", of.ggml);
+                // Some of the others are so by chance.
+                let flat = flat.unwrap();
+                assert!((share..share + 0.02).contains(&flat), "{} {fill}: {flat}", of.ggml);
                 // Some are too large besides.
                 assert!(matches!(verdict, Some(Verdict::Dead | Verdict::Corrupt)), "{} {fill}", of.ggml);
             }

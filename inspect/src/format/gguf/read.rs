@@ -39,7 +39,12 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
 
 /// The contents of a file whose sizes are in PyTorch's order.
 pub(crate) fn read_transposed(source: &Arc<Source>) -> Result<Contents> {
-    header_of(source.data(), true, |header| contents_of(source, header))?
+    let mut contents: Contents = header_of(source.data(), true, |header| contents_of(source, header))??;
+    // Those who wrote files so kept the float weights in them.
+    if let Value::Dict(keys) = &mut contents.metadata {
+        keys.entry(HashableValue::String("ckpt.latent".into())).or_insert(Value::Bool(true));
+    }
+    Ok(contents)
 }
 
 fn contents_of(source: &Arc<Source>, header: Header<'_>) -> Result<Contents> {
