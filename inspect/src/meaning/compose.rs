@@ -14,7 +14,7 @@ use crate::layout::companion::companions;
 use crate::layout::{self, Component, Set};
 use crate::metadata::{HashableValue, Value};
 use crate::step::{self, StepSource};
-use crate::{Damage, DamageKind, Error, ErrorKind, Notice, OpenOptions, Result};
+use crate::{Damage, DamageKind, Error, ErrorKind, Group, Notice, NoticeKind, OpenOptions, Result};
 
 /// The checkpoint at `path` that consists of the components of `set`. One that cannot be opened damages it.
 pub(super) fn compose(path: &Path, set: &Set, options: &OpenOptions) -> Result<Checkpoint> {
@@ -79,6 +79,12 @@ fn opened(component: &Component, whole: &Set, options: &OpenOptions) -> Result<C
     open_set(&component.path, &set, options)
 }
 
+/// Whether all that is in `checkpoint` is what an optimizer keeps.
+fn holds_an_optimizer(checkpoint: &Checkpoint) -> bool {
+    let of = |group: Group| checkpoint.tensors.iter().any(|tensor| tensor.group == group);
+    of(Group::Optimizer) && !of(Group::Weights)
+}
+
 /// Adds `own`, which `component` is. The tensors of several may have the same name where they should be called nothing
 /// else: then the folder tells them apart. `names` are those of the tensors so far.
 fn add(whole: &mut Checkpoint, component: &Component, mut own: Checkpoint, names: &mut HashSet<String>) {
@@ -97,6 +103,12 @@ fn add(whole: &mut Checkpoint, component: &Component, mut own: Checkpoint, names
     };
     if whole.files.is_empty() {
         whole.format = own.format;
+    }
+    if component.is_model && holds_an_optimizer(&own) {
+        let folder = component.path.file_name().unwrap_or_default().to_string_lossy();
+        let text =
+            format!("{} is where the model should be, and holds an optimizer's state", folder.escape_debug());
+        whole.warnings.push(Notice::new(NoticeKind::Contradiction, text));
     }
     if component.is_model {
         whole.components.push(name.clone());

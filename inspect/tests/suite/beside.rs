@@ -131,6 +131,28 @@ fn the_files_of_ranks_may_be_the_model_beside_the_optimizer_of_many_ranks() {
 }
 
 #[test]
+fn an_optimizer_where_the_model_should_be_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    copy(&saved().join("distributed/step-7"), &at("optimizer_0"));
+    std::fs::write(at("pytorch_model_fsdp.bin"), adam(&numbered(&[&[8, 6]]))).unwrap();
+    let checkpoint = open(folder.path()).unwrap();
+    let what = "pytorch_model_fsdp.bin is where the model should be, and holds an optimizer's state";
+    assert!(checkpoint.warnings.iter().any(|notice| notice.text == what && notice.is_finding()));
+}
+
+/// Of Megatron-Core, whose states have the parameters below them, and of flat vectors.
+#[test]
+fn optimizers_of_which_names_say_nothing_are_not_told() {
+    let megatron = "optimizer.state.exp_avg.decoder.layers.weight";
+    let bytes =
+        SafeTensors::new().f32s(megatron, &[6], &[0.5; 6]).f32s("up.weight", &[2, 3], &[0.5; 6]).bytes();
+    let checkpoint = open_bytes("saved.safetensors", bytes).unwrap();
+    let record = describe(&checkpoint, Options::default(), &|_| ());
+    assert!(record.notices.iter().all(|notice| !notice.text.contains("cannot be")), "{:?}", record.notices);
+}
+
+#[test]
 fn what_megatron_keeps_beside_the_blocks_is_missed() {
     let folder = tempfile::tempdir().unwrap();
     copy(&saved().join("distributed/step-7"), folder.path());

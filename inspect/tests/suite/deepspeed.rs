@@ -325,6 +325,19 @@ fn stages_of_a_pipeline_are_one_model() {
 }
 
 #[test]
+fn a_stage_without_its_optimizer_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let _ = pipeline(folder.path(), true);
+    std::fs::remove_file(folder.path().join("zero_pp_rank_0_mp_rank_01_optim_states.pt")).unwrap();
+    let (kind, what) = told(&open(folder.path()).unwrap());
+    assert_eq!(kind, Some(DamageKind::MissingShards));
+    assert!(
+        what.contains("the optimizer's files of model-parallel ranks missing: those of rank 1"),
+        "{what}"
+    );
+}
+
+#[test]
 fn any_layer_of_a_pipeline_that_is_missing_is_told() {
     for zero in [true, false] {
         for layer in 0..3 {
@@ -346,6 +359,9 @@ fn universal(folder: &Path, norm: &[f32], up: (&[f32], &[usize])) {
     let shapes = [("norm.weight", &[2usize][..]), ("up.weight", &[4])];
     model_states(&folder.join(MODEL), &module, &shapes, &[]);
     for (name, values, shape) in [("norm.weight", norm, &[2usize][..]), ("up.weight", up.0, up.1)] {
+        let mut writer = Writer::default();
+        let step = writer.tensor(&[10.0], &[]);
+        writer.write(&folder.join(format!("zero/{name}/step.pt")), &[("param", step)]);
         for state in ["fp32", "exp_avg"] {
             let mut writer = Writer::default();
             let tensor = writer.tensor(values, shape);

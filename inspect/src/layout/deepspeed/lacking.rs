@@ -26,6 +26,17 @@ pub(super) fn missing_ranks(there: &BTreeSet<usize>, world: usize) -> Option<Dam
     Some(Damage::new(DamageKind::MissingShards, what))
 }
 
+/// Tells of model-parallel ranks of which there are model states, and of the optimizer's files only those of others.
+pub(super) fn missing_optimizers(ranks: &BTreeMap<usize, Rank>) -> Option<Damage> {
+    let stated =
+        |rank: &Rank| rank.models.values().next().is_some_and(|saved| !zero::parameters(saved).is_empty());
+    let mut without = ranks.iter().filter(|(_, rank)| rank.optimizers.is_empty() && stated(rank));
+    let (first, _) = without.next().filter(|_| ranks.values().any(|rank| !rank.optimizers.is_empty()))?;
+    let more = if without.next().is_some() { " and more" } else { "" };
+    let what = format!("the optimizer's files of model-parallel ranks missing: those of rank {first}{more}");
+    Some(Damage::new(DamageKind::MissingShards, what))
+}
+
 /// Tells of layers of a pipeline that some model-parallel ranks have files of, and others not.
 pub(super) fn missing_layers(names: &[String]) -> Option<Damage> {
     let mut layers: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();

@@ -252,6 +252,7 @@ impl Sorted {
         if !self.parameters.is_empty() {
             return lacks;
         }
+        lacks.extend(lacking::missing_optimizers(&self.ranks));
         lacks.extend(lacking::missing_experts(names, &there, &self.ranks));
         let models = self.ranks.values().flat_map(|rank| rank.models.values());
         let optimizers = models.chain(self.optimizers.iter().map(|(_, saved)| saved));

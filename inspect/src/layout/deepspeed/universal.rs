@@ -215,7 +215,9 @@ impl Parameters {
             for (state, tensor) in states.remove(&parameter.name).unwrap_or_default() {
                 // From stage 3 they are written as vectors.
                 let mut tensor = parameter.shaped(tensor);
-                let stated = of_models && !several && !self.cut.contains(&parameter.name);
+                // Steps are counted beside what has the parameter's shape.
+                let shaped = state == WEIGHTS || tensor.numel() > 1;
+                let stated = of_models && !several && shaped && !self.cut.contains(&parameter.name);
                 if stated && tensor.damage.is_none() && tensor.shape != parameter.shape {
                     let damage = unshaped(parameter, &state, &tensor.shape);
                     part.faults.push(damage.clone());

@@ -16,6 +16,10 @@ type Parameters<'t> = BTreeMap<&'t str, Option<&'t [usize]>>;
 /// have names or shapes that are not the model's. Trained adapters and layers leave weights out, never the other way
 /// round.
 pub(crate) fn foreign(checkpoint: &Checkpoint) -> Option<Notice> {
+    // Flat vectors have no names of parameters.
+    if checkpoint.warnings.iter().any(|notice| notice.kind == NoticeKind::Flat) {
+        return None;
+    }
     // Adapters may be made of other parameters than those that are saved.
     let name = checkpoint.files().next().and_then(|path| path.file_name()?.to_str());
     if name.is_some_and(|name| name.starts_with("adapter_")) {
@@ -24,8 +28,10 @@ pub(crate) fn foreign(checkpoint: &Checkpoint) -> Option<Notice> {
     let mut optimizers: BTreeMap<&str, Parameters<'_>> = BTreeMap::new();
     for tensor in checkpoint.tensors.iter().filter(|tensor| tensor.group == Group::Optimizer) {
         let Some((path, parameter, state)) = parts(&tensor.name) else { continue };
+        // Megatron-Core keeps each state under its own name, and the parameters below that.
+        let Some(known) = STATE.iter().find(|known| known.name == state) else { continue };
         let shape = optimizers.entry(path).or_default().entry(parameter).or_default();
-        if STATE.iter().any(|known| known.whole && known.name == state) {
+        if known.whole {
             shape.get_or_insert(&tensor.shape);
         }
     }
