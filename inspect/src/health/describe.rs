@@ -320,7 +320,7 @@ fn describe_tensor(
             Err(_) => {}
         }
     }
-    if options.stats && !tensor.dtype.is_complex() {
+    if options.stats {
         match checkpoint.measure(tensor, options.histogram) {
             Ok((stats, ternary)) => {
                 record.stats = Some(stats);
@@ -426,11 +426,11 @@ impl Checkpoint {
         }
     }
 
-    /// Statistics of `tensor`, and its ternary occupancy if it is packed or a BitLinear uses it.
+    /// Statistics of `tensor`, and its ternary occupancy if it is packed or a BitLinear uses it. Those of complex numbers are of
+    /// their real and imaginary parts.
     ///
     /// # Errors
-    /// `Damaged` when its bytes cannot be read, `Unsupported` for complex elements and block formats that are
-    /// listed but not decoded.
+    /// `Damaged` when its bytes cannot be read, `Unsupported` for block formats that are listed but not decoded.
     pub fn measure(&self, tensor: &TensorInfo, histogram: bool) -> Result<(Stats, Option<Ternary>)> {
         self.measure_inner(tensor, histogram)
             .map(|measured| (measured.stats, measured.ternary))
@@ -460,7 +460,7 @@ impl Checkpoint {
             measured.ternary = None;
             return Ok(measured);
         }
-        let elements = self.elements(tensor)?.real()?;
+        let elements = self.elements(tensor)?;
         elements.check_codes()?;
         let mut measured = measure(&elements, &plan);
         let plan = Plan { histogram: false, ..plan };

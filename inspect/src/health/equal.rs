@@ -32,7 +32,7 @@ pub(super) fn find(checkpoint: &Checkpoint, records: &mut [TensorRecord]) {
     }
 }
 
-/// What equal elements have in common; `None` for too few of them, where all are one value, and for tied weights, which are
+/// What equal elements have in common; `None` for too few of them, where all are one value, or zeros and ones, and for tied weights, which are
 /// equal on purpose: one storage. First factors of adapters may be the same on purpose, second ones begin at zero and learn
 /// what their layer does.
 fn key(record: &TensorRecord) -> Option<[u64; 6]> {
@@ -40,7 +40,7 @@ fn key(record: &TensorRecord) -> Option<[u64; 6]> {
     let Stats { count, mean, std, min, max, abs_mean, .. } =
         *record.stats.as_ref().filter(|_| judged && record.shared_with.is_empty())?;
     let (mean, std, min, max, abs) = (mean?, std?, min?, max?, abs_mean?);
-    (count >= ENOUGH && min < max)
+    (count >= ENOUGH && min < max && !record.is_pattern())
         .then(|| [count, mean.to_bits(), std.to_bits(), min.to_bits(), max.to_bits(), abs.to_bits()])
 }
 

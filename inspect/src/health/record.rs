@@ -108,7 +108,7 @@ pub struct TensorRecord {
     /// SHA-256 of the contiguous little-endian elements, when asked for.
     #[serde(default)]
     pub sha256: Option<String>,
-    /// Measurements; `None` with `--no-stats`, for complex and bool tensors' moments, or if the bytes are missing.
+    /// Measurements; `None` with `--no-stats`, for types that are not decoded, or if the bytes are missing.
     pub stats: Option<Stats>,
     /// Occupancy after absmean quantization, for matrices that a BitLinear uses or that are packed ternary.
     pub ternary: Option<Box<Ternary>>,
@@ -200,6 +200,15 @@ impl Serialize for TensorRecord {
 }
 
 impl TensorRecord {
+    /// Whether all of it is zeros and ones: the identity, a permutation, a choice. Weights begin so by design.
+    pub(crate) fn is_pattern(&self) -> bool {
+        let Some(stats) = &self.stats else { return false };
+        let (count, ones) = (stats.count as f64, stats.count.saturating_sub(stats.zeros) as f64);
+        // Ones and zeros alone have this mean.
+        (stats.min, stats.max) == (Some(0.0), Some(1.0))
+            && stats.mean.is_some_and(|mean| (mean * count - ones).abs() < 1e-6 * count)
+    }
+
     /// Records that its bytes cannot be read because of `error`.
     pub fn set_damage(&mut self, error: Error) {
         let kind = if error.kind == ErrorKind::Io { DamageKind::Unread } else { DamageKind::Other };
@@ -212,7 +221,7 @@ impl TensorRecord {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Elements, finite or not.
+    /// Elements, finite or not. Of complex ones the real and the imaginary parts count, here and below.
     pub count: u64,
     /// Arithmetic mean; `None` without a finite element.
     pub mean: Option<f64>,

@@ -102,14 +102,14 @@ impl Thresholds {
     }
 
     /// The levels that `tensor` is judged by: of std for a ternary matrix, else of std * sqrt(fan_in). `None` where size
-    /// says nothing: factors of adapters depend on rank, alpha and step, and under weight normalization only the direction
-    /// counts.
+    /// says nothing: factors of adapters depend on rank, alpha and step, under weight normalization only the direction
+    /// counts, and what is complex belongs to a transform of any scale.
     pub fn levels(&self, tensor: &TensorRecord) -> Option<&Levels> {
         if tensor.ternary.is_some() {
             return Some(&self.projection);
         }
         match tensor.role {
-            _ if is_weight_normed(&tensor.name) => None,
+            _ if is_weight_normed(&tensor.name) || tensor.dtype.is_complex() => None,
             Role::Matrix | Role::Head | Role::Router => Some(&self.relative),
             Role::Convolution => Some(&self.convolutions),
             Role::Embedding | Role::Positional => Some(&self.tables),

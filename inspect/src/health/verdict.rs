@@ -362,6 +362,13 @@ pub enum Finding {
         /// The first of them: weights, or layers.
         names: Vec<String>,
     },
+    /// Its mask is zero throughout.
+    MaskedOut,
+    /// It is hardly more than the zero that it begins at by design.
+    Begun {
+        /// Its standard deviation.
+        std: f64,
+    },
     /// It is smaller than usual for its fan-in.
     SmallRelativeStd {
         /// Its standard deviation.
@@ -414,6 +421,10 @@ impl fmt::Display for Finding {
             }
             Finding::ScaleLost => f.write_str("its scale is lost"),
             Finding::Untrained => f.write_str("zero, as it begins by design: not trained yet"),
+            Finding::MaskedOut => f.write_str("its mask is zero throughout: nothing of it is used"),
+            Finding::Begun { std } => {
+                write!(f, "std {std:.1e}, close to the zero that it begins at by design: hardly trained yet")
+            }
             Finding::Empty => f.write_str("it has no elements"),
             Finding::FarValue { value, typical: 0.0 } => {
                 write!(f, "a value of {value:.1e} beside which all others vanish: a flipped bit?")

@@ -173,7 +173,24 @@ pub(super) fn file_set(path: &Path) -> Set {
         Damage::new(DamageKind::Inconsistent, what)
     });
     let missing = Damage::joined(missing.into_iter().chain(spoilt));
-    Set { files: there, missing, weight_map, beside, ..Set::default() }
+    let notices = without_index(path, &index, count).into_iter().collect();
+    Set { files: there, missing, weight_map, beside, notices, ..Set::default() }
+}
+
+/// What transformers calls the files of a model that is divided over several.
+const DIVIDED: [&str; 2] = ["model.safetensors.index.json", "pytorch_model.bin.index.json"];
+
+/// Tells of shards beside a model's configuration whose `index` is not there. Programs that read every file of the folder
+/// load them (vLLM, llama.cpp's converter), so that it is no finding; transformers, Accelerate and PEFT ask for the index.
+fn without_index(path: &Path, index: &Path, count: usize) -> Option<Notice> {
+    let called = name(index);
+    let of_model = DIVIDED.contains(&called.as_str()) && path.with_file_name("config.json").is_stored();
+    (count > 1 && of_model && !index.is_stored()).then(|| {
+        let text = format!(
+            "{called} is not beside its shards: transformers does not load them without it, and nothing says which tensors should be there"
+        );
+        Notice::new(NoticeKind::Gone, text)
+    })
 }
 
 type WeightMap = BTreeMap<String, String>;

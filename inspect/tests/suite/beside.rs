@@ -235,3 +235,38 @@ fn whole_files_that_are_not_their_blocks_are_told() {
     write(whole, 7.0, 2.0);
     assert_eq!(told(), [format!("`up.weight` differs from its blocks from element 20010 on: {why}")]);
 }
+
+#[test]
+fn a_moment_of_another_shape_than_its_parameter_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["a", "b", "c", "d"];
+    let rising = |n: usize| (0..n).map(|i| i as f32 / 7.0 - 3.0).collect::<Vec<f32>>();
+    let shapes: [[usize; 2]; 4] = [[8, 6], [10, 6], [12, 10], [6, 12]];
+    let model = names.iter().zip(&shapes).fold(SafeTensors::new(), |file, (name, shape)| {
+        file.f32s(&format!("{name}.weight"), shape, &rising(shape[0] * shape[1]))
+    });
+    model.write(&folder.path().join("model.safetensors"));
+    let said = |optimizer: Vec<u8>| {
+        std::fs::write(folder.path().join("optimizer.pt"), optimizer).unwrap();
+        let mut options = OpenOptions::default();
+        options.companions = true;
+        let record = describe(&open_with(folder.path(), &options).unwrap(), Options::default(), &|_| ());
+        let said = record.notices.iter().find(|notice| notice.text.contains("cannot be"));
+        said.map(|notice| notice.text.split(": ").nth(1).unwrap().to_string())
+    };
+    let by = |key: &dyn Fn(usize) -> String, third: [usize; 2]| {
+        let shape = |i: usize| if i == 2 { third.to_vec() } else { shapes[i].to_vec() };
+        adam(&(0..4).map(|i| (key(i), shape(i))).collect::<Vec<_>>())
+    };
+    let number = |i: usize| i.to_string();
+    let name = |i: usize| format!("{}.weight", names[i]);
+    assert_eq!(said(by(&number, [12, 10])), None);
+    assert_eq!(said(by(&name, [12, 10])), None);
+    let what =
+        "`optimizer.state.2.exp_avg` has shape [3, 3], and the only weight that is left for it has [12, 10]";
+    assert_eq!(said(by(&number, [3, 3])).as_deref(), Some(what));
+    let what = "`optimizer.state.c.weight.exp_avg` has shape [3, 3], and that weight has [12, 10]";
+    assert_eq!(said(by(&name, [3, 3])).as_deref(), Some(what));
+    // One number for each row.
+    assert_eq!(said(by(&name, [12, 1])), None);
+}

@@ -313,3 +313,30 @@ fn a_class_that_runs_another_type_of_model_promises_no_names() {
     judge(&mut record, &Thresholds::default());
     assert_eq!(record.verdict, Some(Verdict::Healthy), "{:?}", record.reasons);
 }
+
+/// PEFT may train a bias of the second factor alone; dropped and pruned recurrent weights have more behind their names.
+#[test]
+fn what_stands_beside_one_twin_alone_is_not_missed_in_the_other() {
+    let mut network = Network::new();
+    for layer in 0..4u64 {
+        let name = |part: &str| format!("base_model.model.layers.{layer}.q_proj.{part}");
+        network.add(&name("lora_A.weight"), &[8, 64], random(512, 0.1, layer + 60));
+        network.add(&name("lora_B.weight"), &[64, 8], random(512, 0.1, layer + 70));
+        network.add(&name("lora_B.bias"), &[64], random(64, 0.1, layer + 80));
+    }
+    for (layer, input, recurrent) in
+        [(0, "weight_ih_l0", "weight_hh_l0_orig"), (1, "module.weight_ih_l0", "weight_hh_l0_raw")]
+    {
+        let name = |part: &str| format!("rnns.{layer}.{part}");
+        network.add(&name(input), &[128, 64], random(8192, 0.1, layer + 90));
+        network.add(&name(recurrent), &[128, 32], random(4096, 0.1, layer + 95));
+    }
+    network.add(
+        "rnns.0.weight_hh_l0_mask",
+        &[128, 32],
+        (0..4096).map(|i| (i % 3 == 0) as u8 as f32).collect(),
+    );
+    assert_healthy(&network);
+    let alone = network.without("layers.2.q_proj.lora_B.weight");
+    assert!(alone.judged().verdict > Some(Verdict::Untrained));
+}

@@ -389,3 +389,28 @@ fn a_network_that_is_kept_as_the_best_one_is_judged() {
     network.add("best", &[1], vec![f32::INFINITY]);
     assert_healthy(&network);
 }
+
+#[test]
+fn the_one_size_that_weight_normalization_gives_is_dead_at_zero_too() {
+    let mut network = Network::new();
+    let name = |part: &str| format!("wave.parametrizations.weight.{part}");
+    network.add(&name("original0"), &[16, 1, 1], vec![0.0; 16]);
+    network.add(&name("original1"), &[16, 16, 3], random(768, 0.1, 1));
+    assert_found(&network.judged(), &name("original0"), Verdict::Dead, |f| *f == Finding::GainsAtZero);
+}
+
+#[test]
+fn a_matrix_whose_mask_is_zero_is_dead() {
+    for (weight, mask) in [
+        ("fc.weight_orig", "fc.weight_mask"),
+        ("rnn.weight_hh_l0_orig", "rnn.weight_hh_l0_mask"),
+        ("fc.parametrizations.weight.original", "fc.parametrizations.weight.0.mask"),
+    ] {
+        let mut network = Network::new();
+        network.add(weight, &[64, 64], random(4096, 0.1, 5));
+        network.add(mask, &[64, 64], (0..4096).map(|i| (i % 10 == 3) as u8 as f32).collect());
+        assert_healthy(&network);
+        network.get(mask).fill(0.0);
+        assert_found(&network.judged(), weight, Verdict::Dead, |f| *f == Finding::MaskedOut);
+    }
+}

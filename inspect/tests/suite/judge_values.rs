@@ -3,6 +3,8 @@
 use ckpt_inspect::{CheckpointRecord, Finding, OpenOptions, Options, Thresholds, Verdict};
 use ckpt_inspect::{describe, judge, open_bytes_with};
 
+use ckpt_kit::safetensors::SafeTensors;
+
 use super::judge::{Network, UP, assert_found, assert_healthy, found, random};
 
 const GAIN: &str = "model.layers.2.input_layernorm.weight";
@@ -201,4 +203,32 @@ fn gains_whose_bytes_are_swapped_have_vanished() {
     let mut network = Network::new();
     network.get(GAIN).iter_mut().for_each(|v| *v = f32::from_bits(v.to_bits().swap_bytes() & 0xffff));
     assert_found(&network.judged(), GAIN, Verdict::Dead, |f| *f == Finding::GainsAtZero);
+}
+
+/// Real and imaginary parts are measured alike; how large a transform's numbers are says nothing.
+#[test]
+fn complex_weights_are_judged_by_their_parts() {
+    let judged = |dtype: &str, size: usize, change: &dyn Fn(&mut [f64])| {
+        let mut values: Vec<f64> = random(2 * 64 * 32, 1e-5, 3).into_iter().map(f64::from).collect();
+        change(&mut values);
+        let bytes: Vec<u8> = match size {
+            8 => values.iter().flat_map(|v| (*v as f32).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        };
+        let file = SafeTensors::new().tensor("fourier.0.weights", dtype, &[64, 32], &bytes).bytes();
+        let checkpoint = open_bytes_with("made.safetensors", file, &OpenOptions::default()).unwrap();
+        let mut record = describe(&checkpoint, Options::default(), &|_| ());
+        judge(&mut record, &Thresholds::default());
+        assert!(record.coverage.is_whole(), "{}", record.coverage);
+        found(&record, "fourier.0.weights")
+    };
+    let c64 = |change: &dyn Fn(&mut [f64])| judged("C64", 8, change);
+    assert_eq!(c64(&|_| ()), (Some(Verdict::Healthy), vec![]));
+    for part in [0, 4095] {
+        let one = Finding::NotFinite { nan: 1, inf: 0, count: 4096 };
+        assert_eq!(c64(&|v| v[part] = f64::NAN), (Some(Verdict::Corrupt), vec![one]));
+        assert_eq!(c64(&|v| v[part] = f64::INFINITY).0, Some(Verdict::Corrupt));
+        assert_eq!(c64(&|v| v[part] = 1e30).0, Some(Verdict::Corrupt));
+    }
+    assert_eq!(c64(&|v| v.fill(0.0)), (Some(Verdict::Dead), vec![Finding::Constant { value: 0.0 }]));
 }

@@ -180,3 +180,91 @@ fn rows_of_zeros_are_by_chance_in_a_sparse_matrix() {
     values[..64 * 9].fill(0.0);
     assert_healthy(&network);
 }
+
+#[test]
+fn experts_of_one_layer_that_are_all_alike_among_others_that_are_not_are_dead() {
+    let name = |layer: u64, expert: u64| format!("model.layers.{layer}.mlp.experts.{expert}.up_proj.weight");
+    let fused = |layer: u64| format!("model.layers.{layer}.mlp.experts.gate_up_proj");
+    let mut network = Network::new();
+    let size = 32 * 64;
+    for layer in 0..4 {
+        let seed = |expert: u64| 500 + 10 * layer + expert;
+        (0..8).for_each(|e| network.add(&name(layer, e), &[32, 64], random(size, 0.1, seed(e))));
+        network.add(&fused(layer), &[8, 64, 32], random(8 * size, 0.1, 900 + layer));
+    }
+    assert_healthy(&network);
+    let upcycle = |network: &mut Network, layer: u64| {
+        let first = network.get(&name(layer, 0)).clone();
+        (1..8).for_each(|expert| *network.get(&name(layer, expert)) = first.clone());
+        let experts = network.get(&fused(layer));
+        (1..8).for_each(|expert| experts.copy_within(..size, expert * size));
+    };
+    upcycle(&mut network, 2);
+    assert_eq!(found(&network.judged(), &name(2, 5)).0, Some(Verdict::Dead));
+    assert_eq!(found(&network.judged(), &fused(2)).0, Some(Verdict::Dead));
+    [0, 1, 3].into_iter().for_each(|layer| upcycle(&mut network, layer));
+    assert_eq!(network.judged().verdict, Some(Verdict::Untrained));
+}
+
+#[test]
+fn whole_rows_of_a_pruned_matrix_may_be_zero() {
+    let pruned = |share: usize| {
+        let mut network = Network::new();
+        let values = network.get(UP);
+        values.iter_mut().enumerate().filter(|(i, _)| (i * 7919) % 100 < share).for_each(|(_, v)| *v = 0.0);
+        // Rows are of different sizes, and the smallest are pruned first.
+        values[64 * 20..64 * 56].fill(0.0);
+        found(&network.judged(), UP).0
+    };
+    assert_eq!(pruned(80), Some(Verdict::Healthy));
+    assert_eq!(pruned(20), Some(Verdict::Dead));
+}
+
+#[test]
+fn what_every_model_of_a_class_has_before_its_layers_is_missed() {
+    let of = |class: &str, network: &Network| {
+        let mut record = network.judged();
+        record.model.architecture = class.into();
+        record.model.config =
+            json!({"architectures": [class], "hidden_size": 64}).as_object().unwrap().clone();
+        judge(&mut record, &Thresholds::default());
+        let missing = |f: &Finding| matches!(f, Finding::Missing { .. }).then(|| f.to_string());
+        record.findings.iter().find_map(missing)
+    };
+    let distances = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
+    let mut network = Network::new();
+    let missing = format!("missing: {distances}");
+    assert_eq!(of("T5EncoderModel", &network), None);
+    assert_eq!(of("T5ForConditionalGeneration", &network).as_deref(), Some(missing.as_str()));
+    assert_eq!(of("T5GemmaForSomething", &network), None);
+    network.add(distances, &[32, 4], random(128, 0.1, 3));
+    assert_eq!(of("T5ForConditionalGeneration", &network), None);
+    let patches = of("ViTForImageClassification", &network).unwrap();
+    assert!(
+        patches.contains("patch_embeddings.projection.weight and 0 more") || patches.contains("cls_token"),
+        "{patches}"
+    );
+    assert_eq!(of("ViTHybridModel", &network), None);
+}
+
+#[test]
+fn the_width_within_mlps_is_promised_too() {
+    let mut network = Network::new();
+    for layer in 0..6u64 {
+        network.add(
+            &format!("model.layers.{layer}.mlp.gate_up.weight"),
+            &[192, 64],
+            random(12288, 0.1, layer + 40),
+        );
+    }
+    for (config, wanted) in [
+        (json!({"hidden_size": 64, "intermediate_size": 96}), vec![]),
+        (json!({"hidden_size": 64, "d_ff": 192}), vec![]),
+        // Both halves of it.
+        (json!({"hidden_size": 64, "intermediate_size": 384}), vec![]),
+        (json!({"hidden_size": 64, "intermediate_size": 160}), vec![("intermediate_size", 160, 192)]),
+        (json!({"hidden_size": 64, "intermediate_size": 160, "num_experts": 8}), vec![]),
+    ] {
+        assert_eq!(promised(&with_config(&network, config.clone())), wanted, "{config}");
+    }
+}

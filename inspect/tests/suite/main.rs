@@ -15,6 +15,7 @@ mod gguf;
 mod hostile;
 mod judge;
 mod judge_beginnings;
+mod judge_first_steps;
 mod judge_parts;
 mod judge_trained;
 mod judge_values;

@@ -382,3 +382,30 @@ fn a_missing_shard_is_told_however_the_series_is_numbered() {
     assert_eq!(names(&folder.path().join("weights-10-of-10.safetensors")).len(), 10);
     assert_eq!(find(folder.path()).unwrap().len(), 1);
 }
+
+/// vLLM and llama.cpp's converter read all files of a folder; transformers asks for the index.
+#[test]
+fn shards_of_a_model_without_their_index_are_told() {
+    let told = |prepare: &dyn Fn(&Path)| {
+        let folder = tempfile::tempdir().unwrap();
+        set(folder.path());
+        std::fs::write(folder.path().join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
+        prepare(folder.path());
+        let checkpoint = open(folder.path()).unwrap();
+        assert_eq!((checkpoint.tensors.len(), &checkpoint.damage), (3, &None));
+        let gone: Vec<_> = checkpoint.warnings.into_iter().filter(|w| w.kind == NoticeKind::Gone).collect();
+        assert!(gone.iter().all(|notice| notice.is_doubt() && !notice.is_finding()));
+        gone.len()
+    };
+    let without = |folder: &Path| std::fs::remove_file(folder.join("model.safetensors.index.json")).unwrap();
+    assert_eq!(told(&|_| ()), 0);
+    assert_eq!(told(&without), 1);
+    // Other programs divide files too.
+    assert_eq!(
+        told(&|folder| {
+            without(folder);
+            std::fs::remove_file(folder.join("config.json")).unwrap();
+        }),
+        0
+    );
+}

@@ -1,6 +1,6 @@
 //! Two layers with the same elements: one was loaded twice, or copied over another. A merge may lay out the same layers
-//! more than once, if its own configuration says so. Experts that are all alike are those of a layer that was upcycled
-//! from a dense one and has not been trained.
+//! more than once, if its own configuration says so. Experts that are all alike in every layer are those of a dense network
+//! that was upcycled and has not been trained; in one layer alone they were loaded from one.
 
 use std::collections::HashMap;
 
@@ -36,6 +36,14 @@ fn check(network: &Network<'_>, found: Tell<'_>) {
         for (_, other) in repeats() {
             *copies.entry(other).or_insert(0) += 1;
         }
+        // Whether the experts of every layer are those of one.
+        let mut upcycled: HashMap<&str, usize> = HashMap::new();
+        for (i, other) in repeats() {
+            let (layer, of_experts) = of_layer(&network.tensor(i).name);
+            *upcycled.entry(layer).or_default() += usize::from(of_experts && of_layer(other).0 == layer);
+        }
+        let upcycled =
+            experts.iter().all(|(layer, all)| upcycled.get(layer).copied().unwrap_or(0) + 1 == *all);
         for (i, other) in repeats() {
             let (layer, of_experts) = of_layer(&network.tensor(i).name);
             let same_layer = of_experts && of_layer(other).0 == layer;
@@ -43,7 +51,7 @@ fn check(network: &Network<'_>, found: Tell<'_>) {
             let all_alike = copies[other] + 1 == family.len() && network.trained() == Some(false);
             let verdict = match () {
                 () if all_alike => Verdict::Untrained,
-                () if same_layer && copies[other] + 1 == experts[layer] => Verdict::Untrained,
+                () if same_layer && upcycled => Verdict::Untrained,
                 () if merged && !same_layer => continue,
                 () => Verdict::Dead,
             };

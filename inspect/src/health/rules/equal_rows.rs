@@ -18,10 +18,14 @@ pub(super) const RULE: Rule = Rule {
     check: Check::Matrix(|matrix, _| {
         let structure = matrix.tensor.structure.as_ref()?;
         let nonzero = structure.sampled_rows - structure.zero_rows;
+        let as_drawn = || matrix.among.is_some_and(|(network, _)| network.is_as_drawn());
         let many = match matrix.role() {
-            _ if matrix.is_of_experts() => return None,
+            // Identities above each other are where gates begin.
+            _ if matrix.is_of_experts() || matrix.tensor.is_pattern() => return None,
             // Kernels that interpolate begin so.
-            Role::Convolution if matrix.is_untrained() || matrix.is_fixed_filter() => return None,
+            Role::Convolution if matrix.is_untrained() || as_drawn() || matrix.is_fixed_filter() => {
+                return None;
+            }
             // Places that are all alike say nothing of where something is.
             Role::Positional => MANY_TOKENS,
             Role::Matrix | Role::Convolution | Role::Router if matrix.ternary.is_none() => MANY,

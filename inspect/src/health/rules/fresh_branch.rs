@@ -2,7 +2,7 @@
 //! points or picks experts. Until the first step of training gains of normalizations are of one value each, and so are
 //! biases; what stands beside the zero matrix is alive, and the same matrix is zero in every layer. Once the network has been
 //! trained, a zero that stayed is no beginning. Where neither shows, a last layer is taken for one that begins at zero if
-//! its name says that it is one, or if its bias is zero too.
+//! its name says that it is one, or if its bias is zero too, or if all else is as PyTorch draws it.
 
 use super::network::{Beside, is_zero};
 use super::untrained::has_codes;
@@ -44,7 +44,7 @@ fn begins_at_zero(network: &Network<'_>, i: usize) -> bool {
     let bias = name.strip_suffix("weight").and_then(|module| network.named(&format!("{module}bias")));
     trained == Some(false)
         || is_outlet(name)
-        || (is_last && bias.is_some_and(is_zero))
+        || (is_last && (bias.is_some_and(is_zero) || network.is_as_drawn()))
         || bias.is_some_and(is_identity)
 }
 
@@ -53,8 +53,5 @@ fn begins_at_zero(network: &Network<'_>, i: usize) -> bool {
 fn is_identity(bias: &TensorRecord) -> bool {
     let Some(stats) = &bias.stats else { return false };
     let (count, ones) = (stats.count, stats.count - stats.zeros.min(stats.count));
-    let binary = (stats.min, stats.max) == (Some(0.0), Some(1.0));
-    // Ones and zeros alone have this mean.
-    let mean = stats.mean.is_some_and(|mean| (mean * count as f64 - ones as f64).abs() < 1e-6 * count as f64);
-    binary && mean && ones >= 2 && (ones * ones == count || ones * (ones + 1) == count)
+    bias.is_pattern() && ones >= 2 && (ones * ones == count || ones * (ones + 1) == count)
 }

@@ -60,7 +60,7 @@ fn of_directions(network: &Network<'_>, found: Tell<'_>) {
             .filter(|(_, t)| t.role == Role::LayerScale)
     };
     let zero: Vec<usize> = sizes().filter(|(_, t)| is_zero(t)).map(|(i, _)| i).collect();
-    if zero.len() < sizes().count() || network.trained() == Some(true) {
+    if zero.len() < sizes().count() || network.trained() != Some(false) {
         zero.into_iter().for_each(|i| found(i, Ruling::new(Verdict::Dead, Finding::GainsAtZero)));
     }
 }

@@ -133,9 +133,13 @@ fn of_pairs(names: &[&str]) -> Vec<String> {
                     continue;
                 };
                 let twin = format!("{}{there}{}", &dotted[..at], &dotted[at + here.len()..]);
-                match all.contains(&twin[1..]) {
+                let twin = &twin[1..];
+                // Pruned or normalized, a weight has more behind its name.
+                let bare = twin.strip_suffix("_orig").unwrap_or(twin);
+                let forms = ["", "_raw", "_orig", "_v"].map(|more| format!("{bare}{more}"));
+                match forms.iter().any(|form| all.contains(form.as_str())) {
                     true => both += 1,
-                    false => absent.push(twin[1..].to_string()),
+                    false => absent.push(twin.to_string()),
                 }
             }
         }
@@ -149,8 +153,12 @@ fn of_pairs(names: &[&str]) -> Vec<String> {
 /// Whether `rest` may follow the part of a name: nothing behind a whole name, the number of a layer, or more parts.
 fn follows(rest: &str, part: &str) -> bool {
     match part.ends_with('.') {
-        true => true,
-        false if part.ends_with("_l") => rest.bytes().next().is_some_and(|byte| byte.is_ascii_digit()),
+        // The bias of an adapter is its second factor's.
+        true => !rest.ends_with("bias"),
+        false if part.ends_with("_l") => {
+            let behind = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+            behind.len() < rest.len() && ["", "_reverse", "_orig", "_reverse_orig"].contains(&behind)
+        }
         false => rest.is_empty(),
     }
 }

@@ -2,6 +2,7 @@
 //! that are not switched off; the worst answer decides, the first of the table among equals. A new one is a file, its line in the table, and its
 //! variant of [`Finding`].
 
+mod always_there;
 mod architecture;
 mod beyond_reason;
 mod constant;
@@ -16,7 +17,9 @@ mod experts;
 mod far_value;
 mod fresh_branch;
 mod gains_at_zero;
+mod hardly_begun;
 mod large_relative_std;
+mod masked_out;
 mod misread;
 mod missing;
 mod missing_keys;
@@ -101,8 +104,11 @@ const MATRICES: &[Role] = MAYBE_MATRICES.split_at(MAYBE_MATRICES.len() - 1).0;
 /// Those of them that multiply activations as they stand.
 const PLAIN: &[Role] = &[Role::Matrix, Role::Convolution, Role::Head, Role::Router];
 
+/// Matrices of no more rows, and more columns, give answers.
+const FEW_OUTPUTS: u64 = 8;
+
 /// How many rules there are.
-pub(crate) const COUNT: usize = 40;
+pub(crate) const COUNT: usize = 42;
 
 /// Every rule, in the order in which they are asked.
 pub static RULES: [Rule; COUNT] = [
@@ -114,7 +120,9 @@ pub static RULES: [Rule; COUNT] = [
     nan_scale::RULE,
     untrained::RULE,
     fresh_branch::RULE,
+    hardly_begun::RULE,
     constant::RULE,
+    masked_out::RULE,
     zero_codes::RULE,
     scale_lost::RULE,
     quant_codes::RULE,
@@ -216,9 +224,10 @@ impl<'t> Matrix<'t> {
         self.tensor.role
     }
 
-    /// Whether it multiplies activations as it stands: no table, no factor of an adapter, no codes.
+    /// Whether it multiplies activations as it stands: no table, no factor of an adapter, no codes, nothing complex.
     fn is_plain(&self) -> bool {
         self.ternary.is_none()
+            && !self.tensor.dtype.is_complex()
             && matches!(self.role(), Role::Matrix | Role::Convolution | Role::Head | Role::Router)
     }
 
@@ -266,6 +275,14 @@ impl<'t> Matrix<'t> {
         depthwise || (diagonal && covered)
     }
 
+    /// Whether it is a last layer: by its name or place, or because it has few outputs. Not told of a tensor by itself.
+    fn is_last(&self) -> bool {
+        let Some((network, i)) = self.among else { return false };
+        let (rows, cols) = (self.tensor.shape[0], self.tensor.shape[1..].iter().product::<u64>());
+        let few_outputs = rows <= FEW_OUTPUTS && cols >= 2 * rows;
+        self.role() == Role::Head || few_outputs || network.beside(i).is_some_and(|beside| beside.is_last)
+    }
+
     /// Whether it is of a network that shows that it has not been trained.
     fn is_untrained(&self) -> bool {
         self.among.is_some_and(|(network, _)| network.trained() == Some(false))
@@ -306,13 +323,16 @@ impl Judgement {
         if rulings.iter().any(unread) {
             rulings.retain(|r| unread(r) || matches!(r.finding, Finding::Damaged { .. }));
         }
-        // What begins at zero may be of one value, and what is of one value is small and has equal rows for that reason.
-        if rulings.iter().any(|r| r.finding == Finding::Untrained) {
+        // What begins at zero may be of one value, then and at a first step; and what is of one value is small and has equal rows for that reason.
+        if rulings.iter().any(|r| matches!(r.finding, Finding::Untrained | Finding::Begun { .. })) {
             rulings.retain(|r| !matches!(r.finding, Finding::Constant { .. }));
         }
         let whole = |r: &Ruling| {
             use Finding::*;
-            matches!(r.finding, Constant { .. } | EqualCodes { .. } | Untrained | Empty)
+            matches!(
+                r.finding,
+                Constant { .. } | EqualCodes { .. } | Untrained | Begun { .. } | MaskedOut | Empty
+            )
         };
         if let Some(decided) = rulings.iter().position(whole) {
             let decided = rulings.swap_remove(decided);

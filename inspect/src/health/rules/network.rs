@@ -47,6 +47,8 @@ pub(crate) struct Network<'r> {
     names: OnceCell<HashMap<String, usize>>,
     spreads: OnceCell<Vec<f64>>,
     normalizes: OnceCell<bool>,
+    as_drawn: OnceCell<bool>,
+    ends: OnceCell<HashMap<String, (usize, f64, f64)>>,
 }
 
 /// The same weight in the layers of a network.
@@ -101,6 +103,8 @@ impl<'r> Network<'r> {
             names: OnceCell::new(),
             spreads: OnceCell::new(),
             normalizes: OnceCell::new(),
+            as_drawn: OnceCell::new(),
+            ends: OnceCell::new(),
         }
     }
 
@@ -211,6 +215,11 @@ impl<'r> Network<'r> {
         self.record.step.filter(|_| self.record.step_source != Some(StepSource::Name))
     }
 
+    /// Steps that were taken, as the checkpoint itself or an optimizer in it counted them.
+    pub fn steps(&self) -> Option<u64> {
+        self.step().or_else(|| self.record.training.as_ref()?.optimizer_steps)
+    }
+
     pub fn is_at_step_0(&self) -> bool {
         self.step() == Some(0)
     }
@@ -245,6 +254,35 @@ impl<'r> Network<'r> {
         large().count() >= 2 && large().all(uniform)
     }
 
+    /// Whether its matrices, and their biases, reach the bounds that PyTorch draws them between, up to 1 / sqrt(fan_in), and
+    /// none is beyond: steps of training move some that are close to them out.
+    pub fn is_as_drawn(&self) -> bool {
+        *self.as_drawn.get_or_init(|| self.reaches_bounds())
+    }
+
+    fn reaches_bounds(&self) -> bool {
+        let (mut all, mut drawn) = (0, true);
+        let judged = |t: &TensorRecord| {
+            matches!(t.role, Role::Matrix | Role::Convolution | Role::Head) && t.dtype == DType::F32
+        };
+        for (_, matrix) in self.matrices().filter(|(_, t)| judged(t)) {
+            let bound = 1.0 / (matrix.shape[1..].iter().product::<u64>() as f64).sqrt();
+            let module = matrix.name.strip_suffix("weight").unwrap_or("");
+            let bias = self.named(&format!("{module}bias"));
+            let both = [Some(matrix), bias].into_iter().flatten().filter_map(|t| t.stats.as_ref());
+            for stats in both.filter(|s| s.min < s.max) {
+                let (Some(most), Some(std)) = (stats.abs_max, stats.std) else { continue };
+                let n = stats.count as f64;
+                // The largest of so many is short of the bound by some n-ths of it.
+                let reaches = most <= bound * 1.000_001 && most >= bound * (1.0 - 12.0 / n);
+                let spread = std * 3f64.sqrt() / bound;
+                drawn &= reaches && (spread - 1.0).abs() <= 4.0 / n.sqrt();
+                all += stats.count;
+            }
+        }
+        drawn && all >= 256
+    }
+
     /// The same weight as tensor `i` in other layers, that one among them; `None` where its name has no number of a layer.
     pub fn siblings(&self, i: usize) -> Option<Siblings> {
         let key = sibling(&self.tensor(i).name)?;
@@ -265,6 +303,24 @@ impl<'r> Network<'r> {
             siblings
         });
         siblings.get(&key).copied()
+    }
+
+    /// Whether tensor `i` is of one size with all that are called like it by its module and field, up to a factor: three or
+    /// more, or it is the last one.
+    pub fn end_alike(&self, i: usize, factor: f64) -> bool {
+        let ends = self.ends.get_or_init(|| {
+            let mut ends: HashMap<String, (usize, f64, f64)> = HashMap::new();
+            for (_, tensor) in self.matrices() {
+                let Some(std) = tensor.stats.as_ref().and_then(|stats| stats.std) else { continue };
+                let known = ends.entry(end(&tensor.name).to_string()).or_insert((0, std, std));
+                *known = (known.0 + 1, known.1.min(std), known.2.max(std));
+            }
+            ends
+        });
+        let alike = ends.get(end(&self.tensor(i).name));
+        alike.is_some_and(|(count, least, most)| {
+            (*count >= 3 || is_end(&self.tensor(i).name)) && *most < factor * least
+        })
     }
 
     /// The other matrices of the nearest module around tensor `i` that has any; `None` where there is no other.
@@ -369,6 +425,11 @@ impl<'r> Network<'r> {
         });
         spreads.iter().any(|spread| (0.9..1.1).contains(&(std / spread)))
     }
+}
+
+/// The module and the field that `name` ends with.
+fn end(name: &str) -> &str {
+    name.rmatch_indices('.').nth(1).map_or(name, |(at, _)| &name[at..])
 }
 
 /// Parts of names that two tensors begin with alike.

@@ -1,13 +1,13 @@
 //! What config.json promises, or the keys of a GGUF file: how many layers there are, how many tokens, how wide the network
-//! is. Of an architecture that is not known nothing else is held against it. A configuration of another model beside the
-//! weights shows here too.
+//! is, also within its MLPs. Of an architecture that is not known nothing else is held against it but what all models of its
+//! class have. A configuration of another model beside the weights shows here too.
 
 use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
 use super::missing::{Stack, stacks};
-use super::{Check, Network, Rule, Ruling};
+use super::{Check, Network, Rule, Ruling, always_there};
 use crate::meaning::architecture::Architecture;
 use crate::meaning::keys::{AHEAD, HALVES, LAYERS, SHARED, TOKENS, WIDTH};
 use crate::meaning::role::{Role, is_of_tokens};
@@ -101,7 +101,19 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
             missed(key, promised, there);
         }
     }
-    let outer = absent_ends(network, &config, &layered);
+    if !layered.is_empty()
+        && let Some((key, promised)) = always_there::inner_width(network, &config)
+    {
+        let width = given(&WIDTH).map_or(0, |(_, width)| width);
+        let inner =
+            |t: &&TensorRecord| t.role == Role::Matrix && t.shape.len() == 2 && t.name.contains(".mlp.");
+        let sides = weights().filter(inner).flat_map(|t| t.shape.chunks(1)).filter(|side| side[0] != width);
+        missed(key, promised, usual_width(sides));
+    }
+    let mut outer = absent_ends(network, &config, &layered);
+    if network.record.damage.is_none() && !weights().any(|t| t.role == Role::Codes) {
+        outer.extend(always_there::absent(network));
+    }
     if !outer.is_empty() {
         let finding = Finding::Missing { count: outer.len() as u64, names: outer };
         found.extend(Ruling::new(Verdict::Corrupt, finding));

@@ -3,7 +3,7 @@
 //! role that all layers have; where one of these is of one value and the others are not, it is as dead as a matrix.
 
 use super::{Check, Network, Rule, Ruling, Tell};
-use crate::meaning::role::Role;
+use crate::meaning::role::{Role, sibling};
 use crate::record::TensorRecord;
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
@@ -57,7 +57,10 @@ fn check(network: &Network<'_>, found: Tell<'_>) {
         let spread = median(logs.map(|log| (log - middle).abs()).collect());
         for (i, std) in &sizes {
             let off = (std.ln() - middle).abs();
-            if off > FACTOR.ln().max(SPREADS * spread) {
+            // Children of a sequence are no layers, and the last of them often begins small.
+            let is_last = || network.beside(*i).is_some_and(|beside| beside.is_last);
+            let ends_small = std.ln() < middle && sibling(&network.tensor(*i).name).is_none() && is_last();
+            if off > FACTOR.ln().max(SPREADS * spread) && !ends_small {
                 let verdict = if std.ln() > middle { Verdict::Corrupt } else { Verdict::Dying };
                 let finding = Finding::UnlikeSiblings { std: *std, median: middle.exp() };
                 found(*i, Ruling::new(verdict, finding));

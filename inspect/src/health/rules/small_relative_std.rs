@@ -2,6 +2,7 @@
 
 use super::{Check, Matrix, Rule, Ruling};
 use crate::meaning::role::Role;
+use crate::record::TensorRecord;
 use crate::verdict::{Finding, Levels, Thresholds, Verdict, relative_std};
 
 /// Matrices of fewer columns take coordinates, not activations; they are usually drawn with a fixed std, which is
@@ -9,6 +10,8 @@ use crate::verdict::{Finding, Levels, Thresholds, Verdict, relative_std};
 const FEW_COLUMNS: u64 = 8;
 /// The same holds for any matrix of a small network: initializations that do not look at the fan-in are not below it.
 const USUAL: f64 = 2e-3;
+/// And it is one that drew them where nothing was trained since.
+const SMALLEST_USUAL: f64 = 9e-4;
 /// Last layers often begin near zero, so that the first answers say nothing: actions of a policy, offsets of points.
 /// Where it does not show that the network was trained, they may still be there.
 const LAST: Levels = Levels { healthy: 3e-5, weak: 3e-5, dying: 3e-5 };
@@ -16,8 +19,6 @@ const LAST: Levels = Levels { healthy: 3e-5, weak: 3e-5, dying: 3e-5 };
 const LAST_IN_TRAINING: f64 = 1e-2;
 /// By what factor the same matrix differs from layer to layer at its beginning, at most.
 const ALIKE: f64 = 2.0;
-/// Matrices of no more rows, and more columns, give answers.
-const FEW_OUTPUTS: u64 = 8;
 /// So many times as many rows as columns, and no more columns than this, make a table.
 const ROWS: u64 = 128;
 const COLUMNS: u64 = 16;
@@ -40,7 +41,8 @@ pub(super) const RULE: Rule = Rule {
         match levels.judge(relative) {
             Verdict::Healthy => None,
             Verdict::Weak if !asked && (few || std >= USUAL) => None,
-            Verdict::Weak if !asked && relative >= LAST_IN_TRAINING && is_last(matrix) => None,
+            Verdict::Weak if !asked && std >= SMALLEST_USUAL && matrix.is_untrained() => None,
+            Verdict::Weak if !asked && relative >= LAST_IN_TRAINING && matrix.is_last() => None,
             _ if !asked && begins_so(matrix) => None,
             worse => {
                 Ruling::new(worse, Finding::SmallRelativeStd { std, relative, bound: levels.bound(worse) })
@@ -59,30 +61,31 @@ fn levels<'t>(matrix: &Matrix<'_>, thresholds: &'t Thresholds) -> Option<&'t Lev
     let begins = || matrix.among.is_none_or(|(network, _)| network.trained() != Some(true));
     Some(match matrix.role() {
         Role::Matrix if is_table => &thresholds.tables,
-        Role::Matrix | Role::Head if is_last(matrix) && begins() => &LAST,
+        Role::Matrix | Role::Head if matrix.is_last() && begins() => &LAST,
         _ => usual,
     })
 }
 
-/// Whether it is a last layer: by its name or place, or because it has few outputs. Not told of a tensor by itself.
-fn is_last(matrix: &Matrix<'_>) -> bool {
-    let Some((network, i)) = matrix.among else { return false };
-    let (rows, cols) = (matrix.tensor.shape[0], matrix.tensor.shape[1..].iter().product::<u64>());
-    let few_outputs = rows <= FEW_OUTPUTS && cols >= 2 * rows;
-    matrix.role() == Role::Head || few_outputs || network.beside(i).is_some_and(|beside| beside.is_last)
-}
-
 /// Whether it is as small as it begins, in a network that has not been trained: by its configuration, or because the same
-/// matrix is as small in every layer, and what stands beside it is not.
+/// matrix is as small in every layer, and what stands beside it is not, or so small in each block that has one called so.
 fn begins_so(matrix: &Matrix<'_>) -> bool {
     let Some((network, i)) = matrix.among else { return false };
     let everywhere = || {
         let stds = network.siblings(i).filter(|siblings| siblings.alive > 1 && siblings.zero == 0)?.stds?;
         Some(stds.1 < ALIKE * stds.0 && network.beside(i)?.alive)
     };
+    // Where the recurrent weight is the identity, what comes in begins next to nothing (https://arxiv.org/abs/1504.00941).
+    let recurrent = matrix.tensor.name.replace("weight_ih", "weight_hh");
+    if recurrent != matrix.tensor.name && network.named(&recurrent).is_some_and(TensorRecord::is_pattern) {
+        return true;
+    }
     match network.trained() {
         Some(true) => false,
-        Some(false) => network.begins_with(matrix.std) || everywhere() == Some(true),
+        Some(false) => {
+            network.begins_with(matrix.std)
+                || everywhere() == Some(true)
+                || (matrix.role() == Role::Convolution && network.end_alike(i, ALIKE))
+        }
         None => network.begins_with(matrix.std),
     }
 }

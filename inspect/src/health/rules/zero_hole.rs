@@ -10,8 +10,9 @@ use crate::verdict::{Finding, Verdict};
 const LONG: f64 = 1024.0;
 /// Shorter runs that cut a row are none: a sector of a disk, in bytes.
 const SECTOR: u64 = 512;
-/// The share of zeros elsewhere from which a matrix is sparse.
+/// The share of zeros elsewhere from which a matrix is sparse, and from which whole rows of it may be pruned.
 const SPARSE: f64 = 0.05;
+const PRUNED: f64 = 0.5;
 /// Rows of a head that are none by chance.
 const ROWS: f64 = 8.0;
 /// How unlikely it must be that the zeros in the row that is cut are there by chance, as -ln.
@@ -25,7 +26,10 @@ pub(super) const RULE: Rule = Rule {
     check: Check::Matrix(|matrix, _| {
         let run = matrix.stats.computed.get("zero_run").filter(|run| *run > 0.0)?;
         let cols = *matrix.tensor.shape.last()? as f64;
-        let through_rows = matrix.is_plain() && matrix.role() != Role::Head && run >= LONG.max(2.0 * cols);
+        let (zeros, count) = (matrix.stats.zeros as f64, matrix.stats.count as f64);
+        let pruned = zeros - run >= PRUNED * (count - run);
+        let through_rows =
+            matrix.is_plain() && matrix.role() != Role::Head && !pruned && run >= LONG.max(2.0 * cols);
         if matrix.is_fixed_filter() || (matrix.has_faded_channels() && !cuts_a_row(matrix, run)) {
             return None;
         }

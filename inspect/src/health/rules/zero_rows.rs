@@ -12,6 +12,9 @@ const MOST: f64 = 0.5;
 const UNUSED: f64 = 0.75;
 /// The share of zeros in the other rows or columns from which a matrix is sparse.
 const SPARSE: f64 = 0.3;
+/// The same from which only as many are dead as leave nothing, because small rows are pruned first.
+const PRUNED: f64 = 0.75;
+const NEARLY_ALL: f64 = 0.9;
 /// How many times what chance leaves empty is no evidence.
 const CHANCE: f64 = 1.25;
 /// Fewer rows or columns are no evidence.
@@ -43,6 +46,7 @@ pub(super) const RULE: Rule = Rule {
         let elsewhere = (zeros - worst) / (1.0 - worst).max(f64::EPSILON);
         // A channel that died in training is no part of the file that was lost.
         let died = matrix.has_faded_channels() && of_rows > of_cols;
+        let most = if elsewhere >= PRUNED { most.max(NEARLY_ALL) } else { most };
         let some = if elsewhere >= SPARSE || died { some.max(most) } else { some };
         // As many as a mask that is drawn at random leaves empty.
         let chance = zeros.powf(if of_rows >= of_cols { cols as f64 } else { rows as f64 });

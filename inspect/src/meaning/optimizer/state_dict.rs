@@ -110,7 +110,7 @@ fn flattened(entries: &BTreeMap<HashableValue, Value>) -> Option<Vec<Value>> {
 }
 
 /// The parameters that optimizers get: weights in the model's order, tied ones once, without buffers.
-fn parameters(checkpoint: &Checkpoint) -> Vec<usize> {
+pub(super) fn parameters(checkpoint: &Checkpoint) -> Vec<usize> {
     let buffer = |t: &TensorInfo| {
         ["running_mean", "running_var", "inv_freq"].iter().any(|name| t.name.ends_with(name))
     };

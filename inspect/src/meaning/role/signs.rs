@@ -174,7 +174,16 @@ pub(super) static SIGNS: &[Sign] = &[
         Role::LoraB,
         Place::Path,
         Dims::Matrix,
-        &["lora b", "lora up", "lora embedding b", "oft r", "hada w 2", "lokr w 1", "lokr w 2"],
+        &[
+            "lora b",
+            "lora up",
+            "lora embedding b",
+            "lora latent mapping",
+            "oft r",
+            "hada w 2",
+            "lokr w 1",
+            "lokr w 2",
+        ],
     ),
     Sign(
         Role::LayerScale,
@@ -330,6 +339,7 @@ pub(super) static ZERO_AT_FIRST: &[&str] = &[
     "modulation",
     "zero conv",
     "zero convs",
+    "middle block out",
     "controlnet down blocks",
     "controlnet mid block",
     "controlnet blocks",
@@ -360,6 +370,8 @@ pub(super) static ZERO_AT_FIRST: &[&str] = &[
     "bbox head",
     "bbox predictor",
     "sampling offsets",
+    "igate",
+    "fgate",
     "attention weights",
 ];
 
@@ -403,6 +415,11 @@ pub(super) static ENDS: &[&str] = &[
     "output layer",
     "final layer",
     "last layer",
+    "out conv",
+    "output conv",
+    "conv out",
+    "conv last",
+    "last conv",
 ];
 
 /// Those of them that many networks let begin at zero, so that they begin by saying nothing.
@@ -425,6 +442,12 @@ pub(super) static OUTLETS: &[&str] = &[
     "end",
     "post",
     "to rgb",
+    // Of skip-gram, as word2vec itself begins.
+    "out embed",
+    "out embedding",
+    "out embeddings",
+    "output embedding",
+    "output embeddings",
 ];
 
 /// Words that the modules of attention and MLPs are called by, which no layer of their kind does without.
@@ -476,8 +499,8 @@ pub(super) const FIELDS: [&str; 9] =
     ["weight", "bias", "kernel", "w", "scale", "gamma", "beta", "embedding", "weight_orig"];
 
 /// Words of parameters without a module that are matrices.
-pub(super) const WEIGHTS: [&str; 9] =
-    ["weight", "kernel", "proj", "projection", "qkv", "weights", "matrix", "linear", "original"];
+pub(super) const WEIGHTS: [&str; 10] =
+    ["coefs", "weight", "kernel", "proj", "projection", "qkv", "weights", "matrix", "linear", "original"];
 
 /// What attention's matrices are called where a letter is all.
 pub(super) const ATTENTION: [&str; 5] = [" q ", " k ", " v ", " o ", " r "];

@@ -41,6 +41,8 @@ pub(super) fn is_number(part: &str) -> bool {
 
 impl Words {
     pub fn of(name: &str) -> Words {
+        // TensorFlow numbers what an operation gives.
+        let name = name.strip_suffix(":0").unwrap_or(name);
         let (before, last) = name.rsplit_once(['.', '/']).unwrap_or(("", name));
         let module = match FIELDS.contains(&last) {
             true => {

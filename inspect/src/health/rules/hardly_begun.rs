@@ -1,0 +1,66 @@
+//! What begins at zero by design and has hardly left it: the first steps move each element by a learning rate, so that all
+//! of it is tiny, rows may still be alike or zero, and its bias, which began at zero with it, is no larger. What has died
+//! keeps a bias of its former size, or is no layer that begins so, or other layers are alive.
+
+use super::{Check, Matrix, Rule, Ruling};
+use crate::meaning::role::{Role, is_zero_at_first};
+use crate::verdict::{Finding, Verdict, relative_std};
+
+/// The largest element, at most: some steps of the largest usual learning rate.
+const NEAR: f64 = 3e-2;
+/// std * sqrt(fan_in), at most, where the steps that were taken are not told.
+const SMALL: f64 = 3e-2;
+/// How many times as large the largest element of its bias may be.
+const BIAS: f64 = 10.0;
+/// Steps that are the first ones.
+const FIRST: u64 = 100;
+/// The same where a layer's name does not say that it begins at zero.
+const FIRST_FEW: u64 = 10;
+/// By what factor the same matrix in other layers may be larger.
+const ALIKE: f64 = 100.0;
+
+pub(super) const RULE: Rule = Rule {
+    name: "hardly-begun",
+    summary: "A matrix that begins at zero by design has hardly left it.",
+    levels: &[Verdict::Untrained],
+    roles: &[Role::Matrix, Role::Convolution, Role::Head],
+    check: Check::Matrix(|matrix, thresholds| {
+        (thresholds.are_usual() && has_hardly_begun(matrix)?)
+            .then(|| Ruling::new(Verdict::Untrained, Finding::Begun { std: matrix.std }))?
+    }),
+};
+
+fn has_hardly_begun(matrix: &Matrix<'_>) -> Option<bool> {
+    let (network, i) = matrix.among?;
+    let most = matrix.stats.abs_max.filter(|most| (0.0..NEAR).contains(most) && !matrix.is_zero())?;
+    let judged = matches!(matrix.role(), Role::Matrix | Role::Convolution | Role::Head);
+    let steps = network.steps();
+    let first = |few: u64| steps.is_some_and(|steps| steps <= few);
+    if !judged
+        || matrix.ternary.is_some()
+        || (steps.is_some() && !first(FIRST))
+        || (steps.is_none() && relative_std(matrix.tensor)? >= SMALL)
+    {
+        return Some(false);
+    }
+    let siblings = network.siblings(i);
+    let largest = siblings.and_then(|siblings| Some(siblings.stds?.1));
+    if largest.is_some_and(|largest| largest > ALIKE * matrix.std) {
+        return Some(false);
+    }
+    let name = &matrix.tensor.name;
+    let named = is_zero_at_first(name);
+    if !named && !matrix.is_last() {
+        let everywhere = siblings.is_some_and(|siblings| siblings.alive > 1 && siblings.zero == 0);
+        let alive = network.beside(i).is_some_and(|beside| beside.alive);
+        return Some(first(FIRST_FEW) && everywhere && alive);
+    }
+    let bias = name.strip_suffix("weight").and_then(|module| network.named(&format!("{module}bias")));
+    Some(match bias.map(|bias| bias.stats.as_ref().and_then(|stats| stats.abs_max)) {
+        None => (named && network.trained() != Some(true)) || first(FIRST),
+        Some(of_bias) => match of_bias? {
+            0.0 => named || first(FIRST),
+            of_bias => of_bias <= BIAS * most,
+        },
+    })
+}
