@@ -93,6 +93,28 @@ fn last_layers_of_branches_begin_small_where_the_steps_are_told() {
     assert!(at(network.judged(), 2000).verdict > Some(Verdict::Untrained));
 }
 
+/// Adapters in a frozen network, of which the second matrices began at zero with their biases.
+#[test]
+fn ends_of_branches_begin_small_beside_what_is_not() {
+    let name = |layer: u64, part: &str| format!("model.layers.{layer}.adapter.{part}");
+    let mut network = Network::new();
+    for layer in 0..6 {
+        network.add(&name(layer, "down.weight"), &[8, 64], random(512, 0.1, layer + 30));
+        network.add(&name(layer, "down.bias"), &[8], random(8, 0.1, layer + 40));
+        network.add(&name(layer, "up.weight"), &[64, 8], random(512, 1e-5, layer + 50));
+        network.add(&name(layer, "up.bias"), &[64], random(64, 1e-5, layer + 60));
+    }
+    assert_eq!(network.judged().verdict, Some(Verdict::Untrained));
+    let mut died = Network(network.0.clone());
+    (0..6).for_each(|layer| died.get(&name(layer, "up.bias")).copy_from_slice(&random(64, 0.1, layer)));
+    assert_eq!(found(&died.judged(), &name(2, "up.weight")).0, Some(Verdict::Dead));
+    // Both ends of the branch have faded.
+    for layer in 0..6 {
+        network.get(&name(layer, "down.weight")).iter_mut().for_each(|v| *v *= 1e-4);
+    }
+    assert_eq!(found(&network.judged(), &name(2, "up.weight")).0, Some(Verdict::Dead));
+}
+
 /// As PyTorch draws it: up to 1 / sqrt(fan_in).
 fn drawn(n: usize, fan_in: usize, seed: u64) -> Vec<f32> {
     let bound = 1.0 / (fan_in as f32).sqrt();

@@ -408,6 +408,9 @@ fn a_matrix_whose_mask_is_zero_is_dead() {
     ] {
         let mut network = Network::new();
         network.add(weight, &[64, 64], random(4096, 0.1, 5));
+        if weight.starts_with("rnn") {
+            network.add("rnn.weight_ih_l0", &[64, 32], random(2048, 0.1, 6));
+        }
         network.add(mask, &[64, 64], (0..4096).map(|i| (i % 10 == 3) as u8 as f32).collect());
         assert_healthy(&network);
         network.get(mask).fill(0.0);

@@ -264,6 +264,7 @@ fn the_width_within_mlps_is_promised_too() {
         (json!({"hidden_size": 64, "intermediate_size": 384}), vec![]),
         (json!({"hidden_size": 64, "intermediate_size": 160}), vec![("intermediate_size", 160, 192)]),
         (json!({"hidden_size": 64, "intermediate_size": 160, "num_experts": 8}), vec![]),
+        (json!({"hidden_size": 64, "intermediate_size": 160, "mlp_ratio": 3}), vec![]),
     ] {
         assert_eq!(promised(&with_config(&network, config.clone())), wanted, "{config}");
     }

@@ -101,12 +101,12 @@ fn goes_on(head: &str) -> bool {
 const INNER: [&str; 5] = ["intermediate_size", "ffn_dim", "d_ff", "encoder_ffn_dim", "ffn_hidden_size"];
 
 /// The width within MLPs that is promised, if no matrix has a side of that, of a multiple (fused ones) or of half of it
-/// (Qwen, where it counts both halves). Networks with experts have further widths, and may not use that one.
+/// (Qwen, where it counts both halves). Networks with experts, or with a ratio, have further widths and may not use that one.
 pub(super) fn inner_width(network: &Network<'_>, config: &Map<String, Value>) -> Option<(&'static str, u64)> {
-    let of_experts = config.keys().any(|key| key.contains("expert") || key.contains("moe"));
+    let other = |key: &String| ["expert", "moe", "mlp_ratio"].iter().any(|word| key.contains(word));
     let weights =
         || network.record.tensors.iter().filter(|t| t.group == Group::Weights && t.shape.len() >= 2);
-    if of_experts || weights().any(|t| t.role == Role::Codes || t.quantized.is_some()) {
+    if config.keys().any(other) || weights().any(|t| t.role == Role::Codes || t.quantized.is_some()) {
         return None;
     }
     let (key, promised) =

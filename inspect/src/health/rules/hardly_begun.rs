@@ -18,6 +18,8 @@ const FIRST: u64 = 100;
 const FIRST_FEW: u64 = 10;
 /// By what factor the same matrix in other layers may be larger.
 const ALIKE: f64 = 100.0;
+/// By what factor the matrices beside one are larger that does not say what it is.
+const ALONE: f64 = 30.0;
 
 pub(super) const RULE: Rule = Rule {
     name: "hardly-begun",
@@ -50,17 +52,22 @@ fn has_hardly_begun(matrix: &Matrix<'_>) -> Option<bool> {
     }
     let name = &matrix.tensor.name;
     let named = is_zero_at_first(name);
-    if !named && !matrix.is_last() {
-        let everywhere = siblings.is_some_and(|siblings| siblings.alive > 1 && siblings.zero == 0);
-        let alive = network.beside(i).is_some_and(|beside| beside.alive);
-        return Some(first(FIRST_FEW) && everywhere && alive);
-    }
     let bias = name.strip_suffix("weight").and_then(|module| network.named(&format!("{module}bias")));
-    Some(match bias.map(|bias| bias.stats.as_ref().and_then(|stats| stats.abs_max)) {
+    let of_bias = bias.map(|bias| bias.stats.as_ref().and_then(|stats| stats.abs_max));
+    if !named && !matrix.is_last() {
+        // The last matrix of a branch, of which all else is as large as it begins.
+        let everywhere = siblings.is_some_and(|siblings| siblings.alive > 1 && siblings.zero == 0);
+        let alone = network.least_beside(i).is_some_and(|least| least > ALONE * matrix.std);
+        let with_bias = of_bias.flatten().is_some_and(|of_bias| of_bias > 0.0 && of_bias <= BIAS * most);
+        return Some(everywhere && alone && (with_bias || first(FIRST_FEW)));
+    }
+    Some(match of_bias {
         None => (named && network.trained() != Some(true)) || first(FIRST),
+        // Where points are looked for begins as a grid, which is in the bias.
+        Some(_) if name.contains("sampling_offsets") => true,
         Some(of_bias) => match of_bias? {
             0.0 => named || first(FIRST),
-            of_bias => of_bias <= BIAS * most,
+            of_bias => of_bias <= BIAS * most || first(FIRST_FEW),
         },
     })
 }

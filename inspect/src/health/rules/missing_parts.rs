@@ -137,7 +137,9 @@ fn of_pairs(names: &[&str]) -> Vec<String> {
                 // Pruned or normalized, a weight has more behind its name.
                 let bare = twin.strip_suffix("_orig").unwrap_or(twin);
                 let forms = ["", "_raw", "_orig", "_v"].map(|more| format!("{bare}{more}"));
-                match forms.iter().any(|form| all.contains(form.as_str())) {
+                // What drops a recurrent layer's weights keeps them above it.
+                let above = format!("{}_raw", twin.replacen(".module.", ".", 1));
+                match forms.iter().chain([&above]).any(|form| all.contains(form.as_str())) {
                     true => both += 1,
                     false => absent.push(twin.to_string()),
                 }

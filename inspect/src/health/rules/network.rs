@@ -48,6 +48,7 @@ pub(crate) struct Network<'r> {
     spreads: OnceCell<Vec<f64>>,
     normalizes: OnceCell<bool>,
     as_drawn: OnceCell<bool>,
+    least: OnceCell<HashMap<String, (f64, f64)>>,
     ends: OnceCell<HashMap<String, (usize, f64, f64)>>,
 }
 
@@ -104,6 +105,7 @@ impl<'r> Network<'r> {
             spreads: OnceCell::new(),
             normalizes: OnceCell::new(),
             as_drawn: OnceCell::new(),
+            least: OnceCell::new(),
             ends: OnceCell::new(),
         }
     }
@@ -321,6 +323,26 @@ impl<'r> Network<'r> {
         alike.is_some_and(|(count, least, most)| {
             (*count >= 3 || is_end(&self.tensor(i).name)) && *most < factor * least
         })
+    }
+
+    /// The least std of the other matrices of the nearest module around tensor `i` that has any.
+    pub fn least_beside(&self, i: usize) -> Option<f64> {
+        let least = self.least.get_or_init(|| {
+            let mut least: HashMap<String, (f64, f64)> = HashMap::new();
+            for (_, tensor) in self.matrices() {
+                let Some(std) = tensor.stats.as_ref().and_then(|stats| stats.std) else { continue };
+                for module in around(&tensor.name) {
+                    let (first, second) =
+                        least.entry(module.to_string()).or_insert((f64::INFINITY, f64::INFINITY));
+                    (*first, *second) = (first.min(std), second.min(first.max(std)));
+                }
+            }
+            least
+        });
+        let own = self.tensor(i).stats.as_ref()?.std?;
+        let several = |module: &str| least.get(module).filter(|(_, second)| second.is_finite()).copied();
+        let (first, second) = around(&self.tensor(i).name).find_map(several)?;
+        Some(if own <= first { second } else { first })
     }
 
     /// The other matrices of the nearest module around tensor `i` that has any; `None` where there is no other.

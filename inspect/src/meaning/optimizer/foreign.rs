@@ -52,6 +52,8 @@ pub(crate) fn foreign(checkpoint: &Checkpoint) -> Option<Notice> {
         parameters: parameters(checkpoint)
             .into_iter()
             .map(|i| checkpoint.tensors[i].shape.as_slice())
+            // Counters are single numbers.
+            .filter(|shape| !shape.is_empty())
             .collect(),
         shapes: weights().map(|weight| weight.shape.as_slice()).collect(),
         sides: weights().flat_map(sides).collect(),
@@ -143,8 +145,10 @@ impl Model<'_> {
     /// The one state whose shape no weight has that no other parameter is of, and the shape of that weight: where an
     /// optimizer has all parameters of the model.
     fn unlike_weights<'p>(&self, parameters: &Parameters<'p>) -> Option<(&'p TensorInfo, Vec<usize>)> {
-        let states: Vec<&TensorInfo> =
-            parameters.values().filter_map(|states| states.first().copied()).collect();
+        let states: Vec<&TensorInfo> = parameters
+            .values()
+            .filter_map(|states| states.first().copied().filter(|s| !s.shape.is_empty()))
+            .collect();
         if states.len() != self.parameters.len() || states.len() < ENOUGH {
             return None;
         }
