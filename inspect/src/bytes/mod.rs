@@ -10,6 +10,7 @@ pub mod staged;
 mod stamp;
 pub(crate) mod storage;
 pub mod stored;
+pub(crate) mod tarfile;
 pub mod zip;
 pub(crate) mod zstd;
 
