@@ -413,7 +413,9 @@ fn summary(record: &CheckpointRecord, args: &Args) -> String {
     let why_not_judged = match &record.tensors {
         none if none.is_empty() => "it contains no tensors",
         _ if args.no_stats => "--no-stats reads the header only",
-        _ if record.coverage.layers_unjudged => "its layers are not read, and embeddings and heads say too little",
+        _ if record.coverage.layers_unjudged => {
+            "its layers are not read, and embeddings and heads say too little"
+        }
         _ => "it has no weight matrices that can be measured",
     };
     let mut out = terminal::bold(&terminal::escape(&record.path)) + "\n";

@@ -135,9 +135,11 @@ fn layers(program: &Program, name: &str, config: &str, matrix: &[(&str, &str, &[
     let mut random = Random::new(3);
     let mut values =
         || (0..2048).map(|_| (random.below(1 << 16) as f32 / 65536.0 - 0.5) * 0.07).collect::<Vec<f32>>();
-    let mut file = SafeTensors::new()
-        .f32s("model.embed_tokens.weight", &[64, 32], &values())
-        .f32s("lm_head.weight", &[64, 32], &values());
+    let mut file = SafeTensors::new().f32s("model.embed_tokens.weight", &[64, 32], &values()).f32s(
+        "lm_head.weight",
+        &[64, 32],
+        &values(),
+    );
     for layer in 0..2 {
         for (field, dtype, shape, bytes) in matrix {
             let shape: Vec<usize> = shape.iter().map(|&d| d as usize).collect();
@@ -174,7 +176,10 @@ fn a_model_whose_layers_are_not_read_is_not_healthy() {
         let shown = program.run(&["inspect", &model]).exits(0);
         shown.says(&["not judged", &why, &format!("{what}, which is not read")]);
         let json = program.run(&["inspect", &model, "--format", "json"]).exits(0).json();
-        assert_eq!((&json["verdict"], &json["coverage"]["layers_unjudged"]), (&serde_json::Value::Null, &true.into()));
+        assert_eq!(
+            (&json["verdict"], &json["coverage"]["layers_unjudged"]),
+            (&serde_json::Value::Null, &true.into())
+        );
         assert_eq!(json["coverage"]["not_judged"][0]["reason"], "not-read");
         assert_eq!(json["quantization"]["unread"], what);
         let json = program.run(&["gate", &model, "--format", "json"]).exits(1).json();

@@ -9,9 +9,9 @@ use minijinja::{Environment, Error as JinjaError};
 use regex::Regex;
 
 use super::jinja::wrong;
+use super::macros::{ANY, Any};
 use super::methods::{lines, middle};
 use super::python::{Cycler, Joiner, Range, bounded, is_dict, repr_of, text_of};
-use super::macros::{ANY, Any};
 use super::rewrite::{JOINED, REMAINDER};
 
 /// Filters that are not there, and why not.

@@ -30,13 +30,16 @@ impl Macros {
             let tokens = tokens(tag);
             match tokens.as_slice() {
                 [first, ..] if first.is_name("endmacro") => {
-                    if let Some((name, uses)) = open.pop().filter(|(name, uses)| !name.is_empty() && uses.contains(&true)) {
+                    if let Some((name, uses)) =
+                        open.pop().filter(|(name, uses)| !name.is_empty() && uses.contains(&true))
+                    {
                         found.0.insert(name, uses);
                     }
                 }
                 [first, name, parameters @ ..] if first.is_name("macro") => {
                     // Where it has one of its own, that is none of the rest.
-                    let is_own = parameters.iter().any(|token| REST.iter().any(|(rest, _)| token.is_name(rest)));
+                    let is_own =
+                        parameters.iter().any(|token| REST.iter().any(|(rest, _)| token.is_name(rest)));
                     open.push((if is_own { String::new() } else { name.text.to_string() }, [false; 2]));
                 }
                 tokens => {
@@ -115,7 +118,8 @@ impl Object for Any {
         let Ok(names) = names.try_iter() else { return called.call(state, &args[1..]) };
         let names: Vec<String> = names.map(|name| name.to_string()).collect();
         let takes = |rest: &str| names.iter().any(|name| name == rest);
-        let own = names.iter().position(|name| REST.iter().any(|(rest, _)| rest == name)).unwrap_or(names.len());
+        let own =
+            names.iter().position(|name| REST.iter().any(|(rest, _)| rest == name)).unwrap_or(names.len());
         let (placed, more) = given.split_at(given.len().min(own));
         let mut named: Vec<(String, Value)> = Vec::new();
         let mut others: Vec<(Value, Value)> = Vec::new();

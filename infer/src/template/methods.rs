@@ -324,7 +324,8 @@ fn share(value: &Value, spec: &str) -> Result<String, JinjaError> {
     };
     let sign = spec.strip_prefix('+');
     let digits = sign.unwrap_or(spec);
-    let digits = if digits.is_empty() { Some(6) } else { digits.strip_prefix('.').and_then(|n| n.parse().ok()) };
+    let digits =
+        if digits.is_empty() { Some(6) } else { digits.strip_prefix('.').and_then(|n| n.parse().ok()) };
     let Some(digits) = digits.filter(|digits| is_number && *digits <= 300) else {
         return Err(wrong(format!("a format has `{}%`, which is not supported", spec.escape_debug())));
     };

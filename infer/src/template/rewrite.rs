@@ -545,7 +545,10 @@ mod tests {
             ("{{ x is not divisibleby 3 % 2 }}", "{{ __remainder(x is not divisibleby 3 , 2) }}"),
             ("50 % {{ '%' }} {# a % b #}", "50 % {{ '%' }} {# a % b #}"),
             ("{{ a ~ b * c ~ d|f + 1 }}", "{{ __joined(a , b * c , d|f) + 1 }}"),
-            ("{{ f(a ~ b) ~ '~' if c ~ d else e }}", "{{ __joined(f(__joined(a , b)) , '~') if __joined(c , d) else e }}"),
+            (
+                "{{ f(a ~ b) ~ '~' if c ~ d else e }}",
+                "{{ __joined(f(__joined(a , b)) , '~') if __joined(c , d) else e }}",
+            ),
             ("{{ a['strip']() ~ [b]['c'] }}", "{{ __joined(a.strip() , [b]['c']) }}"),
         ] {
             assert_eq!(rewritten(source).unwrap(), wanted);

@@ -85,11 +85,16 @@ fn usual_members(data: &dyn ByteSource) -> Result<(HashMap<String, Range>, Optio
 }
 
 /// The same as Python's `tarfile` finds them, with which PyTorch extracts them; `None` in place of one that is no file.
-fn members_of_python(data: &dyn ByteSource, records: Records) -> Result<(HashMap<String, Option<Range>>, bool)> {
+fn members_of_python(
+    data: &dyn ByteSource,
+    records: Records,
+) -> Result<(HashMap<String, Option<Range>>, bool)> {
     let walked = walk(data, records)?;
     let named = |member: &Member| {
         let name = text(&member.name).trim_start_matches("./").to_string();
-        MEMBERS.contains(&name.as_str()).then(|| (name, member.has_content().then_some((member.at, member.len))))
+        MEMBERS
+            .contains(&name.as_str())
+            .then(|| (name, member.has_content().then_some((member.at, member.len))))
     };
     Ok((walked.members.iter().filter_map(named).collect(), walked.odd.is_some()))
 }
@@ -113,9 +118,9 @@ fn members(data: &dyn ByteSource) -> Result<(HashMap<String, Range>, Option<Dama
             "readers of tar archives disagree about `{name}`: Python's, which PyTorch uses, finds other bytes than others, and is what is shown"
         )),
         (None, Some(error), _) => Some(format!("the tar archive is damaged: {error}")),
-        (None, None, true) => {
-            Some("a member's size or its holes are written so that readers of tar archives differ in them".into())
-        }
+        (None, None, true) => Some(
+            "a member's size or its holes are written so that readers of tar archives differ in them".into(),
+        ),
         (None, None, false) => None,
     };
     let of_python = |(name, range): (&String, &Option<Range>)| Some((name.clone(), (*range)?));

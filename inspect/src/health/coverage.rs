@@ -168,7 +168,8 @@ fn is_parameter(tensor: &TensorRecord) -> bool {
     use Role::*;
     let elements = tensor.shape.iter().fold(1u64, |n, &d| n.saturating_mul(d));
     let of_trainer = is_of_trainer(&tensor.name, tensor.role, elements);
-    !of_trainer && (unread(tensor).is_some() || !matches!(tensor.role, Count | Index | Mask | Cache | Observer))
+    !of_trainer
+        && (unread(tensor).is_some() || !matches!(tensor.role, Count | Index | Mask | Cache | Observer))
 }
 
 /// Why its codes are not read, though they may be a healthy weight's.

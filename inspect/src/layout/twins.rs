@@ -53,7 +53,8 @@ impl Twins {
         type Content<'o> = Vec<(&'o str, &'o [usize], u32)>;
         let mut alike: HashMap<Content<'_>, Vec<&str>> = HashMap::new();
         for (file, all) in &self.0 {
-            let content = all.iter().map(|own| Some((own.name.as_str(), own.shape.as_slice(), own.checksum?)));
+            let content =
+                all.iter().map(|own| Some((own.name.as_str(), own.shape.as_slice(), own.checksum?)));
             if let Some(mut content) = content.collect::<Option<Content<'_>>>() {
                 content.sort_unstable();
                 alike.entry(content).or_default().push(file);

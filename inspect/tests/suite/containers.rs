@@ -3,8 +3,8 @@
 use ckpt_inspect::{Checkpoint, DType, DamageKind, ErrorKind, Options, describe, open, open_bytes};
 use ckpt_kit::fixtures::fixture;
 use ckpt_kit::numbers::le;
-use ckpt_kit::{peers, pickle};
 use ckpt_kit::torch::{self, TarStorage, TarTensor};
+use ckpt_kit::{peers, pickle};
 use std::io::{Cursor, Read, Write};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};

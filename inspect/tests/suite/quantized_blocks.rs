@@ -85,7 +85,10 @@ fn blocks_whose_codes_are_all_the_same_are_no_matrix() {
         // Four or five codes of a byte of the ternary types are the same in these alone.
         for fill in [0x00, 0xff, 0x55, 0x1b] {
             // Six-bit scales are zero then, and with them what is in a block; or codes are zero, or differ in a byte.
-            if matches!((of.ggml, fill), (12, 0x00) | (11, 0x1b) | (34, 0x55 | 0x1b) | (35, 0x55 | 0x1b | 0xff)) {
+            if matches!(
+                (of.ggml, fill),
+                (12, 0x00) | (11, 0x1b) | (34, 0x55 | 0x1b) | (35, 0x55 | 0x1b | 0xff)
+            ) {
                 continue;
             }
             for (of_every, share) in [(1, 1.0), (2, 0.5)] {

@@ -172,7 +172,11 @@ impl Listing {
 
     /// The files that it names; `None` where some of its places cannot be read.
     pub fn files(&self) -> Option<HashSet<String>> {
-        self.places.values().flatten().map(|place| place.as_ref().ok().map(|place| place.file.clone())).collect()
+        self.places
+            .values()
+            .flatten()
+            .map(|place| place.as_ref().ok().map(|place| place.file.clone()))
+            .collect()
     }
 }
 

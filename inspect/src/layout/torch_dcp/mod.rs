@@ -178,8 +178,12 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
 fn of_other_saves(others: &[String]) -> Option<Notice> {
     let first = others.first()?.escape_debug();
     let text = match others.len() {
-        1 => format!("{first} is there, and .metadata does not name it: it is of another save, and is not read, as PyTorch does not"),
-        n => format!("{n} files are there that .metadata does not name, such as {first}: they are of another save, and are not read, as PyTorch does not"),
+        1 => format!(
+            "{first} is there, and .metadata does not name it: it is of another save, and is not read, as PyTorch does not"
+        ),
+        n => format!(
+            "{n} files are there that .metadata does not name, such as {first}: they are of another save, and are not read, as PyTorch does not"
+        ),
     };
     Some(Notice::new(NoticeKind::Surplus, text))
 }

@@ -123,8 +123,7 @@ pub(super) fn codes(stored: &Stored<'_>) -> Vec<usize> {
         is_small || dtype.is_integer() && !matches!(dtype, DType::I64 | DType::U64)
     };
     let all = largest.into_values();
-    let codes = all.filter(|&(bytes, at)| {
-        bytes == u64::MAX || is_code(tensors[at].dtype) && tensors[at].numel() > 1
-    });
+    let codes =
+        all.filter(|&(bytes, at)| bytes == u64::MAX || is_code(tensors[at].dtype) && tensors[at].numel() > 1);
     codes.map(|(_, at)| at).collect()
 }
