@@ -87,7 +87,7 @@ fn blocks_whose_codes_are_all_the_same_are_no_matrix() {
             // Six-bit scales are zero then, and with them what is in a block; or codes are zero, or differ in a byte.
             if matches!(
                 (of.ggml, fill),
-                (12, 0x00) | (11, 0x1b) | (34, 0x55 | 0x1b) | (35, 0x55 | 0x1b | 0xff)
+                (12, 0x00) | (11 | 21, 0x1b) | (34, 0x55 | 0x1b) | (35, 0x55 | 0x1b | 0xff)
             ) {
                 continue;
             }
