@@ -250,9 +250,7 @@ fn is_canonical(path: &Path) -> bool {
         let own = family.forms.contains(&name.as_str()) && !is_index(&name);
         own || family.is_variant(&name)
     };
-    FAMILIES.iter().any(is_form)
-        || ADAPTERS.contains(&name.as_str())
-        || name == "pytorch_model_fsdp.bin"
+    FAMILIES.iter().any(is_form) || ADAPTERS.contains(&name.as_str()) || name == "pytorch_model_fsdp.bin"
 }
 
 #[derive(Deserialize)]

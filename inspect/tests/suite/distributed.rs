@@ -292,8 +292,14 @@ fn a_file_of_another_save_is_told_and_not_read() {
         std::fs::write(folder.path().join(name), bytes).unwrap();
         let checkpoint = open(folder.path()).unwrap();
         let [notice] = &checkpoint.warnings[..] else { panic!("{:?}", checkpoint.warnings) };
-        assert!(notice.is_doubt() && !notice.is_finding() && notice.text.contains("__2_0.distcp"), "{notice}");
-        assert_eq!((checkpoint.damage.clone(), checkpoint.tensors.len()), (None, open(saved()).unwrap().tensors.len()));
+        assert!(
+            notice.is_doubt() && !notice.is_finding() && notice.text.contains("__2_0.distcp"),
+            "{notice}"
+        );
+        assert_eq!(
+            (checkpoint.damage.clone(), checkpoint.tensors.len()),
+            (None, open(saved()).unwrap().tensors.len())
+        );
     }
 }
 

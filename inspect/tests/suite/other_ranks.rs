@@ -243,7 +243,10 @@ fn files_of_megatron_under_other_ranks_names_are_told() {
         assert_eq!(told([(ranks[0], 0.0), (ranks[1], 100.0)]), [""; 0], "{ranks:?}");
     }
     let swapped = told([(1, 100.0), (0, 0.0)]);
-    assert!(swapped.len() == 2 && swapped[0].contains("mp_rank_00 is by the arguments in it of rank 1"), "{swapped:?}");
+    assert!(
+        swapped.len() == 2 && swapped[0].contains("mp_rank_00 is by the arguments in it of rank 1"),
+        "{swapped:?}"
+    );
     let copied = told([(0, 0.0), (0, 0.0)]);
     assert!(copied.len() == 1 && copied[0].contains("hold the same"), "{copied:?}");
 }

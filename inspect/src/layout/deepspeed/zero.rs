@@ -254,7 +254,8 @@ fn unnamed_masters(saved: &Saved) -> Option<Notice> {
         keys.next() == Some("optimizer") && keys.next().is_some_and(|key| key.starts_with("fp32_groups"))
     });
     let first = masters.next()?;
-    let module = module(saved).into_iter().find(|(_, tensor)| matches!(tensor.dtype, DType::BF16 | DType::F16));
+    let module =
+        module(saved).into_iter().find(|(_, tensor)| matches!(tensor.dtype, DType::BF16 | DType::F16));
     let (_, module) = module?;
     let text = format!(
         "the optimizer has fp32 masters of the weights, such as `{}`, without their names: the weights shown are the module's own, in {}",
