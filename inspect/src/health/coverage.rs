@@ -195,8 +195,8 @@ fn is_of_layer(tensor: &TensorRecord) -> bool {
 fn is_matrix(tensor: &TensorRecord) -> bool {
     let long = tensor.shape.iter().filter(|&&d| d > 1).count();
     match tensor.role {
-        // Some are kept as one long row.
         _ if unread(tensor).is_some() => true,
+        // Some are kept as one long row.
         Role::Codes => long >= 1,
         Role::Unknown | Role::TrainerState => long >= 2,
         role => long >= 2 && (role.is_matrix() || tensor.ternary.is_some()),
