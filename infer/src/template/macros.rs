@@ -122,14 +122,14 @@ impl Object for Any {
             names.iter().position(|name| REST.iter().any(|(rest, _)| rest == name)).unwrap_or(names.len());
         let (placed, more) = given.split_at(given.len().min(own));
         let mut named: Vec<(String, Value)> = Vec::new();
-        let mut others: Vec<(Value, Value)> = Vec::new();
+        let mut others: Vec<(String, Value)> = Vec::new();
         let takes_caller = called.get_attr("caller")?.is_true();
         for key in kwargs.args() {
             let value: Value = kwargs.get(key)?;
             let is_own = names[placed.len().min(own)..own].iter().any(|name| name == key);
             match is_own || key == "caller" && takes_caller {
                 true => named.push((key.to_string(), value)),
-                false => others.push((Value::from(key), value)),
+                false => others.push((key.to_string(), value)),
             }
         }
         if !more.is_empty() && !takes(VARARGS) {
@@ -142,7 +142,8 @@ impl Object for Any {
             named.push((VARARGS.into(), Value::from(Tuple::from(more))));
         }
         if takes(KWARGS) {
-            named.push((KWARGS.into(), others.into_iter().collect()));
+            let others: Kwargs = others.into_iter().collect();
+            named.push((KWARGS.into(), minijinja::functions::dict(None, others)?));
         }
         let mut all = placed.to_vec();
         all.push(named.into_iter().collect::<Kwargs>().into());

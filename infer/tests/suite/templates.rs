@@ -69,7 +69,7 @@ const TEMPLATES: &[&str] = &[
     "{{ 'a' ~ 1e16 ~ [1e22, 'x'] ~ {'k': none} ~ (1, ) ~ nothing ~ true }}{{ 1 + 2 * 3 ~ 4 if 'a' ~ 'b' == 'ab' }}{{ 'x' ~ 7 % 4 ~ -1 ~ 2 ** 3 }}{{ ('a' ~ 'b')|upper ~ 'c'|upper ~ messages[0].role }}",
     "{% set x = 'a' ~ 'b' ~ '~' %}{{ x }}{{ [x ~ 1, x ~ 2]|join(x ~ '|') }}{{ {'k': x ~ x}['k'] }}{% if not nothing ~ '' %}empty{% endif %}{{ x is string ~ 'z' }}{% for c in 'a' ~ 'b' %}[{{ c }}]{% endfor %}",
     "{{ ' a '['strip']() }}{{ {'a': 1}['get']('b', 'c') }}{{ messages[0]['content']['upper']()['lower']() }}{{ 'a,b'['split'](',')[1] }}{% macro f(x) %}<{{ x }}>{% endmacro %}{{ {'f': f}['f']('y') }}{{ ([f]|first)('z') }}{{ {'f': f}.f(1) }}",
-    "{{ '{:%} {:.1%} {:+.0%} {:.2%}'.format(0.5, 0.1234, 1, true) }}{{ '{} {}'.format(1e16, ['a', none]) }}{{ '{1}{0}'.format(1e22, {'a': 1.0}) }}{{ '{a}{}'.format(2.50, a=1) }}{{ '{0[0]}{1.x}'.format(['q'], namespace(x=1)) if false else 'n' }}{{ '{:>{}}'.format('a', 3) }}",
+    "{{ '{:%} {:.1%} {:+.0%} {:.2%}'.format(0.5, 0.1234, 1, true) }}{{ '{} {}'.format(1e16, ['a', none]) }}{{ '{1}{0}'.format(1e22, {'a': 1.0}) }}{{ '{a}{}'.format(2.50, a=1) }}{{ '{0[0]}'.format(['q']) }}{{ '{:>4}'.format('a') }}",
     "{{ raise_exception('no') }}",
 ];
 
@@ -80,6 +80,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("{{ ['a', 'a']|random }}", "another item each time"),
     ("{{ '\\N{BULLET}' }}", "names"),
     ("{{ '{:8.1%}'.format(0.5) }}", "not supported"),
+    ("{{ '{:>{}}{:%}'.format('a', 3, 1) }}", "places in places"),
     ("{{ ('a'|attr('upper'))() }}", "attr gives a method"),
 ];
 
