@@ -413,6 +413,9 @@ fn summary(record: &CheckpointRecord, args: &Args) -> String {
     let why_not_judged = match &record.tensors {
         none if none.is_empty() => "it contains no tensors",
         _ if args.no_stats => "--no-stats reads the header only",
+        _ if record.coverage.layers_unjudged => {
+            "its layers are not read, and embeddings and heads say too little"
+        }
         _ => "it has no weight matrices that can be measured",
     };
     let mut out = terminal::bold(&terminal::escape(&record.path)) + "\n";
@@ -444,7 +447,7 @@ fn summary(record: &CheckpointRecord, args: &Args) -> String {
         Some(verdict) => line("verdict", terminal::verdict_style(Some(verdict)).bold(), verdict.name()),
         None => line("verdict", plain.dimmed(), &format!("not judged: {why_not_judged}")),
     }
-    if record.verdict.is_some() {
+    if record.verdict.is_some() || record.coverage.layers_unjudged && !args.no_stats {
         line("judged", plain, &terminal::escape(&record.coverage.to_string()));
     }
     for reason in &record.reasons {
@@ -493,11 +496,10 @@ fn quantized(record: &QuantizationRecord) -> String {
         format!("{kind}, {}", plural(usize::try_from(*count).unwrap_or(usize::MAX), "weight"))
     };
     let mut parts: Vec<String> = record.kinds.iter().map(kind).collect();
-    if parts.is_empty() {
-        parts.extend(
-            record.unread.as_ref().map(|name| format!("{}, which is not read", terminal::escape(name))),
-        );
-    }
+    let others = if parts.is_empty() { "" } else { "others " };
+    parts.extend(
+        record.unread.as_ref().map(|name| format!("{others}{}, which is not read", terminal::escape(name))),
+    );
     let (first, more) = match record.left.as_slice() {
         [] => return parts.join("; "),
         [first] => (first, String::new()),

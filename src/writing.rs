@@ -318,7 +318,7 @@ impl From<ckpt_convert::Error> for Failure {
             Error::Read(error) => error.into(),
             Error::Target { .. } => Failure::usage(with_flag(&error, error.remedy())),
             Error::Source { ref path, .. } => Failure::usage(with_flag(&error, error.remedy())).naming(path),
-            Error::Incomplete { ref path, .. } => {
+            Error::Incomplete { ref path, .. } | Error::Unread { ref path, .. } => {
                 Failure::unreadable(with_flag(&error, error.remedy())).naming(path)
             }
             Error::Output(error) => error.into(),

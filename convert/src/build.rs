@@ -13,7 +13,8 @@ use ckpt_inspect::meaning::names::Names;
 use ckpt_inspect::meaning::{Quantization, RopeScaling, role};
 use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{
-    Checkpoint, DType, Error as ReadError, Format, Group, ModelConfig, Role, TensorInfo, without_state_dict,
+    Checkpoint, DType, Error as ReadError, Format, Group, ModelConfig, NoticeKind, Role, TensorInfo,
+    is_of_optimizer, without_state_dict,
 };
 
 use crate::names::Style;
@@ -33,6 +34,12 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
     let keeps = options.keep_quantized && is_stored && source.tensors.iter().all(|t| t.quantized.is_none());
     if let Some(why) = source.coding.refusal().filter(|_| !keeps) {
         return Err(Error::of_source(source, why));
+    }
+    let of_weights = |name: &String| options.keep_optimizer || !is_of_optimizer(name);
+    let unread =
+        source.warnings.iter().find(|n| n.kind == NoticeKind::Unread && n.tensors.iter().any(of_weights));
+    if let Some(notice) = unread.filter(|_| !options.allow_incomplete) {
+        return Err(Error::Unread { path: source.path.clone(), why: notice.text.clone() });
     }
     let form = options.target.form();
     if keeps && !options.decode_the_rest {

@@ -42,6 +42,14 @@ pub enum Error {
         /// What it lacks.
         lacks: Lacks,
     },
+    /// The source has a tensor that is not read, and would not be in the output.
+    #[error("{}: {why}, and would be missing", printable(&path.to_string_lossy()))]
+    Unread {
+        /// The source, as it was opened.
+        path: PathBuf,
+        /// Which tensor it is and why it is not read.
+        why: String,
+    },
 }
 
 impl Error {
@@ -67,7 +75,7 @@ impl Error {
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             Error::Target { remedy, .. } | Error::Source { remedy, .. } => *remedy,
-            Error::Incomplete { .. } => Some(Remedy::AllowIncomplete),
+            Error::Incomplete { .. } | Error::Unread { .. } => Some(Remedy::AllowIncomplete),
             _ => None,
         }
     }

@@ -2,6 +2,7 @@
 
 mod filters;
 mod jinja;
+mod macros;
 mod methods;
 mod python;
 mod rewrite;

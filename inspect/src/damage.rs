@@ -175,6 +175,8 @@ pub enum NoticeKind {
     OtherForm,
     /// Objects of the file cannot be read as what they are.
     NotShown,
+    /// A tensor of the file cannot be read, so that it is in no listing.
+    Unread,
     /// The listing was cut because the file repeats itself out of proportion.
     ListingCut,
     /// A part that is not needed for the rest is damaged.
@@ -240,10 +242,10 @@ impl Notice {
     }
 
     /// Whether who trusts the checkpoint should know it, though nothing in it is wrong: bytes that belong to nothing, a
-    /// part of the save that is gone.
+    /// part of the save that is gone or not read.
     pub fn is_doubt(&self) -> bool {
         use NoticeKind::*;
-        !self.is_finding() && matches!(self.kind, Surplus | Hole | Gone | Unlike)
+        !self.is_finding() && matches!(self.kind, Surplus | Hole | Gone | Unlike | Unread)
     }
 }
 

@@ -4,6 +4,7 @@ mod rule;
 
 use std::path::Path;
 
+use ckpt_inspect::coverage::Reason;
 use ckpt_inspect::{
     CheckpointRecord, Coverage, DType, Finding as Why, Group, Judgement, TensorRecord, Verdict, judgements,
     printable, without_state_dict,
@@ -245,23 +246,25 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
     let (judged, whole_judgement) = judge_all(record, policy);
     let matrices: Vec<&Judged> = judged.iter().filter(|j| j.in_scope).collect();
     let count = |verdict| matrices.iter().filter(|j| j.verdict == Some(verdict)).count() as u64;
+    let coverage = coverage(&judged, policy);
+    let worst = judged
+        .iter()
+        .filter(|j| j.in_scope || j.verdict == Some(Verdict::Corrupt))
+        .filter_map(|j| j.verdict)
+        .chain(whole_judgement.verdict.filter(|_| !whole_judgement.findings.is_empty()))
+        .max()
+        .map(|verdict| if record.damaged { Verdict::Corrupt } else { verdict });
     let mut checked = Checked {
         path: record.path.clone(),
         status: Status::Passed,
         step: record.step,
-        verdict: judged
-            .iter()
-            .filter(|j| j.in_scope || j.verdict == Some(Verdict::Corrupt))
-            .filter_map(|j| j.verdict)
-            .chain(whole_judgement.verdict.filter(|_| !whole_judgement.findings.is_empty()))
-            .max()
-            .map(|verdict| if record.damaged { Verdict::Corrupt } else { verdict }),
+        verdict: coverage.admitted(worst),
         judged: matrices.len() as u64,
         healthy: count(Verdict::Healthy),
         dead: count(Verdict::Dead),
         untrained: count(Verdict::Untrained),
         companion: is_companion(record),
-        coverage: coverage(&judged, policy),
+        coverage,
         checks: vec![
             Rule::UnreadableFile,
             Rule::DamagedFile,
@@ -423,10 +426,16 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
         .iter()
         .map(|j| j.tensor)
         .filter(|t| is_matrix(t) && t.stats.is_none() && t.damage.is_none())
+        .filter(|t| t.quantized.as_ref().is_none_or(|quantized| quantized.fault.is_none()))
         .collect();
     if let Some(first) = unmeasured.first() {
         let count = plural(unmeasured.len(), "weight matrix");
         let message = format!("not measured: {count}, such as {} ({})", first.name, first.dtype);
+        findings.push(Finding::new(Rule::NotMeasured, message));
+    }
+    for gap in checked.coverage.not_judged.iter().filter(|gap| gap.reason == Reason::NotRead) {
+        let count = plural(usize::try_from(gap.tensors).unwrap_or(usize::MAX), "weight");
+        let message = format!("not read: {count}, quantized by {}, such as {}", gap.dtype, gap.example);
         findings.push(Finding::new(Rule::NotMeasured, message));
     }
     let lost: Vec<&Judged<'_>> = judged.iter().filter(|j| scale_is_lost(j)).collect();
@@ -444,8 +453,10 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
         real && j.tensor.group == Group::Weights && j.tensor.stats.as_ref().is_some_and(|s| s.count > 0)
     };
     let looked_at = checked.judged > 0 || checked.companion || judged.iter().any(measured);
-    if !looked_at && !record.damaged {
+    let no_layer = checked.coverage.no_layer().filter(|_| looked_at);
+    if (!looked_at || no_layer.is_some()) && !record.damaged {
         let message = match record.tensors.len() {
+            _ if no_layer.is_some() => no_layer.unwrap_or_default(),
             0 => "it contains no tensors".to_string(),
             _ if judged.is_empty() => "all of its tensors are ignored".to_string(),
             _ => "none of its tensors is a weight matrix that can be judged".to_string(),

@@ -102,6 +102,9 @@ pub fn headline(run: &Run, explanation: &Explanation) -> Headline {
                 patterns(layers.iter().copied()),
             ));
         }
+        [] if last.verdict.is_none() && last.coverage.layers_unjudged => {
+            sentences.push("None of the matrices of its layers could be judged.".into());
+        }
         [] if judged.is_empty() => sentences.push("No weight matrix could be judged.".into()),
         [] if judged.len() == 1 => sentences.push(format!("Its one {which}matrix is healthy at {place}.")),
         [] => sentences

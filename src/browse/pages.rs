@@ -113,11 +113,14 @@ fn file(state: &State, width: usize) -> Vec<Line<'static>> {
     };
     let verdict = match record.verdict {
         Some(verdict) => Span::styled(verdict.name(), theme.verdict(Some(verdict))),
+        None if file.complete && record.coverage.layers_unjudged => {
+            Span::styled("not judged: its layers are not read", theme.dim())
+        }
         None if file.complete => Span::styled("not judged: no weight matrices", theme.dim()),
         None => Span::styled("measuring…", theme.dim()),
     };
     lines.push(Line::from(vec![Span::styled(format!("{:<11} ", "verdict"), theme.dim()), verdict]));
-    if file.complete && record.verdict.is_some() {
+    if file.complete && (record.verdict.is_some() || record.coverage.layers_unjudged) {
         lines.extend(long_fact(theme, "judged", &escape(&record.coverage.to_string()), width));
     }
     lines.push(fact(theme, "format", format!("{}, {}", record.format, bytes(record.file_bytes))));

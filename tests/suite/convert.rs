@@ -11,6 +11,7 @@ use ckpt_kit::binary::{Program, text};
 use ckpt_kit::fixtures::{below, fixture};
 use ckpt_kit::numbers::le;
 use ckpt_kit::safetensors::{SafeTensors, raw};
+use ckpt_kit::torch;
 
 /// The program in its folder.
 fn place() -> Program {
@@ -50,6 +51,32 @@ fn every_target_says_what_was_written_and_verifies() {
     let inspected = place.run(&["inspect", "e.safetensors", "--no-stats"]);
     assert!(inspected.out().contains("i2s_unscaled"), "{}", inspected.out());
     assert!(place.files().iter().all(|f| !f.starts_with(".ckpt-")), "{:?}", place.files());
+}
+
+/// Such as those of PyTorch's types of bits.
+#[test]
+fn a_tensor_that_is_not_read_is_not_left_out_without_a_word() {
+    use ckpt_kit::pickle::{dict, pickle};
+    let place = place();
+    let tensor = |key: &str| torch::rebuild("FloatStorage", key, 64, 0, &[8, 8], &[8, 1]);
+    let mut other = tensor("1");
+    let at = other.windows(18).position(|bytes| bytes == b"_rebuild_tensor_v2").unwrap();
+    other[at + 17] = b'9';
+    let values: Vec<f32> = (0..64).map(|i| ((i * 37 % 64) as f32 - 31.5) / 64.0).collect();
+    let write = |name: &str, key: &str| {
+        let object = pickle(2, &dict(&[("a.weight", tensor("0")), (key, other.clone())]));
+        std::fs::write(place.at(name), torch::zip_of(&object, &[le(&values), le(&values)])).unwrap();
+    };
+    write("x.pt", "x.weight");
+    place.run(&["gate", "x.pt"]).exits(0).says(&["doubt", "`x.weight` is created by `_rebuild_tensor_v9`"]);
+    let convert = ["convert", "x.pt", "--to", "safetensors", "-o", "x.safetensors"];
+    let refused = place.run(&convert).exits(3);
+    refused.complains(&["`x.weight` is created by", "would be missing", "--allow-incomplete"]);
+    assert!(!place.at("x.safetensors").exists());
+    place.run(&[&convert[..], &["--allow-incomplete"]].concat()).exits(0);
+    // Weights alone do without the optimizer's.
+    write("y.pt", "optimizer.x");
+    place.run(&["convert", "y.pt", "--to", "safetensors", "-o", "y.safetensors"]).exits(0);
 }
 
 #[test]

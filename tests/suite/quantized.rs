@@ -127,3 +127,84 @@ fn a_quantized_model_is_dequantized_or_kept() {
     refused.complains(&["up_proj.qweight", "codes without their scale"]);
     assert!(!program.at("y.safetensors").exists());
 }
+
+/// A model of two layers whose matrices are these tensors each, an embedding and a head, with the config.json.
+fn layers(program: &Program, name: &str, config: &str, matrix: &[(&str, &str, &[u64], usize)]) -> String {
+    let folder = program.at(name);
+    std::fs::create_dir(&folder).unwrap();
+    let mut random = Random::new(3);
+    let mut values =
+        || (0..2048).map(|_| (random.below(1 << 16) as f32 / 65536.0 - 0.5) * 0.07).collect::<Vec<f32>>();
+    let mut file = SafeTensors::new().f32s("model.embed_tokens.weight", &[64, 32], &values()).f32s(
+        "lm_head.weight",
+        &[64, 32],
+        &values(),
+    );
+    for layer in 0..2 {
+        for (field, dtype, shape, bytes) in matrix {
+            let shape: Vec<usize> = shape.iter().map(|&d| d as usize).collect();
+            let name = format!("model.layers.{layer}.mlp.up_proj.{field}");
+            file = file.tensor(&name, dtype, &shape, &noise()[..*bytes]);
+        }
+    }
+    file.write(&folder.join("model.safetensors"));
+    std::fs::write(folder.join("config.json"), config).unwrap();
+    name.to_string()
+}
+
+#[test]
+fn a_model_whose_layers_are_not_read_is_not_healthy() {
+    let program = program().in_its_folder();
+    let hqq: &[(&str, &str, &[u64], usize)] =
+        &[("W_q", "U8", &[32, 16], 512), ("scale", "BF16", &[32, 1], 64), ("zero", "BF16", &[32, 1], 64)];
+    let other: &[(&str, &str, &[u64], usize)] = &[("packed", "I32", &[32, 4], 512)];
+    let sparse: &[(&str, &str, &[u64], usize)] =
+        &[("compressed", "U8", &[512], 512), ("bitmask", "U8", &[32, 4], 128), ("shape", "I64", &[2], 16)];
+    let method = |name: &str| format!(r#"{{"quantization_config": {{"quant_method": "{name}"}}}}"#);
+    for (name, config, tensors, what) in [
+        ("hqq", method("hqq"), hqq, "HQQ"),
+        ("hqq-unsaid", "{}".to_string(), hqq, "HQQ"),
+        ("other", method("nobodys"), other, "nobodys"),
+        ("sparse", method("compressed-tensors"), sparse, "compressed-tensors' sparse-bitmask"),
+    ] {
+        let model = layers(&program, name, &config, tensors);
+        let judged = format!("judged 2 of 4 matrices; 2 not read: {what}");
+        let why = format!("none of the matrices of its layers was judged (2 not read: {what})");
+        let gate = program.run(&["gate", &model]).exits(1);
+        assert!(!gate.out().contains("healthy,"), "{}", gate.out());
+        gate.says(&["nothing-judged", &judged, &why, "not-measured"]);
+        let shown = program.run(&["inspect", &model]).exits(0);
+        shown.says(&["not judged", &why, &format!("{what}, which is not read")]);
+        let json = program.run(&["inspect", &model, "--format", "json"]).exits(0).json();
+        assert_eq!(
+            (&json["verdict"], &json["coverage"]["layers_unjudged"]),
+            (&serde_json::Value::Null, &true.into())
+        );
+        assert_eq!(json["coverage"]["not_judged"][0]["reason"], "not-read");
+        assert_eq!(json["quantization"]["unread"], what);
+        let json = program.run(&["gate", &model, "--format", "json"]).exits(1).json();
+        assert_eq!(json["checkpoints"][0]["verdict"], serde_json::Value::Null);
+        program.run(&["report", &model, "--format", "json", "-o", &format!("{name}.json")]).exits(0);
+        let report = std::fs::read_to_string(program.at(&format!("{name}.json"))).unwrap();
+        assert!(report.contains("None of the matrices of its layers could be judged"), "{report}");
+    }
+    // Who looks at the rest alone says so.
+    let rest = program.run(&["gate", "hqq", "--ignore", "*.W_q"]).exits(0);
+    rest.says(&["2 of 2 tensors healthy"]);
+    // Where some layers are read, those are judged, and the others told.
+    let dense = program.at("hqq").join("model.safetensors");
+    let mut file = SafeTensors::new();
+    for layer in 0..2 {
+        let name = format!("model.layers.{layer}.mlp.up_proj.W_q");
+        file = file.tensor(&name, "U8", &[32, 16], &noise()[..512]).f32s(
+            &format!("model.layers.{layer}.mlp.up_proj.scale"),
+            &[32, 1],
+            &[0.1; 32],
+        );
+    }
+    let mut random = Random::new(5);
+    let values: Vec<f32> = (0..1024).map(|_| (random.below(1 << 16) as f32 / 65536.0 - 0.5) * 0.3).collect();
+    file.f32s("model.layers.0.mlp.down_proj.weight", &[32, 32], &values).write(&dense);
+    let some = program.run(&["gate", "hqq"]).exits(0);
+    some.says(&["not-measured", "healthy", "judged 1 of 3 matrices; 2 not read: HQQ"]);
+}

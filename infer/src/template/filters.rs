@@ -9,9 +9,17 @@ use minijinja::{Environment, Error as JinjaError};
 use regex::Regex;
 
 use super::jinja::wrong;
+use super::macros::{ANY, Any};
 use super::methods::{lines, middle};
 use super::python::{Cycler, Joiner, Range, bounded, is_dict, repr_of, text_of};
-use super::rewrite::REMAINDER;
+use super::rewrite::{JOINED, REMAINDER};
+
+/// Filters that are not there, and why not.
+const UNSUPPORTED: [(&str, &str); 3] = [
+    ("random", "random chooses another item each time"),
+    ("urlize", "urlize, which makes links of addresses, is not supported"),
+    ("wordwrap", "wordwrap is not supported"),
+];
 
 type Written = Result<String, JinjaError>;
 
@@ -49,7 +57,19 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     // In Python what is undefined can be called, to fail then.
     environment
         .add_test("callable", |value: Value| matches!(value.kind(), ValueKind::Plain | ValueKind::Undefined));
+    for (name, why) in UNSUPPORTED {
+        environment.add_filter(name, move |_: Value, _: Rest<Value>| -> Written { Err(wrong(why)) });
+    }
     environment.add_function(REMAINDER, remainder);
+    environment.add_function(JOINED, |values: Rest<Value>| -> Written {
+        let mut out = String::new();
+        for value in values.iter() {
+            out.push_str(&text_of(value)?);
+            bounded(out.len())?;
+        }
+        Ok(out)
+    });
+    environment.add_global(ANY, Value::from_object(Any));
     environment.add_function("range", Range::value);
     environment.add_function("cycler", |items: Rest<Value>| Cycler::value(items.to_vec()));
     environment.add_function("joiner", Joiner::value);

@@ -110,7 +110,7 @@ fn of_text(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Jinj
             let size = args.first().map_or(Some(8), Value::as_usize);
             Value::from(without_tabs(text, size.ok_or_else(|| wrong("a width is no whole number"))?)?)
         }
-        ("format", args) => match format_with_conversions(text, args)? {
+        ("format", args) => match formatted(text, args)? {
             Some(text) => Value::from(text),
             None => return Ok(None),
         },
@@ -254,11 +254,10 @@ fn split_from_right(text: &str, at: &Value, most: &Value) -> Option<Value> {
     Some(parts.into_iter().rev().collect())
 }
 
-/// `text.format(args)` where values are written as `{!r}` or `{!s}` say; `None` where none is.
-fn format_with_conversions(text: &str, args: &[Value]) -> Result<Option<String>, JinjaError> {
-    if !text.contains("!r") && !text.contains("!s") {
-        return Ok(None);
-    }
+/// `text.format(args)` where values are written as Python writes them: as they are, as `{!r}` or `{!s}` say, or as a share
+/// of a hundred; `None` where minijinja's is the same.
+fn formatted(text: &str, args: &[Value]) -> Result<Option<String>, JinjaError> {
+    let converts = text.contains("!r") || text.contains("!s");
     let (mut out, mut values, mut rest, mut next) = (String::new(), args.to_vec(), text, 0);
     while let Some(at) = rest.find(['{', '}']) {
         out.push_str(&rest[..at]);
@@ -270,39 +269,69 @@ fn format_with_conversions(text: &str, args: &[Value]) -> Result<Option<String>,
         }
         let Some(end) = place.find('}').filter(|_| place.starts_with('{')) else { break };
         let inner = &place[1..end];
+        rest = &place[end + 1..];
+        if inner.contains('{') {
+            // A width that is a value too.
+            return match converts || text.contains("%}") {
+                true => Err(wrong("a format with places in places is not supported")),
+                false => Ok(None),
+            };
+        }
         let (field, spec) = inner.split_once(':').unwrap_or((inner, ""));
         let (field, kind) = field.split_once('!').map_or((field, None), |(field, kind)| (field, Some(kind)));
-        if field.contains(['.', '[', '{']) || spec.contains('{') {
-            return Err(wrong("a format with parts of values and !r is not supported"));
-        }
-        let number = match field.is_empty() {
+        let (head, path) = field.split_at(field.find(['.', '[']).unwrap_or(field.len()));
+        let number = match head.is_empty() {
             true => {
                 next += 1;
                 Some(next - 1)
             }
-            false => field.parse::<usize>().ok(),
+            false => head.parse::<usize>().ok(),
         };
-        let Some(value) = number.and_then(|number| args.get(number)) else {
-            return Err(wrong("a format with names of values and !r is not supported"));
-        };
-        let written = match kind {
-            None => None,
-            Some("r") => Some(repr_of(value)?),
-            Some("s") => Some(text_of(value)?),
-            Some(other) => return Err(wrong(format!("a format has !{}", other.escape_debug()))),
-        };
-        let number = match written {
-            None => number.unwrap_or(0),
-            Some(written) => {
-                // Behind those that are given by place, before any by name.
-                let at = values.iter().position(Value::is_kwargs).unwrap_or(values.len());
-                values.insert(at, Value::from(written));
-                at
+        let percent = spec.strip_suffix('%');
+        let is_own = kind.is_some() || percent.is_some();
+        let value = number.filter(|_| path.is_empty()).and_then(|number| args.get(number));
+        let Some(value) = value.filter(|_| is_own || spec.is_empty()) else {
+            if is_own {
+                return Err(wrong("a format with parts or names of values and !r, !s or % is not supported"));
             }
+            let head = number.map_or(head.to_string(), |number| number.to_string());
+            let spec = if spec.is_empty() { String::new() } else { format!(":{spec}") };
+            out.push_str(&format!("{{{head}{path}{spec}}}"));
+            continue;
         };
-        out.push_str(&if spec.is_empty() { format!("{{{number}}}") } else { format!("{{{number}:{spec}}}") });
-        rest = &place[end + 1..];
+        let written = match (kind, percent) {
+            (None, Some(spec)) => Value::from(share(value, spec)?),
+            (None | Some("s"), None) => Value::from(text_of(value)?),
+            (Some("r"), None) => Value::from(repr_of(value)?),
+            (Some(other), _) => return Err(wrong(format!("a format has !{}", other.escape_debug()))),
+        };
+        // Behind those that are given by place, before any by name.
+        let at = values.iter().position(Value::is_kwargs).unwrap_or(values.len());
+        values.insert(at, written);
+        let spec = if percent.is_some() || spec.is_empty() { String::new() } else { format!(":{spec}") };
+        out.push_str(&format!("{{{at}{spec}}}"));
     }
     out.push_str(rest);
     format(FormatStyle::StrFormat, &out, &values).map(Some)
+}
+
+/// A number as a share of a hundred, as the format `spec` before the sign says.
+fn share(value: &Value, spec: &str) -> Result<String, JinjaError> {
+    let is_number = matches!(value.kind(), ValueKind::Number | ValueKind::Bool);
+    let number = match value.kind() {
+        ValueKind::Bool => f64::from(u8::from(value.is_true())),
+        _ => f64::try_from(value.clone()).map_err(|_| wrong("a format with % takes a number"))?,
+    };
+    let sign = spec.strip_prefix('+');
+    let digits = sign.unwrap_or(spec);
+    let digits =
+        if digits.is_empty() { Some(6) } else { digits.strip_prefix('.').and_then(|n| n.parse().ok()) };
+    let Some(digits) = digits.filter(|digits| is_number && *digits <= 300) else {
+        return Err(wrong(format!("a format has `{}%`, which is not supported", spec.escape_debug())));
+    };
+    if !number.is_finite() {
+        return Err(wrong("a format of what is no number is not supported"));
+    }
+    let sign = if sign.is_some() && !number.is_sign_negative() { "+" } else { "" };
+    Ok(format!("{sign}{:.digits$}%", number * 100.0))
 }

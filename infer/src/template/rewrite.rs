@@ -1,5 +1,6 @@
 //! A template's source in the Jinja that minijinja reads: without the blocks for which transformers extends Jinja, with texts in quotes
-//! as Python reads them, and with `%`, which formats texts too, as a function.
+//! as Python reads them, and with what minijinja computes otherwise as functions: `%`, which formats texts too, `~`, which
+//! writes values as Python does, and macros that take any arguments.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -7,17 +8,23 @@ use std::fmt::Write;
 use minijinja::Error as JinjaError;
 
 use super::jinja::wrong;
+use super::macros::Macros;
 
-/// The function in the place of `%`.
+/// The functions in the place of `%` and `~`.
 pub(super) const REMAINDER: &str = "__remainder";
+pub(super) const JOINED: &str = "__joined";
 /// More operators than a template has.
 const MOST: usize = 4096;
 
 /// `source` rewritten.
 pub(super) fn rewritten(source: &str) -> Result<Cow<'_, str>, JinjaError> {
-    if !source.contains("generation") && !source.contains(['\\', '%']) {
+    if !source.contains('{') {
         return Ok(Cow::Borrowed(source));
     }
+    let macros = match ["varargs", "kwargs"].iter().any(|rest| source.contains(rest)) {
+        true => Macros::of(insides(source)),
+        false => Macros::default(),
+    };
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(at) = rest.find('{') {
@@ -27,7 +34,7 @@ pub(super) fn rewritten(source: &str) -> Result<Cow<'_, str>, JinjaError> {
             Some(b'#') => tag.find("#}").map_or(tag.len(), |end| end + 2),
             Some(b'{') => {
                 let len = end_of_tag(tag, "}}");
-                inside(&tag[..len], "}}", &mut out)?;
+                inside(&tag[..len], "}}", &macros, &mut out)?;
                 rest = &tag[len..];
                 continue;
             }
@@ -42,7 +49,7 @@ pub(super) fn rewritten(source: &str) -> Result<Cow<'_, str>, JinjaError> {
                 }
                 _ => {
                     let len = end_of_tag(tag, "%}");
-                    inside(&tag[..len], "%}", &mut out)?;
+                    inside(&tag[..len], "%}", &macros, &mut out)?;
                     rest = &tag[len..];
                     continue;
                 }
@@ -54,6 +61,27 @@ pub(super) fn rewritten(source: &str) -> Result<Cow<'_, str>, JinjaError> {
     }
     out.push_str(rest);
     Ok(Cow::Owned(out))
+}
+
+/// What is in the tags of a template, without comments and raw blocks.
+fn insides(source: &str) -> impl Iterator<Item = &str> {
+    let mut rest = source;
+    std::iter::from_fn(move || {
+        loop {
+            let tag = &rest[rest.find('{')?..];
+            let (len, inner) = match tag.as_bytes().get(1) {
+                Some(b'#') => (tag.find("#}").map_or(tag.len(), |end| end + 2), None),
+                Some(b'%') if word(tag).is_some_and(|(_, name)| name == "raw") => (end_of_raw(tag), None),
+                Some(b'%') => (end_of_tag(tag, "%}"), Some("%}")),
+                Some(b'{') => (end_of_tag(tag, "}}"), Some("}}")),
+                _ => (1, None),
+            };
+            rest = &tag[len..];
+            if let Some(inner) = inner.and_then(|end| tag[2..len].strip_suffix(end)) {
+                return Some(inner.trim_matches(['-', '+']));
+            }
+        }
+    })
 }
 
 /// The first word of the block tag that begins here, and where it stands.
@@ -99,7 +127,7 @@ fn end_of_raw(tag: &str) -> usize {
 }
 
 /// Writes a tag with what is in it rewritten.
-fn inside(tag: &str, end: &str, out: &mut String) -> Result<(), JinjaError> {
+fn inside(tag: &str, end: &str, macros: &Macros, out: &mut String) -> Result<(), JinjaError> {
     let Some(inner) = tag[2..].strip_suffix(end) else {
         out.push_str(tag);
         return Ok(());
@@ -109,11 +137,19 @@ fn inside(tag: &str, end: &str, out: &mut String) -> Result<(), JinjaError> {
     let last = if inner.len() > first { sign(inner.chars().last()) } else { 0 };
     out.push_str(&tag[..2 + first]);
     let mut inner = with_texts(&inner[first..inner.len() - last])?;
-    for _ in 0..MOST {
-        match without_remainder(&inner) {
-            Some(without) => inner = without,
-            None => break,
+    if inner.contains('[') {
+        inner = with_methods(&inner);
+    }
+    for without in [without_remainder, without_joining] {
+        for _ in 0..MOST {
+            match without(&inner) {
+                Some(without) => inner = without,
+                None => break,
+            }
         }
+    }
+    if !macros.is_empty() {
+        inner = macros.rewritten(&inner);
     }
     out.push_str(&inner);
     out.push_str(&tag[tag.len() - end.len() - last..]);
@@ -122,7 +158,7 @@ fn inside(tag: &str, end: &str, out: &mut String) -> Result<(), JinjaError> {
 
 /// What a part of an expression is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Text,
     Name,
     Number,
@@ -131,18 +167,31 @@ enum Kind {
 
 /// A part of an expression, by its place.
 #[derive(Clone, Copy, Debug)]
-struct Token<'t> {
+pub(super) struct Token<'t> {
     kind: Kind,
-    start: usize,
-    text: &'t str,
+    /// Where it begins.
+    pub start: usize,
+    pub text: &'t str,
 }
 
 impl Token<'_> {
-    fn end(&self) -> usize {
+    /// Where it ends.
+    pub fn end(&self) -> usize {
         self.start + self.text.len()
     }
 
-    fn is(&self, sign: &str) -> bool {
+    /// Whether it is a name.
+    pub fn is_any_name(&self) -> bool {
+        self.kind == Kind::Name
+    }
+
+    /// Whether it is the name `name`.
+    pub fn is_name(&self, name: &str) -> bool {
+        self.kind == Kind::Name && self.text == name
+    }
+
+    /// Whether it is the operator or bracket `sign`.
+    pub fn is(&self, sign: &str) -> bool {
         self.kind == Kind::Sign && self.text == sign
     }
 
@@ -170,7 +219,8 @@ impl Token<'_> {
     }
 }
 
-fn tokens(text: &str) -> Vec<Token<'_>> {
+/// The parts of an expression.
+pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
     let mut tokens = Vec::new();
     let mut at = 0;
     while let Some(c) = text[at..].chars().next() {
@@ -233,6 +283,52 @@ fn without_remainder(text: &str) -> Option<String> {
     let (start, end) = (tokens[first].start, tokens[last - 1].end());
     let (left, right) = (&text[start..tokens[at].start], &text[tokens[at].end()..end]);
     Some(format!("{}{REMAINDER}({left},{right}){}", &text[..start], &text[end..]))
+}
+
+/// `text` with the first run of `~` as a call; `None` without one.
+fn without_joining(text: &str) -> Option<String> {
+    let tokens = tokens(text);
+    let at = tokens.iter().position(|token| token.is("~"))?;
+    let first = left_of(&tokens, at)?;
+    let start = tokens[first].start;
+    let mut out = format!("{}{JOINED}({}", &text[..start], &text[start..tokens[at].start]);
+    let mut at = at;
+    loop {
+        let mut last = right_of(&tokens, at + 1)?;
+        while tokens.get(last).is_some_and(|token| ["*", "/", "//"].iter().any(|sign| token.is(sign))) {
+            last = right_of(&tokens, last + 1)?;
+        }
+        let end = tokens[last - 1].end();
+        out.push(',');
+        out.push_str(&text[tokens[at].end()..end]);
+        match tokens.get(last).is_some_and(|token| token.is("~")) {
+            true => at = last,
+            false => return Some(format!("{out}){}", &text[end..])),
+        }
+    }
+}
+
+/// `text` with what is taken by a name in quotes and called, as a method.
+fn with_methods(text: &str) -> String {
+    let tokens = tokens(text);
+    let (mut out, mut at) = (String::with_capacity(text.len()), 0);
+    for (i, four) in tokens.windows(4).enumerate() {
+        let [open, name, close, call] = four else { continue };
+        let is_taken = open.is("[") && name.kind == Kind::Text && close.is("]") && call.is("(");
+        let is_of_value = i.checked_sub(1).is_some_and(|before| tokens[before].ends_operand());
+        let inner = name.text.trim_matches(['\'', '"']);
+        let is_name = inner.len() + 2 == name.text.len()
+            && inner.starts_with(|c: char| c.is_alphabetic() || c == '_')
+            && inner.chars().all(|c| c.is_alphanumeric() || c == '_');
+        if is_taken && is_of_value && is_name {
+            out.push_str(&text[at..open.start]);
+            out.push('.');
+            out.push_str(inner);
+            at = close.end();
+        }
+    }
+    out.push_str(&text[at..]);
+    out
 }
 
 /// The first token of the operand that ends before the operator at `at`: factors bind as it does, from the left.
@@ -438,7 +534,7 @@ mod tests {
         for (source, wanted) in [
             ("{{- a % 2 -}}", "{{- __remainder(a , 2) -}}"),
             ("{{ 1 + a * b % c + d }}", "{{ 1 + __remainder(a * b , c) + d }}"),
-            ("{{ -a % -b ** 2 ~ c }}", "{{ __remainder(-a , -b ** 2) ~ c }}"),
+            ("{{ -a % -b ** 2 ~ c }}", "{{ __joined(__remainder(-a , -b ** 2) , c) }}"),
             ("{% if (loop.index0 % 2 == 0) != x %}", "{% if (__remainder(loop.index0 , 2) == 0) != x %}"),
             (
                 "{% set x = 'a%b' % (c, d)|f(1).e if y else z %}",
@@ -448,6 +544,12 @@ mod tests {
             ("{{ f(x=a % b, y=[c % d]) }}", "{{ f(x=__remainder(a , b), y=[__remainder(c , d)]) }}"),
             ("{{ x is not divisibleby 3 % 2 }}", "{{ __remainder(x is not divisibleby 3 , 2) }}"),
             ("50 % {{ '%' }} {# a % b #}", "50 % {{ '%' }} {# a % b #}"),
+            ("{{ a ~ b * c ~ d|f + 1 }}", "{{ __joined(a , b * c , d|f) + 1 }}"),
+            (
+                "{{ f(a ~ b) ~ '~' if c ~ d else e }}",
+                "{{ __joined(f(__joined(a , b)) , '~') if __joined(c , d) else e }}",
+            ),
+            ("{{ a['strip']() ~ [b]['c'] }}", "{{ __joined(a.strip() , [b]['c']) }}"),
         ] {
             assert_eq!(rewritten(source).unwrap(), wanted);
         }

@@ -61,8 +61,37 @@ const TEMPLATES: &[&str] = &[
     "{{ ['\\u200b\\x00\\x7f\\xa0é\\u3000'] }}{{ ['a\\'b', 'a\"b', 'a\\'\"b', '\\\\'] }}{{ {'k': ('a', [1], {})} }}{{ ('a',) }}{{ () }}{{ [none, true, nothing] }}",
     "{{ messages[0]|attr('role') }}|{{ namespace(a=1)|attr('a') }}|{{ 'x'|attr('y') if false }}{{ {'b':[1,'x'], 'a': 'q'}|pprint }}{{ 'abc'|pprint }}{{ 1.0|pprint }}",
     "{{ '\\x41\\u00e9\\101\\/\\d\\a' }}{{ 'a\\\\nb' }}{{ 'it\\'s' }}{{ \"\\\"\" }}{{ 'a%b' }}{{ '\\t'|length }}{{ '\\U0001F600' }}",
+    "{% macro f(a, b=2) %}{{ a }}{{ b }}{{ varargs }}{{ kwargs }};{% endmacro %}{{ f(1) }}{{ f(1, 3, 4, 5, k='v') }}{{ f(b=1, c=2) }}{{ f(1, a=3) }}",
+    "{% macro f() %}{{ varargs|join('-') }}{% for x in varargs %}<{{ x }}>{% endfor %}{% endmacro %}{{ f() }}{{ f('a', [1]) }}{% macro g() %}{{ kwargs.x }}{{ kwargs|length }}{{ caller() }}{% endmacro %}{% call g(x=1, y=2) %}in{% endcall %}",
+    "{% macro f(varargs) %}{{ varargs }}{% endmacro %}{{ f(1) }}{% macro g(a) %}{{ a }}{{ x.varargs }}{% endmacro %}{{ g(2) }}{% macro h(n) %}{{ n }}{{ varargs }}{% if n %}{{ h(n - 1, n) }}{% endif %}{% endmacro %}{{ h(2, 'a') }}",
+    "{% macro f() %}{{ varargs }}{% endmacro %}{{ f(k=1) }}",
+    "{% macro f() %}{{ kwargs }}{% endmacro %}{{ f(1) }}",
+    "{{ 'a' ~ 1e16 ~ [1e22, 'x'] ~ {'k': none} ~ (1, ) ~ nothing ~ true }}{{ 1 + 2 * 3 ~ 4 if 'a' ~ 'b' == 'ab' }}{{ 'x' ~ 7 % 4 ~ -1 ~ 2 ** 3 }}{{ ('a' ~ 'b')|upper ~ 'c'|upper ~ messages[0].role }}",
+    "{% set x = 'a' ~ 'b' ~ '~' %}{{ x }}{{ [x ~ 1, x ~ 2]|join(x ~ '|') }}{{ {'k': x ~ x}['k'] }}{% if not nothing ~ '' %}empty{% endif %}{{ x is string ~ 'z' }}{% for c in 'a' ~ 'b' %}[{{ c }}]{% endfor %}",
+    "{{ ' a '['strip']() }}{{ {'a': 1}['get']('b', 'c') }}{{ messages[0]['content']['upper']()['lower']() }}{{ 'a,b'['split'](',')[1] }}{% macro f(x) %}<{{ x }}>{% endmacro %}{{ {'f': f}['f']('y') }}{{ ([f]|first)('z') }}{{ {'f': f}.f(1) }}",
+    "{{ '{:%} {:.1%} {:+.0%} {:.2%}'.format(0.5, 0.1234, 1, true) }}{{ '{} {}'.format(1e16, ['a', none]) }}{{ '{1}{0}'.format(1e22, {'a': 1.0}) }}{{ '{a}{}'.format(2.50, a=1) }}{{ '{0[0]}'.format(['q']) }}{{ '{:>4}'.format('a') }}",
     "{{ raise_exception('no') }}",
 ];
+
+/// What Jinja2 renders, and what is refused here, with the reason.
+const REFUSED: &[(&str, &str)] = &[
+    ("{{ 'a b'|wordwrap(3) }}", "wordwrap"),
+    ("{{ 'http://a.b'|urlize }}", "urlize"),
+    ("{{ ['a', 'a']|random }}", "another item each time"),
+    ("{{ '\\N{BULLET}' }}", "names"),
+    ("{{ '{:8.1%}'.format(0.5) }}", "not supported"),
+    ("{{ '{:>{}}{:%}'.format('a', 3, 1) }}", "places in places"),
+    ("{{ ('a'|attr('upper'))() }}", "attr gives a method"),
+];
+
+#[test]
+fn what_is_not_rendered_as_by_transformers_is_refused_with_the_reason() {
+    for (template, why) in REFUSED {
+        let template = Template::Jinja((*template).to_string());
+        let error = template.render(&[], ("<s>", "</s>"), None).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
 
 fn messages() -> Vec<(&'static str, &'static str)> {
     vec![("system", "Be brief."), ("user", "Hi {{ x }}"), ("assistant", "Hello\n"), ("user", "Bye é")]

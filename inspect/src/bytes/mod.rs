@@ -10,6 +10,7 @@ pub mod staged;
 mod stamp;
 pub(crate) mod storage;
 pub mod stored;
+pub(crate) mod tarfile;
 pub mod zip;
 pub(crate) mod zstd;
 
@@ -22,9 +23,8 @@ use std::sync::{Arc, OnceLock};
 
 use memchr::memmem;
 
-pub(crate) use stamp::Stamp;
-
 use crate::{DamageKind, Error, Result};
+pub(crate) use stamp::Stamp;
 
 /// How much is searched in one piece if ranges have to be fetched.
 const WINDOW: u64 = 1 << 20;

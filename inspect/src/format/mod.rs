@@ -5,6 +5,7 @@
 pub(crate) mod dtype;
 pub mod ggml;
 pub mod gguf;
+pub(crate) mod instance;
 pub mod npy;
 mod npz;
 pub mod packing;

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, CowArray, IxDyn, ShapeBuilder};
 use serde::{Deserialize, Serialize};
 
-use crate::metadata::Value;
 use crate::quantized::Quantized;
 use crate::storage::{Storage, swap_words};
-use crate::{DType, Damage, DamageKind, Error, Result};
+use crate::{DType, Damage, DamageKind, Error, Instance, Result};
 
 /// A tensor of a checkpoint, and how its elements are laid out on a storage.
 #[derive(Clone, Debug)]
@@ -50,23 +49,6 @@ pub struct TensorInfo {
     pub(crate) share: Option<Arc<Share>>,
     /// Why its bytes cannot be read, if so.
     pub damage: Option<Damage>,
-}
-
-/// An instance of a subclass of PyTorch's tensors that only wraps others.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Instance {
-    /// Its class, with the module: `torchao.dtypes.affine_quantized_tensor.AffineQuantizedTensor`.
-    pub class: String,
-    /// Its attributes that are no tensors.
-    pub attributes: Value,
-}
-
-impl Instance {
-    /// The name of its class alone.
-    pub fn class_name(&self) -> &str {
-        self.class.rsplit('.').next().unwrap_or_default()
-    }
 }
 
 /// The tensor that a rank saved its part of.

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::bytes::tarfile::{Member, Records, walk};
 use crate::bytes::{ByteSource, Reader, Section, Source, text};
 use crate::format::{Container, Contents, Family, Format};
 use crate::pickle::{Id, Node, Pickle};
@@ -57,16 +58,81 @@ struct Run {
     dtype: DType,
 }
 
+/// The members that PyTorch extracts, each the last one of its name.
+const MEMBERS: [&str; 3] = ["pickle", "storages", "tensors"];
+
+/// Where the content of a member begins, and its bytes.
+type Range = (u64, u64);
+
+/// The members that PyTorch extracts as the crate `tar` finds them, which reads as other programs do; and why it stops, if
+/// it does.
+fn usual_members(data: &dyn ByteSource) -> Result<(HashMap<String, Range>, Option<String>)> {
+    let mut members = HashMap::new();
+    let mut archive = tar::Archive::new(Reader { source: data, at: 0 });
+    let entries = match archive.entries_with_seek() {
+        Ok(entries) => entries,
+        Err(error) => return Ok((members, Some(Reader::complaint(error)?))),
+    };
+    for entry in entries {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => return Ok((members, Some(Reader::complaint(error)?))),
+        };
+        let name = text(&entry.path_bytes()).trim_start_matches("./").to_string();
+        members.insert(name, (entry.raw_file_position(), entry.size()));
+    }
+    Ok((members, None))
+}
+
+/// The same as Python's `tarfile` finds them, with which PyTorch extracts them; `None` in place of one that is no file.
+fn members_of_python(
+    data: &dyn ByteSource,
+    records: Records,
+) -> Result<(HashMap<String, Option<Range>>, bool)> {
+    let walked = walk(data, records)?;
+    let named = |member: &Member| {
+        let name = text(&member.name).trim_start_matches("./").to_string();
+        MEMBERS
+            .contains(&name.as_str())
+            .then(|| (name, member.has_content().then_some((member.at, member.len))))
+    };
+    Ok((walked.members.iter().filter_map(named).collect(), walked.odd.is_some()))
+}
+
+/// The members that PyTorch extracts, and how readers of tar archives disagree about them, if they do.
+fn members(data: &dyn ByteSource) -> Result<(HashMap<String, Range>, Option<Damage>)> {
+    let (mut usual, broken) = usual_members(data)?;
+    let (newer, is_odd) = members_of_python(data, Records::Whole)?;
+    let (older, _) = members_of_python(data, Records::Loose)?;
+    let is_pytorchs = MEMBERS.iter().all(|name| usual.contains_key(*name) || newer.contains_key(*name));
+    if let Some(error) = broken.as_ref().filter(|_| !is_pytorchs) {
+        return Err(Error::damaged(format!("the tar archive is damaged: {error}")));
+    }
+    usual.retain(|name, _| MEMBERS.contains(&name.as_str()));
+    let differs = |name: &&&str| {
+        let own = usual.get(**name).copied();
+        [&newer, &older].iter().any(|other| other.get(**name).copied().flatten() != own)
+    };
+    let what = match (MEMBERS.iter().find(differs), broken, is_odd) {
+        (Some(name), ..) => Some(format!(
+            "readers of tar archives disagree about `{name}`: Python's, which PyTorch uses, finds other bytes than others, and is what is shown"
+        )),
+        (None, Some(error), _) => Some(format!("the tar archive is damaged: {error}")),
+        (None, None, true) => Some(
+            "a member's size or its holes are written so that readers of tar archives differ in them".into(),
+        ),
+        (None, None, false) => None,
+    };
+    let of_python = |(name, range): (&String, &Option<Range>)| Some((name.clone(), (*range)?));
+    usual.extend(older.iter().filter_map(of_python));
+    usual.extend(newer.iter().filter_map(of_python));
+    let damage = what.filter(|_| is_pytorchs).map(|what| Damage::new(DamageKind::Duplicate, what));
+    Ok((usual, damage))
+}
+
 fn read(source: &Arc<Source>) -> Result<Contents> {
     let data = source.data();
-    let mut parts: HashMap<String, (u64, u64)> = HashMap::new();
-    let mut archive = tar::Archive::new(Reader { source: data, at: 0 });
-    let broken = |e: std::io::Error| Error::damaged(format!("the tar archive is damaged: {e}"));
-    for entry in archive.entries_with_seek().map_err(broken)? {
-        let entry = entry.map_err(broken)?;
-        let name = text(&entry.path_bytes()).trim_start_matches("./").to_string();
-        parts.insert(name, (entry.raw_file_position(), entry.size()));
-    }
+    let (parts, disagreement) = members(data)?;
     let part = |name: &str| -> Result<Section<'_>> {
         let &(start, len) = parts.get(name).ok_or_else(|| {
             Error::unsupported(format!("a tar archive without `{name}`: not a PyTorch checkpoint"))
@@ -110,6 +176,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
         Some((tensor, reference))
     };
     let mut contents = Contents::new(Format::TorchTar);
+    contents.faults.extend(disagreement);
     contents.add_globals(&pickle);
     let mut listed = interpret_with(&pickle, &known);
     contents.tensors = listed.placed(|storage| {

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::meaning::role::{Role, is_of_trainer};
+use crate::quantized::QuantFault;
 use crate::record::{CheckpointRecord, TensorRecord};
 use crate::tensor::Group;
 use crate::verdict::Verdict;
@@ -24,6 +25,10 @@ pub struct Coverage {
     pub measured_parameters: u64,
     /// What was not judged, by reason, and how many tensors that concerns.
     pub not_judged: Vec<Gap>,
+    /// Whether no matrix of its layers was judged, because they are not read or not measured: embeddings, heads and
+    /// adapters alone say nothing of a model.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub layers_unjudged: bool,
     /// Rules that were switched off.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub off: Vec<String>,
@@ -35,7 +40,7 @@ pub struct Coverage {
 pub struct Gap {
     /// Why not.
     pub reason: Reason,
-    /// Their type.
+    /// Their type, or the scheme by which they are quantized where that is why.
     pub dtype: String,
     /// How many of them are matrices.
     pub matrices: u64,
@@ -56,6 +61,8 @@ pub struct Gap {
 pub enum Reason {
     /// Its elements are of a type that is not decoded, or were not to be measured.
     NotMeasured,
+    /// It is quantized in a way that is not read.
+    NotRead,
     /// It holds codes, or whole numbers of another kind.
     Codes,
     /// Its scale is lost, so that its size is not known.
@@ -68,6 +75,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Reason::NotMeasured => "not measured",
+            Reason::NotRead => "not read",
             Reason::Codes => "codes",
             Reason::ScaleLost => "scale lost",
             Reason::Unknown => "role unknown",
@@ -85,20 +93,29 @@ impl Coverage {
     pub fn over<'t>(tensors: impl Iterator<Item = (&'t TensorRecord, Option<Verdict>)>) -> Self {
         let mut coverage = Coverage::default();
         let mut gaps: BTreeMap<(Reason, String), Gap> = BTreeMap::new();
+        let (mut of_layers, mut judged_of_layers) = (0u64, 0u64);
         for (tensor, verdict) in tensors.filter(|(t, _)| t.group == Group::Weights && is_parameter(t)) {
             let elements = tensor.shape.iter().fold(1u64, |n, &d| n.saturating_mul(d));
             let is_matrix = is_matrix(tensor);
             let reason = reason(tensor, verdict, is_matrix);
             coverage.parameters = coverage.parameters.saturating_add(elements);
             coverage.matrices += u64::from(is_matrix);
-            if !matches!(reason, Some(Reason::Codes | Reason::NotMeasured)) {
+            let is_blind = matches!(reason, Some(Reason::NotRead | Reason::Codes | Reason::NotMeasured));
+            if is_matrix && is_of_layer(tensor) {
+                of_layers += 1;
+                judged_of_layers += u64::from(!is_blind);
+            }
+            if !is_blind {
                 coverage.measured_parameters = coverage.measured_parameters.saturating_add(elements);
             }
             let Some(reason) = reason else {
                 coverage.judged += u64::from(is_matrix);
                 continue;
             };
-            let dtype = tensor.dtype.to_string();
+            let dtype = match unread(tensor) {
+                Some(fault) => unread_kind(fault, tensor),
+                None => tensor.dtype.to_string(),
+            };
             let new = || Gap {
                 reason,
                 dtype: dtype.clone(),
@@ -113,7 +130,28 @@ impl Coverage {
             gap.parameters = gap.parameters.saturating_add(elements);
         }
         coverage.not_judged = gaps.into_values().collect();
+        coverage.layers_unjudged = of_layers > 0 && judged_of_layers == 0;
         coverage
+    }
+
+    /// `verdict`, where what was judged lets one say it: no model is healthy of whose layers nothing was judged.
+    pub fn admitted(&self, verdict: Option<Verdict>) -> Option<Verdict> {
+        verdict.filter(|verdict| !self.layers_unjudged || *verdict > Verdict::Untrained)
+    }
+
+    /// That no matrix of its layers was judged and why, where that is so.
+    pub fn no_layer(&self) -> Option<String> {
+        let what = || format!("none of the matrices of its layers was judged ({})", self.gaps());
+        self.layers_unjudged.then(what)
+    }
+
+    /// What was not judged, such as `4 not read: HQQ`.
+    fn gaps(&self) -> String {
+        let counted = |gap: &Gap| {
+            let count = if gap.matrices > 0 { gap.matrices } else { gap.tensors };
+            format!("{count} {}: {}", gap.reason, gap.dtype)
+        };
+        self.not_judged.iter().map(counted).collect::<Vec<_>>().join(", ")
     }
 
     /// Whether everything was judged.
@@ -130,13 +168,34 @@ fn is_parameter(tensor: &TensorRecord) -> bool {
     use Role::*;
     let elements = tensor.shape.iter().fold(1u64, |n, &d| n.saturating_mul(d));
     let of_trainer = is_of_trainer(&tensor.name, tensor.role, elements);
-    !of_trainer && !matches!(tensor.role, Count | Index | Mask | Cache | Observer)
+    !of_trainer
+        && (unread(tensor).is_some() || !matches!(tensor.role, Count | Index | Mask | Cache | Observer))
+}
+
+/// Why its codes are not read, though they may be a healthy weight's.
+fn unread(tensor: &TensorRecord) -> Option<&QuantFault> {
+    tensor.quantized.as_ref()?.fault.as_ref().filter(|fault| fault.is_of_reader())
+}
+
+/// What it is that is not read.
+fn unread_kind(fault: &QuantFault, tensor: &TensorRecord) -> String {
+    match fault {
+        QuantFault::Unread { scheme } => scheme.clone(),
+        QuantFault::Class { class } => class.rsplit('.').next().unwrap_or_default().to_string(),
+        _ => tensor.dtype.to_string(),
+    }
+}
+
+/// Whether it is one of the matrices between embedding and head.
+fn is_of_layer(tensor: &TensorRecord) -> bool {
+    matches!(tensor.role, Role::Matrix | Role::Convolution | Role::Codes) || unread(tensor).is_some()
 }
 
 /// Whether the verdict speaks of it, or should.
 fn is_matrix(tensor: &TensorRecord) -> bool {
     let long = tensor.shape.iter().filter(|&&d| d > 1).count();
     match tensor.role {
+        _ if unread(tensor).is_some() => true,
         // Some are kept as one long row.
         Role::Codes => long >= 1,
         Role::Unknown | Role::TrainerState => long >= 2,
@@ -149,11 +208,14 @@ fn reason(tensor: &TensorRecord, verdict: Option<Verdict>, is_matrix: bool) -> O
     if verdict.is_some() || tensor.damage.is_some() || tensor.shape.contains(&0) {
         return None;
     }
+    if unread(tensor).is_some() {
+        return Some(Reason::NotRead);
+    }
     if tensor.stats.is_none() {
         return Some(Reason::NotMeasured);
     }
-    let is_unread = tensor.quantized.as_ref().is_some_and(|quantized| quantized.fault.is_some());
-    if tensor.dtype.is_integer() || is_unread {
+    let is_faulty = tensor.quantized.as_ref().is_some_and(|quantized| quantized.fault.is_some());
+    if tensor.dtype.is_integer() || is_faulty {
         return Some(Reason::Codes);
     }
     if !is_matrix {
@@ -173,15 +235,15 @@ impl fmt::Display for Coverage {
             true => write!(f, "{} {matrices}", self.matrices)?,
             false => write!(f, "{} of {} {matrices}", self.judged, self.matrices)?,
         }
-        if self.measured_parameters < self.parameters {
+        // How many weights codes stand for is not known where they are not read.
+        let is_known = !self.not_judged.iter().any(|gap| gap.reason == Reason::NotRead);
+        if self.measured_parameters < self.parameters && is_known {
             // Rounded down: 99.99 % are not all.
             let share = (1000.0 * self.measured_parameters as f64 / self.parameters as f64).floor() / 10.0;
             write!(f, ", {share} % of parameters")?;
         }
-        for (i, gap) in self.not_judged.iter().enumerate() {
-            let lead = if i == 0 { "; " } else { ", " };
-            let count = if gap.matrices > 0 { gap.matrices } else { gap.tensors };
-            write!(f, "{lead}{count} {}: {}", gap.reason, gap.dtype)?;
+        if !self.not_judged.is_empty() {
+            write!(f, "; {}", self.gaps())?;
         }
         match self.off.len() {
             0 => Ok(()),

@@ -188,7 +188,7 @@ fn quantization(checkpoint: &Checkpoint) -> Option<QuantizationRecord> {
     let coding = &checkpoint.coding;
     let mut record = QuantizationRecord {
         method: coding.method.clone(),
-        unread: coding.unread.clone(),
+        unread: coding.unread.clone().or_else(|| coding.unread_faults().next().map(str::to_string)),
         left: coding.left.clone(),
         ..QuantizationRecord::default()
     };

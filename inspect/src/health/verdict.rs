@@ -317,7 +317,7 @@ pub enum Finding {
         /// The code.
         code: u8,
     },
-    /// Many blocks of a quantized weight have one value each, which is not zero.
+    /// Many blocks of a quantized weight repeat one value, which is not zero, or eight.
     FlatBlocks {
         /// The share of its elements in such blocks.
         share: f64,
@@ -403,7 +403,7 @@ impl fmt::Display for Finding {
             Finding::FlatBlocks { share } => {
                 write!(
                     f,
-                    "{:.0} % of its blocks are of one value each: their codes are all the same",
+                    "{:.0} % of its blocks repeat one value or eight: their codes are all the same",
                     100.0 * share
                 )
             }
@@ -539,12 +539,14 @@ pub fn judge_each(record: &mut CheckpointRecord, thresholds: &dyn Fn(&str) -> Th
     record.verdict = whole.verdict.map(|verdict| if record.damaged { Verdict::Corrupt } else { verdict });
     record.findings = whole.findings;
     record.coverage = Coverage::of(record);
+    record.verdict = record.coverage.admitted(record.verdict);
     record.coverage.off = off.names().map(str::to_string).collect();
     let mut worst: Vec<&TensorRecord> =
         record.tensors.iter().filter(|t| t.verdict.is_some_and(Verdict::is_below_healthy)).collect();
     worst.sort_by_key(|t| std::cmp::Reverse(t.verdict));
     const NAMED: usize = 8;
     record.reasons = record.findings.iter().map(ToString::to_string).collect();
+    record.reasons.extend(record.coverage.no_layer());
     record.reasons.extend(
         worst
             .iter()

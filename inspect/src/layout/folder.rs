@@ -95,13 +95,18 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
         return;
     }
     let folder = if is_folder { path } else { path.parent().unwrap_or(Path::new("")) };
-    let read = ["config.json", "trainer_state.json", MERGE].into_iter().chain(QUANTIZATION);
+    let read = ["config.json", "trainer_state.json", ADAPTER_CONFIG, MERGE].into_iter().chain(QUANTIZATION);
     set.beside.extend(read.map(|name| Stamp::of(&folder.join(name))));
     let config = folder.join("config.json");
     set.config = read_json(&config, MAX_CONFIG).map(from_json);
     if set.config.is_none() && config.is_stored_file() {
         let text = "the config.json next to it is not valid JSON and was not used";
         set.notices.push(Notice::new(NoticeKind::ConfigNotUnderstood, text));
+    }
+    let is_adapter = |file: &PathBuf| ADAPTERS.contains(&name(file).as_str());
+    if set.files.iter().any(is_adapter) && !folder.join(ADAPTER_CONFIG).is_stored_file() {
+        let text = format!("{ADAPTER_CONFIG}, without which PEFT does not load the adapter, is missing");
+        set.notices.push(Notice::new(NoticeKind::Gone, text));
     }
     set.merged = lays_out_layers(&folder.join(MERGE));
     let mut others = QUANTIZATION.iter().map(|name| read_json(&folder.join(name), MAX_CONFIG).map(from_json));
@@ -115,6 +120,9 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
     set.trainer_step = state.map(|state| state.global_step);
 }
 
+/// What PEFT calls adapters, and what it needs beside one.
+const ADAPTERS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// What mergekit leaves beside what it made.
 const MERGE: &str = "mergekit_config.yml";
 
@@ -242,11 +250,7 @@ fn is_canonical(path: &Path) -> bool {
         let own = family.forms.contains(&name.as_str()) && !is_index(&name);
         own || family.is_variant(&name)
     };
-    FAMILIES.iter().any(is_form)
-        || matches!(
-            name.as_str(),
-            "pytorch_model_fsdp.bin" | "adapter_model.safetensors" | "adapter_model.bin"
-        )
+    FAMILIES.iter().any(is_form) || ADAPTERS.contains(&name.as_str()) || name == "pytorch_model_fsdp.bin"
 }
 
 #[derive(Deserialize)]

@@ -6,11 +6,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::join::{Opened, Reading, Whole};
+use super::twins::Twins;
 use super::{Layout, Set, name, parent, single, sort};
 use crate::bytes::Stamp;
 use crate::bytes::stored::Stored;
 use crate::format::{Contents, add_new};
-use crate::metadata::{HashableValue, Value};
+use crate::metadata::{HashableValue, Value, as_u64, lookup};
+use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Format, Notice, NoticeKind, Result};
 
 pub(super) const LAYOUT: Layout =
@@ -125,6 +127,38 @@ fn grids(ranks: &[String]) -> (usize, Option<Damage>) {
     (world.max(ranks.len()), damage)
 }
 
+/// The rank among all that wrote a file, and how many share each tensor, by the arguments in it.
+fn stated_rank(metadata: &Value) -> Option<[u64; 2]> {
+    let number = |key| lookup(metadata, key).and_then(as_u64);
+    Some([number("args.rank")?, number("args.tensor_model_parallel_size").filter(|size| *size > 0)?])
+}
+
+/// Tells of ranks whose files were written by others, by what their arguments say. Tensor parallelism is what ranks are
+/// numbered by first; files that a tool divided all have the arguments of the one that they were made of.
+fn other_ranks(stated: &[(String, [u64; 2])]) -> Vec<Notice> {
+    let mut distinct: BTreeMap<&str, u64> = BTreeMap::new();
+    for (name, [rank, _]) in stated {
+        distinct.entry(name).or_insert(*rank);
+    }
+    let numbers: BTreeSet<u64> = distinct.values().copied().collect();
+    if numbers.len() < distinct.len() {
+        return Vec::new();
+    }
+    let own = |name: &str| name.strip_prefix("mp_rank_")?.split('_').next()?.parse::<u64>().ok();
+    let mut told = BTreeSet::new();
+    let wrong = stated.iter().filter(|(name, [rank, size])| own(name).is_some_and(|own| own != rank % size));
+    wrong
+        .filter(|(name, _)| told.insert(name.as_str()))
+        .map(|(name, [rank, size])| {
+            let text = format!(
+                "{name} is by the arguments in it of rank {rank}, which has part {} of each tensor: it is another rank's under this one's name",
+                rank % size
+            );
+            Notice::new(NoticeKind::Contradiction, text)
+        })
+        .collect()
+}
+
 fn join(files: Vec<Opened>) -> Result<Whole> {
     let rank = |path: &Path| path.parent().map(name).unwrap_or_default();
     let mut ranks: Vec<String> = files.iter().map(|file| rank(&file.path)).collect();
@@ -133,10 +167,15 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     let several = world > 1;
     let mut all: Option<Contents> = None;
     let (mut reading, mut faults) = (Reading::default(), Vec::new());
+    let (mut twins, mut stated) = (Twins::default(), Vec::new());
     for file in files {
         let path = file.path.clone();
         let label = format!("{}/{}", rank(&path), name(&path));
         let Ok(mut more) = reading.read(file, &label, &mut faults) else { continue };
+        // Replicated gains alone are the same in all.
+        let is_own = |tensor: &&TensorInfo| tensor.storage.is_some() && tensor.damage.is_none();
+        more.tensors.iter().filter(is_own).for_each(|tensor| twins.add(&label, &tensor.name, tensor));
+        stated.extend(stated_rank(&more.metadata).map(|stated| (rank(&path), stated)));
         let optimizer = name(&path).starts_with("distrib_optim");
         let prefix = match (several, optimizer) {
             (true, false) => rank(&path),
@@ -166,6 +205,8 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     contents.faults.append(&mut faults);
     contents.faults.extend(missing);
     if several {
+        contents.notices.extend(twins.told());
+        contents.notices.extend(other_ranks(&stated));
         let text = format!(
             "its {world} model-parallel ranks have parts of each tensor, which are not joined: each is shown under its rank (`{}.`, …)",
             ranks[0]

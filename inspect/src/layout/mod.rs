@@ -19,6 +19,7 @@ mod slices;
 pub(crate) mod step;
 mod tiles;
 mod torch_dcp;
+mod twins;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read;

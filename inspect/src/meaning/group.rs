@@ -51,11 +51,10 @@ pub fn without_state_dict(name: &str) -> &str {
     }
 }
 
-/// What `tensor` is for, from its path and type.
-pub(crate) fn group(tensor: &TensorInfo) -> Group {
-    let parts: Vec<&str> = tensor.name.split('.').collect();
+/// Whether a tensor called `name` is what an optimizer keeps.
+pub fn is_of_optimizer(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('.').collect();
     let last = parts.last().copied().unwrap_or("");
-    let lower = parts[0].to_ascii_lowercase();
     let nested = parts.len() > 1;
     let state = STATE.iter().find(|state| state.name == last);
     let is_optimizer_key = |key: &str| {
@@ -65,12 +64,20 @@ pub(crate) fn group(tensor: &TensorInfo) -> Group {
             || key.ends_with("optimizer")
             || key.ends_with("optimizer_state_dict")
     };
-    if parts[..parts.len() - 1].iter().take(3).any(|key| is_optimizer_key(key))
+    parts[..parts.len() - 1].iter().take(3).any(|key| is_optimizer_key(key))
         || (nested && parts[0] == "state" && (last == "step" || state.is_some()))
         || (nested && state.is_some_and(|state| state.certain))
-    {
+}
+
+/// What `tensor` is for, from its path and type.
+pub(crate) fn group(tensor: &TensorInfo) -> Group {
+    if is_of_optimizer(&tensor.name) {
         return Group::Optimizer;
     }
+    let parts: Vec<&str> = tensor.name.split('.').collect();
+    let last = parts.last().copied().unwrap_or("");
+    let lower = parts[0].to_ascii_lowercase();
+    let nested = parts.len() > 1;
     // What Megatron-Core saves of each rank by itself.
     let of_rank = |part: &&str| part.split_once('/').is_some_and(|(_, shard)| shard.starts_with("shard_"));
     if lower.contains("rng")

@@ -23,7 +23,6 @@ mod pickles;
 mod ranges;
 mod readers;
 mod tar;
-mod tarfile;
 mod template;
 mod text;
 mod uses;

@@ -7,8 +7,8 @@ use super::Rule;
 use super::archive::{is_rooted, leads_outside};
 use super::calls::cut;
 use super::content::{Place, Scanner};
-use super::tarfile::{Records, trimmed, walk};
 use crate::Result;
+use crate::bytes::tarfile::{Records, trimmed, walk};
 use crate::bytes::{ByteSource, Reader, Section, text};
 
 /// A member as a reader finds it: where its content begins, its bytes, and its name without slashes at its end.
@@ -32,7 +32,8 @@ impl Scanner<'_> {
             let walked = walk(data, records)?;
             odd = odd.or(walked.odd);
             for member in walked.members {
-                let readers = found.entry((member.at, member.len, member.name.clone())).or_default();
+                let name = member.undated.as_ref().unwrap_or(&member.name).clone();
+                let readers = found.entry((member.at, member.len, name)).or_default();
                 if *readers == 0 {
                     more.push(member);
                 }

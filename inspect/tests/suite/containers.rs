@@ -1,10 +1,10 @@
 //! Containers as other tools write them, files that are not checkpoints, and things that are not even files.
 
-use ckpt_inspect::{Checkpoint, DType, ErrorKind, Options, describe, open, open_bytes};
+use ckpt_inspect::{Checkpoint, DType, DamageKind, ErrorKind, Options, describe, open, open_bytes};
 use ckpt_kit::fixtures::fixture;
 use ckpt_kit::numbers::le;
-use ckpt_kit::pickle;
 use ckpt_kit::torch::{self, TarStorage, TarTensor};
+use ckpt_kit::{peers, pickle};
 use std::io::{Cursor, Read, Write};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
@@ -245,4 +245,52 @@ fn the_tar_form_reads_with_views_and_many_types() {
     assert_eq!(values("t"), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0], "a transposed view");
     assert_eq!(values("v"), [3.0, 4.0, 5.0], "a view on a view");
     assert_eq!(values("n"), [7.0]);
+}
+
+/// PyTorch's oldest form with the tensor `w`, and after it what Solaris wrote: a name for a member, `pickle`, that Python
+/// heeds and other readers don't. The member's tensor is called `v`.
+fn tar_of_two_readings() -> Vec<u8> {
+    let storage = TarStorage { key: 1, class: "FloatStorage", elements: 2, data: le(&[1.0f32, 2.0]) };
+    let tensor =
+        TarTensor { key: 10, storage: 1, class: "FloatTensor", sizes: &[2], strides: &[1], offset: 0 };
+    let object = |name: &str| pickle::dict(&[(name, pickle::persistent(&pickle::int(10)))]);
+    let mut archive = torch::tar(&[storage], &[], &[tensor], &object("w"));
+    archive.truncate(archive.len() - 1024);
+    let of_kind = |name: &str, content: &[u8], kind: u8| {
+        let mut member = ckpt_kit::tar::tar(&[(name, content, None)]);
+        member.truncate(member.len() - 1024);
+        member[156] = kind;
+        member[148..156].fill(b' ');
+        let sum: u32 = member[..512].iter().map(|&byte| u32::from(byte)).sum();
+        member[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        member
+    };
+    archive.extend(of_kind("header", b"15 path=pickle\n", b'X'));
+    archive.extend(of_kind("other", &pickle::pickle(2, &object("v")), b'0'));
+    archive.extend([0; 1024]);
+    archive
+}
+
+#[test]
+fn a_tar_that_readers_disagree_about_is_damaged_and_shown_as_pytorch_reads_it() {
+    let bytes = tar_of_two_readings();
+    let checkpoint = open_bytes("model.pt", bytes.clone()).unwrap();
+    let names: Vec<&str> = checkpoint.tensors.iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(names, ["v"]);
+    let damage = checkpoint.damage.clone().unwrap();
+    assert_eq!(damage.kind, DamageKind::Duplicate);
+    assert!(damage.what.contains("disagree about `pickle`"), "{damage}");
+    // To all readers the same.
+    let end = bytes.len() - 1024 - 2 * 1024;
+    let whole = [&bytes[..end], &[0; 1024]].concat();
+    let checkpoint = open_bytes("model.pt", whole.clone()).unwrap();
+    assert_eq!((checkpoint.damage.clone(), checkpoint.tensors[0].name.as_str()), (None, "w"));
+    let Some(python) = peers::python(&["torch"]) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for (bytes, expected) in [(bytes, "v"), (whole, "w")] {
+        let path = folder.path().join("model.pt");
+        std::fs::write(&path, bytes).unwrap();
+        let code = "import sys, torch\nprint(*torch.load(sys.argv[1], weights_only=False))";
+        assert_eq!(python.code(code, &[&path]).trim(), expected);
+    }
 }

@@ -284,6 +284,46 @@ fn bytes_that_no_listing_names_are_told() {
     assert_eq!(record.notices, std::slice::from_ref(notice));
 }
 
+/// PyTorch reads only what .metadata names.
+#[test]
+fn a_file_of_another_save_is_told_and_not_read() {
+    let folder = copy(&saved());
+    for (name, bytes) in [("__2_0.distcp", &b"of another step"[..]), ("__3_0.distcp", b"")] {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+        let checkpoint = open(folder.path()).unwrap();
+        let [notice] = &checkpoint.warnings[..] else { panic!("{:?}", checkpoint.warnings) };
+        assert!(
+            notice.is_doubt() && !notice.is_finding() && notice.text.contains("__2_0.distcp"),
+            "{notice}"
+        );
+        assert_eq!(
+            (checkpoint.damage.clone(), checkpoint.tensors.len()),
+            (None, open(saved()).unwrap().tensors.len())
+        );
+    }
+}
+
+#[test]
+fn parts_of_one_rank_in_the_place_of_anothers_are_told() {
+    let folder = copy(&saved());
+    let at = |rank: usize| folder.path().join(format!("__{rank}_0.distcp"));
+    let first = std::fs::read(at(0)).unwrap();
+    let mut second = std::fs::read(at(1)).unwrap();
+    // Where the four divided tensors are in both, by the listing.
+    for (from, to, len) in [(0, 5044, 1641), (1641, 6685, 1641), (3282, 11480, 1577)] {
+        second[to..to + len].copy_from_slice(&first[from..from + len]);
+    }
+    std::fs::write(at(1), &second).unwrap();
+    // One of them is another still.
+    assert!(open(folder.path()).unwrap().warnings.is_empty());
+    second[13057..13057 + 1641].copy_from_slice(&first[4859..4859 + 1641]);
+    std::fs::write(at(1), &second).unwrap();
+    let checkpoint = open(folder.path()).unwrap();
+    let [notice] = &checkpoint.warnings[..] else { panic!("{:?}", checkpoint.warnings) };
+    assert_eq!((notice.kind, notice.is_finding()), (NoticeKind::Contradiction, true));
+    assert!(notice.text.starts_with("__0_0.distcp and __1_0.distcp hold the same"), "{notice}");
+}
+
 #[test]
 fn a_rank_that_is_added_makes_a_record_obsolete() {
     let (folder, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

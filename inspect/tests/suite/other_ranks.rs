@@ -215,3 +215,38 @@ pub fn assert_pieces(folder: &Path) {
     );
     assert!(lacks.warnings[0].is_doubt());
 }
+
+/// A file of Megatron-LM's with one weight of these elements, and the arguments of `rank` of two.
+fn of_rank(rank: i32, values: &[f32]) -> Vec<u8> {
+    let weight = torch::rebuild("FloatStorage", "0", values.len(), 0, &[values.len()], &[1]);
+    let args = dict(&[("rank", int(rank)), ("tensor_model_parallel_size", int(2))]);
+    let object = dict(&[("up.weight", weight), ("args", args)]);
+    torch::zip_of(&pickle(2, &object), &[numbers::le(values)])
+}
+
+#[test]
+fn files_of_megatron_under_other_ranks_names_are_told() {
+    let told = |files: [(i32, f32); 2]| {
+        let folder = tempfile::tempdir().unwrap();
+        for (i, (rank, begin)) in files.into_iter().enumerate() {
+            let values: Vec<f32> = (0..40).map(|n| begin + n as f32).collect();
+            let path = folder.path().join(format!("iter_0000040/mp_rank_{i:02}/model_optim_rng.pt"));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, of_rank(rank, &values)).unwrap();
+        }
+        let checkpoint = open(folder.path().join("iter_0000040")).unwrap();
+        let findings = checkpoint.warnings.iter().filter(|notice| notice.is_finding());
+        findings.map(|notice| notice.text.clone()).collect::<Vec<_>>()
+    };
+    // Data parallelism of two: the second part is of the ranks 1 and 3.
+    for ranks in [[0, 1], [2, 3], [0, 3], [0, 0]] {
+        assert_eq!(told([(ranks[0], 0.0), (ranks[1], 100.0)]), [""; 0], "{ranks:?}");
+    }
+    let swapped = told([(1, 100.0), (0, 0.0)]);
+    assert!(
+        swapped.len() == 2 && swapped[0].contains("mp_rank_00 is by the arguments in it of rank 1"),
+        "{swapped:?}"
+    );
+    let copied = told([(0, 0.0), (0, 0.0)]);
+    assert!(copied.len() == 1 && copied[0].contains("hold the same"), "{copied:?}");
+}

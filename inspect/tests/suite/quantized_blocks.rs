@@ -2,7 +2,7 @@
 
 use ckpt_inspect::quantized::QuantFault;
 use ckpt_inspect::record::CheckpointRecord;
-use ckpt_inspect::{Checkpoint, Finding, Group, Verdict, describe, judge, open_bytes};
+use ckpt_inspect::{Checkpoint, DamageKind, Finding, Group, Verdict, describe, judge, open_bytes};
 use ckpt_kit::gguf::Gguf;
 use ckpt_kit::random::Random;
 
@@ -18,10 +18,13 @@ struct Type {
     scales: &'static [usize],
 }
 
-const TYPES: [Type; 7] = [
+const TYPES: [Type; 10] = [
     Type { ggml: 2, size: 18, elements: 32, scales: &[0] },
     Type { ggml: 3, size: 20, elements: 32, scales: &[0, 2] },
     Type { ggml: 6, size: 22, elements: 32, scales: &[0] },
+    Type { ggml: 7, size: 24, elements: 32, scales: &[0, 2] },
+    Type { ggml: 11, size: 110, elements: 256, scales: &[108] },
+    Type { ggml: 21, size: 110, elements: 256, scales: &[0] },
     Type { ggml: 20, size: 18, elements: 32, scales: &[0] },
     Type { ggml: 12, size: 144, elements: 256, scales: &[0, 2] },
     Type { ggml: 34, size: 54, elements: 256, scales: &[52] },
@@ -80,9 +83,12 @@ fn blocks_whose_codes_are_all_the_same_are_no_matrix() {
             verdict(of, &bytes)
         };
         // Four or five codes of a byte of the ternary types are the same in these alone.
-        for fill in [0x00, 0xff] {
-            if (of.ggml, fill) == (12, 0x00) {
-                // Its six-bit scales are zero then, and with them all that is in it.
+        for fill in [0x00, 0xff, 0x55, 0x1b] {
+            // Six-bit scales are zero then, and with them what is in a block; or codes are zero, or differ in a byte.
+            if matches!(
+                (of.ggml, fill),
+                (12, 0x00) | (11 | 21, 0x1b) | (34, 0x55 | 0x1b) | (35, 0x55 | 0x1b | 0xff)
+            ) {
                 continue;
             }
             for (of_every, share) in [(1, 1.0), (2, 0.5)] {
@@ -100,7 +106,7 @@ fn blocks_whose_codes_are_all_the_same_are_no_matrix() {
 
 #[test]
 fn codes_of_few_values_and_blocks_of_zeros_are_a_matrix() {
-    let ternary = &TYPES[6];
+    let ternary = &TYPES[9];
     let mut random = Random::new(3);
     // A value other than zero in a hundred, and no zero at all.
     for (zeros, zero) in [(99, 1u8), (0, 1)] {
@@ -124,6 +130,22 @@ fn codes_of_few_values_and_blocks_of_zeros_are_a_matrix() {
         }
     }
     assert_eq!(verdict(pruned, &bytes).1, None);
+}
+
+#[test]
+fn the_fourth_code_of_two_bits_is_no_ternary_value() {
+    let of = &TYPES[9];
+    let mut bytes = blocks(of);
+    // Byte 40 of the third block has elements 136, 168, 200 and 232 of it.
+    bytes[2 * of.size + 40] |= 0b0011_0000;
+    let file = Gguf::new().tensor(NAME, &[COLS as u64, ROWS as u64], of.ggml, bytes);
+    let (checkpoint, record) = judged(&file);
+    let tensor = &record.tensors[0];
+    assert_eq!((tensor.verdict, tensor.damage_kind), (Some(Verdict::Corrupt), Some(DamageKind::UnknownCode)));
+    let said = tensor.damage.as_deref().unwrap();
+    assert!(said.contains("element 712 is the code 3"), "{said}");
+    assert!(record.damaged && tensor.ternary.is_none());
+    assert!(checkpoint.values(&checkpoint.tensors[0]).is_err());
 }
 
 fn factors(values: &[f32]) -> Vec<u8> {

@@ -426,12 +426,15 @@ fn model_parallel_ranks_layers_and_iterations_are_shown_apart() {
     };
     for name in [
         "megatron/iter_0000040/mp_rank_00/model_optim_rng.pt",
-        "megatron/iter_0000040/mp_rank_01/model_optim_rng.pt",
         "pipeline/global_step3/layer_00-model_states.pt",
         "pipeline/global_step3/layer_01-model_states.pt",
     ] {
         std::fs::copy(saved("sharded.pt"), at(name)).unwrap();
     }
+    // Each has parts of its own.
+    let weight = torch::rebuild("FloatStorage", "0", 2, 0, &[2], &[1]);
+    let other = torch::zip_of(&pickle(2, &dict(&[("up.weight", weight)])), &[vec![0; 8]]);
+    std::fs::write(at("megatron/iter_0000040/mp_rank_01/model_optim_rng.pt"), other).unwrap();
     std::fs::write(at("megatron/latest_checkpointed_iteration.txt"), "40").unwrap();
     let names = |name: &str| {
         let checkpoint = open(folder.path().join(name)).unwrap();

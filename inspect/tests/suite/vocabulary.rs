@@ -262,6 +262,10 @@ fn another_file_gives_its_keys_as_they_are() {
     let gguf = Layout::new(&whole, &[]).unwrap().header;
     let again = read(&[("other.gguf", &gguf)]).unwrap();
     assert_eq!(keys(&again), keys(&first));
+    assert!(!again.warnings.contains(&Warning::NoPreTokenizer));
+    whole.remove("tokenizer.ggml.pre");
+    let bare = Layout::new(&whole, &[]).unwrap().header;
+    assert!(read(&[("other.gguf", &bare)]).unwrap().warnings.contains(&Warning::NoPreTokenizer));
     let cut = read(&[("other.gguf", &gguf[..gguf.len() / 2])]);
     assert_eq!(kind(cut), ErrorKind::Damaged);
     let empty = Layout::new(&Keys::default(), &[]).unwrap().header;

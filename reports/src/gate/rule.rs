@@ -85,12 +85,13 @@ impl Rule {
             ],
             Rule::NothingJudged => [
                 "nothing-judged",
-                "No weight matrix could be judged.",
-                "See with `ckpt inspect` what the file holds. It may be no model, or the policy may ignore all of its tensors.",
+                "No weight matrix could be judged, or none of a layer.",
+                "See with `ckpt inspect` what the file holds. It may be no model, its layers may be quantized in a way that is \
+                 not read (judge the model before it is quantized), or the policy may ignore all of its tensors.",
             ],
             Rule::NotMeasured => [
                 "not-measured",
-                "Weight matrices are of a type that is not measured.",
+                "Weight matrices are of a type that is not measured, or quantized in a way that is not read.",
                 "The checkpoint passes; these weights were not looked at. Judge the checkpoint before it is quantized.",
             ],
             Rule::Incomplete => [

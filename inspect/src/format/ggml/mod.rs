@@ -337,9 +337,26 @@ impl GgmlType {
         }
         match out.iter().position(|&code| code > 1) {
             None => Ok(()),
-            Some(at) => Err(Error::damaged(format!("element {at} is the code 3, which is not a ternary value (codes are 0, 1 and 2 for -1, 0 and +1)"))
-                .because(DamageKind::UnknownCode)),
+            Some(at) => Err(code_3(at)),
         }
+    }
+
+    /// Refuses TQ2_0 blocks with the fourth code, of which GGML's decoders make twice the scale, and which no encoder
+    /// writes. Other types have no code without a meaning.
+    ///
+    /// # Errors
+    /// `Damaged`, with the first such element.
+    pub fn check_codes(self, bytes: &[u8]) -> Result<()> {
+        if self != GgmlType::TQ2_0 {
+            return Ok(());
+        }
+        let blocks = bytes.chunks_exact(size_of::<blocks::Tq2_0>());
+        let threes =
+            |block: &[u8]| block[..64].iter().fold(0, |found, &q| found | (q & (q >> 1) & 0x55)) != 0;
+        let Some((nth, block)) = blocks.enumerate().find(|(_, block)| threes(block)) else { return Ok(()) };
+        let mut codes = [0; 256];
+        self.ternary_codes(block, &mut codes)
+            .map_err(|_| code_3(256 * nth + codes.iter().position(|&code| code > 1).unwrap_or(0)))
     }
 
     /// Turns blocks as a big-endian machine writes them into little-endian ones: scales and other words are reversed,
@@ -353,6 +370,13 @@ impl GgmlType {
             }
         }
     }
+}
+
+fn code_3(at: usize) -> Error {
+    Error::damaged(format!(
+        "element {at} is the code 3, which is not a ternary value (codes are 0, 1 and 2 for -1, 0 and +1)"
+    ))
+    .because(DamageKind::UnknownCode)
 }
 
 impl fmt::Display for GgmlType {

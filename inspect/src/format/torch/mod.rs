@@ -294,8 +294,17 @@ impl<'p> Walker<'p, '_> {
     }
 
     fn warn(&mut self, warning: impl FnOnce() -> String) {
+        self.tell(|| Notice::new(NoticeKind::NotShown, warning()));
+    }
+
+    /// Warns that the tensor called `name` is not read.
+    fn warn_unread(&mut self, name: &str, warning: impl FnOnce() -> String) {
+        self.tell(|| Notice::new(NoticeKind::Unread, warning()).about(vec![name.to_string()]));
+    }
+
+    fn tell(&mut self, notice: impl FnOnce() -> Notice) {
         if self.notices.len() < MAX_WARNINGS {
-            self.notices.push(Notice::new(NoticeKind::NotShown, warning()));
+            self.notices.push(notice());
         } else {
             self.more_warnings += 1;
         }

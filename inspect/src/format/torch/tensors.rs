@@ -10,8 +10,8 @@ use super::{ENTRY, Inline, InlineBytes, MAX_DEPTH, MAX_KEY, StorageRef, Walker, 
 use crate::metadata::Value;
 use crate::pickle::{Id, Node, Object, Pickle};
 use crate::storage::Storage;
-use crate::tensor::{Instance, Quantizer, Sparse, SparseLayout, TensorInfo, contiguous_strides, numel};
-use crate::{DType, Damage, DamageKind, Error, Group, Result, torch_legacy};
+use crate::tensor::{Quantizer, Sparse, SparseLayout, TensorInfo, contiguous_strides, numel};
+use crate::{DType, Damage, DamageKind, Error, Group, Instance, Result, torch_legacy};
 
 impl<'p> Walker<'p, '_> {
     /// A call of one of PyTorch's `_rebuild…` functions.
@@ -79,7 +79,7 @@ impl<'p> Walker<'p, '_> {
             }
             Err(error) => {
                 let (name, function) = (name.unwrap_or(""), quoted(function));
-                self.warn(|| {
+                self.warn_unread(name, || {
                     format!("`{}` is created by {function} and cannot be read: {error}", quoted(name))
                 });
                 let value = format!("a tensor created by {function}: {error}");

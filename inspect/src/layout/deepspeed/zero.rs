@@ -131,7 +131,7 @@ impl Rank {
                     part.notices.push(Notice::new(NoticeKind::NotShown, text));
                 }
             }
-            (true, true) => {}
+            (true, true) => part.notices.extend(unnamed_masters(first)),
         }
         self.add_frozen(first, budget, &mut made, &mut part.faults);
         use_copies(&module, &parameters, &mut made, &mut part.notices);
@@ -245,6 +245,24 @@ impl Rank {
             faults.push(Damage::new(DamageKind::StorageLost, what));
         }
     }
+}
+
+/// Tells of fp32 masters in the optimizer's state without ZeRO, which have no names: the weights are the module's own.
+fn unnamed_masters(saved: &Saved) -> Option<Notice> {
+    let mut masters = saved.tensors.iter().filter(|tensor| {
+        let mut keys = tensor.name.split('.');
+        keys.next() == Some("optimizer") && keys.next().is_some_and(|key| key.starts_with("fp32_groups"))
+    });
+    let first = masters.next()?;
+    let module =
+        module(saved).into_iter().find(|(_, tensor)| matches!(tensor.dtype, DType::BF16 | DType::F16));
+    let (_, module) = module?;
+    let text = format!(
+        "the optimizer has fp32 masters of the weights, such as `{}`, without their names: the weights shown are the module's own, in {}",
+        first.name.escape_debug(),
+        module.dtype
+    );
+    Some(Notice::new(NoticeKind::NotShown, text))
 }
 
 /// The plain values of model states, without those that say where things are.

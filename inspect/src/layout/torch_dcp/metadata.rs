@@ -169,6 +169,15 @@ impl Listing {
     pub fn ranges(&self) -> impl Iterator<Item = &Place> {
         self.places.values().flatten().filter_map(|place| place.as_ref().ok())
     }
+
+    /// The files that it names; `None` where some of its places cannot be read.
+    pub fn files(&self) -> Option<HashSet<String>> {
+        self.places
+            .values()
+            .flatten()
+            .map(|place| place.as_ref().ok().map(|place| place.file.clone()))
+            .collect()
+    }
 }
 
 /// The error of a listing that is no pickle because of `error`.

@@ -20,6 +20,7 @@ use self::metadata::{Blocks, Chunk, Item, Listing, Place, Where};
 use self::nested::Nested;
 use super::join::{Opened, Reading, Whole};
 use super::tiles::{self, Budget, Tile};
+use super::twins::Twins;
 use super::{Layout, Set, name, parent, single, sort};
 use crate::bytes::storage::Storage;
 use crate::bytes::stored::Stored;
@@ -124,7 +125,9 @@ fn set(path: &Path) -> Result<Set> {
 fn join(files: Vec<Opened>) -> Result<Whole> {
     let mut contents = Contents::new(Format::TorchDistributed);
     let (mut listing, mut reading, mut unread) = (Listing::default(), Reading::default(), Vec::new());
-    let mut beside = Vec::new();
+    let (mut beside, mut others) = (Vec::new(), Vec::new());
+    // Listings come first.
+    let mut named = None;
     let mut parts: HashMap<String, std::result::Result<Arc<Source>, Damage>> = HashMap::new();
     for file in files {
         let path = file.path.clone();
@@ -133,10 +136,17 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         } else if is_listing(&path) {
             let source = reading.open(file, &mut unread).map_err(|damage| Error::from(&damage))?;
             listing.read(&source, &mut contents).map_err(|e| e.in_file(&path))?;
-        } else {
+        } else if named
+            .get_or_insert_with(|| listing.files())
+            .as_ref()
+            .is_none_or(|named| named.contains(&name(&path)))
+        {
             parts.insert(name(&path), reading.open(file, &mut unread));
+        } else {
+            others.push(name(&path));
         }
     }
+    contents.notices.extend(of_other_saves(&others));
     let bytes = parts.values().flatten().fold(0u64, |sum, part| sum.saturating_add(part.len()));
     let folder = Folder {
         parts,
@@ -149,17 +159,33 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         recent: Arc::default(),
         objects: Cell::new(0),
         claims: RefCell::default(),
+        own: RefCell::default(),
     };
     folder.add_missing(&listing, &mut contents);
     contents.faults.append(&mut unread);
     folder.add_items(&listing, &mut contents);
     contents.notices.extend(folder.claims.take().shared());
+    contents.notices.extend(folder.own.take().told());
     folder.add_unclaimed(&listing, &mut contents);
     for file in beside {
         add_beside(file, &mut reading, &mut contents);
     }
     contents.tell_first();
     Ok(reading.whole(contents))
+}
+
+/// Tells of the files `others`, which no listing names: of another save into the same folder.
+fn of_other_saves(others: &[String]) -> Option<Notice> {
+    let first = others.first()?.escape_debug();
+    let text = match others.len() {
+        1 => format!(
+            "{first} is there, and .metadata does not name it: it is of another save, and is not read, as PyTorch does not"
+        ),
+        n => format!(
+            "{n} files are there that .metadata does not name, such as {first}: they are of another save, and are not read, as PyTorch does not"
+        ),
+    };
+    Some(Notice::new(NoticeKind::Surplus, text))
 }
 
 /// The files that ranks wrote, by their names.
@@ -183,6 +209,8 @@ struct Folder {
     objects: Cell<u64>,
     /// The archives that were read, and what each is of.
     claims: RefCell<Claims>,
+    /// The parts of divided tensors, by file.
+    own: RefCell<Twins>,
 }
 
 /// All parts together may decompress to this many times the bytes of their files, and always to this many bytes: weights
@@ -278,6 +306,9 @@ impl Folder {
             Tile { offsets: chunk.offsets.clone(), sizes: chunk.sizes.clone(), part }
         };
         let tiles: Vec<Tile> = chunks.iter().map(tile).collect();
+        if tiles.len() > 1 {
+            self.add_own(listing, name, &tiles);
+        }
         let stored = || tiles.iter().find_map(|tile| tile.part.as_ref().ok()).map(|part| part.dtype);
         match dtype.or_else(stored) {
             Some(dtype) if wrong.is_none() => {
@@ -291,6 +322,16 @@ impl Folder {
                 tensor.storage = Some(Storage::missing(damage.clone(), 0));
                 tensor.damage = Some(damage);
                 tensor
+            }
+        }
+    }
+
+    /// Keeps which file each of `tiles` of the tensor `name` is in.
+    fn add_own(&self, listing: &Listing, name: &str, tiles: &[Tile]) {
+        for tile in tiles {
+            let places = listing.places(name, Some(&tile.offsets));
+            if let (Ok(part), [Ok(place)]) = (&tile.part, places) {
+                self.own.borrow_mut().add(&place.file, name, part);
             }
         }
     }

@@ -324,14 +324,14 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// Refuses a packed matrix with the code 3, which no packer writes. GGML's blocks mean whatever GGML's own decoders
-    /// make of them, and are not refused.
+    /// Refuses a packed matrix, and ternary blocks, with the code 3, which no packer writes.
     ///
     /// # Errors
-    /// `Damaged`, with the first such byte.
+    /// `Damaged`, with the first such byte or element.
     pub fn check_codes(&self) -> Result<()> {
-        match self.encoding {
-            Encoding::Packed(_) => packing::check_codes(&self.bytes),
+        match (&self.encoding, self.dtype) {
+            (Encoding::Packed(_), _) => packing::check_codes(&self.bytes),
+            (Encoding::Blocks(..), DType::Ggml(ggml)) => ggml.check_codes(&self.bytes),
             _ => Ok(()),
         }
     }

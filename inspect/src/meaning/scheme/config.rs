@@ -236,6 +236,14 @@ impl Coding {
         Coding { method: config.method.clone(), unread, ..Coding::default() }
     }
 
+    /// The schemes that are not read, of each weight that is quantized by one.
+    pub(crate) fn unread_faults(&self) -> impl Iterator<Item = &str> {
+        self.faults.iter().filter_map(|(_, fault)| match fault {
+            QuantFault::Unread { scheme } => Some(scheme.as_str()),
+            _ => None,
+        })
+    }
+
     /// Why its codes must not be taken for weights; `None` where all of them are read.
     pub fn refusal(&self) -> Option<String> {
         if let Some(name) = &self.unread {
@@ -268,12 +276,18 @@ impl Coding {
             });
             self.left = matrices.map(|(t, _)| t.name.clone()).collect();
         }
-        if let Some(name) = &self.unread {
-            let text = format!(
-                "quantized by {}, which is not read: its tensors are shown as they are stored, and codes are not judged",
-                name.escape_debug()
-            );
-            checkpoint.warnings.push(Notice::new(NoticeKind::NotShown, text));
-        }
+        let quantized = match (&self.unread, self.unread_faults().next()) {
+            (Some(name), _) => format!("quantized by {}", name.escape_debug()),
+            (None, Some(first)) => {
+                let count = self.unread_faults().filter(|scheme| *scheme == first).count();
+                let weights = if count == 1 { "1 weight is" } else { &format!("{count} weights are") };
+                format!("{weights} quantized by {}", first.escape_debug())
+            }
+            (None, None) => return,
+        };
+        let text = format!(
+            "{quantized}, which is not read: its tensors are shown as they are stored, and codes are not judged"
+        );
+        checkpoint.warnings.push(Notice::new(NoticeKind::NotShown, text));
     }
 }

@@ -5,9 +5,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Stored, is_shell};
-use crate::Group;
 use crate::metadata::Value;
-use crate::tensor::Instance;
+use crate::{Group, Instance};
 
 /// Classes whose instances are the one tensor of their own type and shape that they wrap: PyTorch's and torchao's for
 /// training and for rounding activations, which compute otherwise with a weight that is stored as it is.

@@ -33,8 +33,8 @@ pub(crate) use config::Config;
 /// One scheme: the weight whose codes are the tensor at a place, if they are of it.
 type Scheme = fn(&Stored<'_>, usize) -> Option<Found>;
 
-/// Every scheme that is read, in the order in which they are asked.
-static SCHEMES: [Scheme; 12] = [
+/// Every scheme, in the order in which they are asked; the last one knows those that are not read.
+static SCHEMES: [Scheme; 13] = [
     torchao::find,
     affine::find,
     sparse::find,
@@ -47,6 +47,7 @@ static SCHEMES: [Scheme; 12] = [
     gptq::find,
     awq::find,
     mlx::find,
+    unread::find,
 ];
 
 /// A weight, or why its codes cannot be read.
@@ -201,6 +202,10 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, config: &Config, stored: bo
                 }
                 Some(Err(fault)) => faults.push((at, fault)),
             }
+        }
+        if let Some(scheme) = &unread {
+            let codes = unread::codes(&stored).into_iter();
+            faults.extend(codes.map(|at| (at, QuantFault::Unread { scheme: scheme.clone() })));
         }
         let fault = || match &unread {
             Some(scheme) => QuantFault::Unread { scheme: scheme.clone() },

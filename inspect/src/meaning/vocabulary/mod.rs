@@ -272,6 +272,9 @@ impl Vocabulary {
             keys,
             warnings: Vec::new(),
         };
+        if vocabulary.model == "gpt2" && vocabulary.pre.is_none() {
+            vocabulary.warnings.push(Warning::NoPreTokenizer);
+        }
         for (role, _, key) in ROLE_KEYS {
             let id = vocabulary.keys.get(key).and_then(|v| v.as_i64());
             vocabulary.give(role, id.and_then(|id| id.try_into().ok()));

@@ -20,6 +20,8 @@ pub enum Warning {
     MissingBytes,
     /// The pre-tokenizer is not one that llama.cpp has.
     UnknownPreTokenizer,
+    /// The GGUF file that it comes from names no pre-tokenizer (`tokenizer.ggml.pre`), and llama.cpp uses its default.
+    NoPreTokenizer,
     /// Words that are tokens themselves are taken whole here and merged by llama.cpp's pre-tokenizer of that name, or
     /// the other way round.
     WholeWords {
@@ -88,6 +90,9 @@ impl fmt::Display for Warning {
             ),
             Warning::UnknownPreTokenizer => f.write_str(
                 "its pre-tokenizer is none that llama.cpp is known to have: `default` is written, and text may get other ids than in training",
+            ),
+            Warning::NoPreTokenizer => f.write_str(
+                "the GGUF file names no pre-tokenizer (tokenizer.ggml.pre): llama.cpp splits text by its default rule, and text may get other ids than in training",
             ),
             Warning::WholeWords { here, name } => {
                 let how = if *here {

@@ -63,6 +63,16 @@ fn in_the_data_of(kind: u8) -> Vec<u8> {
     [&first, &header("folder", kind, hidden.len()), &hidden[..], &[0; 2 * BLOCK]].concat()
 }
 
+/// `header` as GNU writes it into incremental archives, with times where others have the folder of a name.
+fn dated(mut header: Vec<u8>) -> Vec<u8> {
+    header[257..265].copy_from_slice(b"ustar  \0");
+    header[345..369].copy_from_slice(b"15303266657\x0015303266640\0");
+    header[148..156].fill(b' ');
+    let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header
+}
+
 fn tars() -> Vec<File> {
     let one = record("size", "512");
     let whole = (BLOCK + oldest().len()).to_string();
@@ -107,6 +117,16 @@ fn tars() -> Vec<File> {
         bad("name-of-all.pt", "a name for all members", {
             let member = [header("a", b'0', evil().len()), padded(&evil())].concat();
             [extended(b'g', &record("path", "pickle")), member, vec![0; 2 * BLOCK]].concat()
+        }),
+        good("incremental.tar", "an incremental archive of GNU's", {
+            let listing = b"Yreadme.txt\0\0";
+            let folder = [dated(header("folder/", b'D', listing.len())), padded(listing)].concat();
+            let file = [dated(header("folder/readme.txt", b'0', 2)), padded(b"hi")].concat();
+            [folder, file, vec![0; 2 * BLOCK]].concat()
+        }),
+        bad("incremental-evil.tar", "a pickle in an incremental archive of GNU's", {
+            let file = [dated(header("folder/data.pkl", b'0', evil().len())), padded(&evil())].concat();
+            [file, vec![0; 2 * BLOCK]].concat()
         }),
         good("extended.tar", "a tar with extended headers and a long name", {
             let records =

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
+use super::ByteSource;
 use crate::Result;
-use crate::bytes::ByteSource;
 
 const BLOCK: u64 = 512;
 
 /// How the records of extended headers are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Records {
+pub(crate) enum Records {
     /// Before CPython 3.12.6 and 3.13: up to the first that does not look like one.
     Loose,
     /// Since: whole, or the archive is refused.
@@ -19,9 +19,11 @@ pub(super) enum Records {
 
 /// A member of the archive.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Member {
+pub(crate) struct Member {
     /// Without slashes at its end.
     pub name: Arc<[u8]>,
+    /// Its name to other readers, where Python takes a time of GNU's incremental archives for a part of it.
+    pub undated: Option<Arc<[u8]>>,
     pub kind: u8,
     /// Where its first header is.
     pub header: u64,
@@ -40,7 +42,7 @@ impl Member {
 
 /// What a walk finds.
 #[derive(Debug, Default)]
-pub(super) struct Walked {
+pub(crate) struct Walked {
     pub members: Vec<Member>,
     /// The first header that readers read differently: with a size that is no plain number, or of a file with holes.
     pub odd: Option<u64>,
@@ -51,7 +53,7 @@ fn has_content(kind: u8) -> bool {
 }
 
 /// Walks `data`, whose extended headers have such `records`.
-pub(super) fn walk(data: &dyn ByteSource, records: Records) -> Result<Walked> {
+pub(crate) fn walk(data: &dyn ByteSource, records: Records) -> Result<Walked> {
     let mut walk = Walk { data, records, global: Fields::default(), odd: None };
     let (mut members, mut at) = (Vec::new(), 0);
     while let Some((member, next)) = walk.member(at)? {
@@ -164,6 +166,7 @@ impl Walk<'_> {
                     let name = self.data.window(*at, *len)?;
                     let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
                     member.name = trimmed(&name[..end]).into();
+                    member.undated = None;
                 }
                 Before::Fields(fields) => {
                     self.apply(fields, &mut member);
@@ -186,6 +189,7 @@ impl Walk<'_> {
             match field {
                 Field::Holes => {}
                 Field::Path | Field::HoledName => {
+                    member.undated = None;
                     member.name = match value.last() {
                         Some(b'/') => trimmed(value).into(),
                         _ => value.clone(),
@@ -258,6 +262,8 @@ impl Walk<'_> {
 /// A header as it is.
 struct Header {
     name: Vec<u8>,
+    /// The name alone, where what precedes it is a time.
+    undated: Option<Vec<u8>>,
     kind: u8,
     size: i128,
     /// Of a file with holes: whether more headers follow, and its size with them.
@@ -283,6 +289,7 @@ impl Header {
         }
         let mut header = Header {
             name: until_zero(&block[..100]).to_vec(),
+            undated: None,
             kind: block[156],
             size: field(&block[124..136])?,
             continues: false,
@@ -297,18 +304,23 @@ impl Header {
         }
         let prefix = until_zero(&block[345..500]);
         if !prefix.is_empty() && !matches!(header.kind, b'L' | b'K' | b'S') {
+            // GNU's own form has the times of access and change where POSIX has the folder.
+            let is_time = block[257..265] == *b"ustar  \0" && prefix.len() <= 12;
+            let is_time = is_time && prefix.iter().all(|byte| matches!(byte, b'0'..=b'7'));
+            header.undated = is_time.then(|| header.name.clone());
             header.name = [prefix, b"/", &header.name].concat();
         }
         Some(header)
     }
 
     fn member(&self, header: u64, at: u64, len: u64) -> Member {
-        Member { name: trimmed(&self.name).into(), kind: self.kind, header, at, len }
+        let undated = self.undated.as_ref().map(|name| trimmed(name).into());
+        Member { name: trimmed(&self.name).into(), undated, kind: self.kind, header, at, len }
     }
 }
 
 /// `name` without slashes at its end.
-pub(super) fn trimmed(name: &[u8]) -> &[u8] {
+pub(crate) fn trimmed(name: &[u8]) -> &[u8] {
     let end = name.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
     &name[..end]
 }
