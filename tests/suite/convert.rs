@@ -68,7 +68,7 @@ fn a_tensor_that_is_not_read_is_not_left_out_without_a_word() {
         std::fs::write(place.at(name), torch::zip_of(&object, &[le(&values), le(&values)])).unwrap();
     };
     write("x.pt", "x.weight");
-    place.run(&["gate", "x.pt"]).exits(0).says(&["doubt", "`x.weight` is created by `_rebuild_tensor_v9`"]);
+    place.run(&["gate", "x.pt"]).exits(0).says(&["doubt", "`x.weight` is created by _rebuild_tensor_v9"]);
     let convert = ["convert", "x.pt", "--to", "safetensors", "-o", "x.safetensors"];
     let refused = place.run(&convert).exits(3);
     refused.complains(&["`x.weight` is created by", "would be missing", "--allow-incomplete"]);

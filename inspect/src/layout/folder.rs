@@ -95,7 +95,10 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
         return;
     }
     let folder = if is_folder { path } else { path.parent().unwrap_or(Path::new("")) };
-    let read = ["config.json", "trainer_state.json", ADAPTER_CONFIG, MERGE].into_iter().chain(QUANTIZATION);
+    let is_adapter = set.files.iter().any(|file| ADAPTERS.contains(&name(file).as_str()));
+    let of_adapters = is_adapter.then_some(ADAPTER_CONFIG);
+    let read =
+        ["config.json", "trainer_state.json", MERGE].into_iter().chain(QUANTIZATION).chain(of_adapters);
     set.beside.extend(read.map(|name| Stamp::of(&folder.join(name))));
     let config = folder.join("config.json");
     set.config = read_json(&config, MAX_CONFIG).map(from_json);
@@ -103,8 +106,7 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
         let text = "the config.json next to it is not valid JSON and was not used";
         set.notices.push(Notice::new(NoticeKind::ConfigNotUnderstood, text));
     }
-    let is_adapter = |file: &PathBuf| ADAPTERS.contains(&name(file).as_str());
-    if set.files.iter().any(is_adapter) && !folder.join(ADAPTER_CONFIG).is_stored_file() {
+    if is_adapter && !folder.join(ADAPTER_CONFIG).is_stored_file() {
         let text = format!("{ADAPTER_CONFIG}, without which PEFT does not load the adapter, is missing");
         set.notices.push(Notice::new(NoticeKind::Gone, text));
     }
