@@ -19,7 +19,7 @@ use crate::error::bytes_that;
 use crate::format::{self, Family, HEAD, npy};
 use crate::pickle::{Reader as Unpickler, Trace};
 use crate::zip::Directory;
-use crate::{DamageKind, Error, ErrorKind, NoticeKind, Result, gguf, safetensors, torch_legacy, zip};
+use crate::{DamageKind, Error, ErrorKind, Result, torch_legacy, zip};
 
 /// The deepest nesting of archives within archives, and of pickles within pickles.
 const DEEPEST: usize = 8;
@@ -100,7 +100,7 @@ impl<'o> Scanner<'o> {
         let is_zip = matches!(family, Some(Family::Zip | Family::Npz));
         let has_directory = zip::has_directory(data)?;
         // It may be a pickle, too.
-        let configured = self.is_configuration(data, name, &place)?;
+        let configured = self.is_configuration(data, name, &place)? | self.serialized(data, &place)?;
         let kind = match family {
             Some(Family::Zip | Family::Npz) => self.zip(data, &place)?,
             Some(Family::Gguf) => {
@@ -196,7 +196,7 @@ impl<'o> Scanner<'o> {
             self.script(data, place)?;
         } else if name.ends_with("debug_pkl") {
             self.pickles(data, place, Stream::Pickles)?;
-        } else if self.is_configuration(data, name, place)? {
+        } else if self.is_configuration(data, name, place)? | self.serialized(data, place)? {
             // A pickle may be called like one.
             self.dispatch(data, name, place)?;
         } else if self.dispatch(data, name, place)?.is_none()
@@ -330,13 +330,19 @@ impl<'o> Scanner<'o> {
                 let end = trace.error.is_none().then_some(trace.pickle.len as u64);
                 (does_something, !trace.seen.calls.is_empty(), harmful, is_exhausted(&trace), end)
             })?;
-        let headed = matches!(head, [0x80, 2..=5, ..]);
+        let headed = matches!(head, [0x80, 2..=5, ..]) || matches!(head, [0x80, 0 | 1, ..]) && (end.is_some() || harmful);
+        // Whoever reads one that does nothing may read the next.
+        let continued = match end {
+            Some(end) if !pickled && !headed => self.is_continued(data, end)?,
+            _ => false,
+        };
         // Text called .data or .bin ends at its first letters; under another name only a whole pickle that imports
         // something is one, and whatever follows it if that is not known to be harmless.
         let is_one = match (pickled, end) {
             (true, end) => headed || does_something || end.is_some(),
             // What is called before an error has run.
             (false, _) if harmful && (end.is_some() || exhausted || calls) => true,
+            (false, _) if continued => true,
             (false, Some(end)) if does_something && !headed => {
                 data.all_from(end, |b| b.is_ascii_whitespace())?
             }
@@ -420,74 +426,6 @@ impl<'o> Scanner<'o> {
         let stream = if objects { Stream::Pickles } else { Stream::Chance };
         self.pickles(&Section::from(data, end), place, stream)?;
         Ok(())
-    }
-
-    fn safetensors(&mut self, source: &Arc<Source>, place: &Place) -> Result<()> {
-        let contents = match safetensors::read(source) {
-            Ok(contents) => contents,
-            Err(error) if error.kind == ErrorKind::Io => return Err(error),
-            Err(error) => {
-                self.damaged(place, error.to_string());
-                return Ok(());
-            }
-        };
-        for fault in contents.faults {
-            match fault.kind {
-                DamageKind::CutShort => self.damaged(place, fault.what),
-                _ => self.find(Rule::MalformedTensors, place, None, fault.what),
-            }
-        }
-        for (name, damage) in contents.tensors.iter().filter_map(|t| Some((&t.name, t.damage.as_ref()?))) {
-            if damage.kind != DamageKind::CutShort {
-                let message = format!("tensor `{}`: {damage}", cut(name));
-                self.find(Rule::MalformedTensors, place, None, message);
-            }
-        }
-        for notice in contents.notices {
-            let rule = match notice.kind {
-                NoticeKind::Surplus => Rule::AppendedBytes,
-                _ => Rule::Hole,
-            };
-            self.find(rule, place, None, notice.text);
-        }
-        Ok(())
-    }
-
-    fn gguf(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
-        match gguf::read::header_of(data, false, |header| self.header(header, place)) {
-            Err(error) if error.kind == ErrorKind::Io => return Err(error),
-            Err(error) => self.damaged(place, error.to_string()),
-            Ok(()) => {}
-        }
-        Ok(())
-    }
-
-    fn header(&mut self, header: gguf::Header<'_>, place: &Place) {
-        for (key, value) in header.keys.iter().filter(|(key, _)| key.contains("chat_template")) {
-            if let Some(text) = value.to_text() {
-                self.template(&text, key, place);
-            }
-        }
-        if let Some(damage) = &header.damage {
-            self.damaged(place, damage.what.clone());
-        }
-        for (name, damage) in header.tensors.iter().filter_map(|t| Some((&t.name, t.damage.as_ref()?))) {
-            if damage.kind == DamageKind::CutShort {
-                self.damaged(place, damage.what.clone());
-            } else if header.damage.is_none() {
-                let message = format!("tensor `{}`: {damage}", cut(name));
-                self.find(Rule::MalformedTensors, place, None, message);
-            }
-        }
-        for notice in header.warnings {
-            let rule = match notice.kind {
-                NoticeKind::Surplus => Rule::AppendedBytes,
-                // Sizes in another order are an error of the writer.
-                NoticeKind::ForeignOrder => Rule::Hole,
-                _ => Rule::MalformedTensors,
-            };
-            self.find(rule, place, None, notice.text);
-        }
     }
 
     /// Scans a chat template, which is called `name`.

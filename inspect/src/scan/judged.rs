@@ -3,18 +3,25 @@
 use std::collections::{HashMap, HashSet};
 
 use super::calls::known_at;
+use super::globals::{BUILTINS, Class, classify};
 use crate::pickle::{Id, Node, Pickle, Trace};
 
 type Judge = fn(&Pickle<'_>, &[Id]) -> bool;
 
 /// Each with what its arguments have to be.
-const JUDGED: [(&str, &str, Judge); 6] = [
+const JUDGED: [(&str, &str, Judge); 12] = [
     ("builtins", "type", is_singleton),
     ("__builtin__", "type", is_singleton),
     ("operator", "itemgetter", are_plain),
     ("_operator", "itemgetter", are_plain),
     ("logging", "getLogger", are_plain),
     ("dill._dill", "_create_array", rebuild_an_array),
+    ("operator", "getitem", is_annotation),
+    ("_operator", "getitem", is_annotation),
+    ("builtins", "map", apply_a_type),
+    ("__builtin__", "map", apply_a_type),
+    ("builtins", "filter", apply_a_type),
+    ("__builtin__", "filter", apply_a_type),
 ];
 
 fn judge((module, name): (&str, &str)) -> Option<Judge> {
@@ -53,6 +60,41 @@ fn is_singleton(pickle: &Pickle<'_>, args: &[Id]) -> bool {
 
 fn are_plain(pickle: &Pickle<'_>, args: &[Id]) -> bool {
     args.iter().all(|&id| matches!(pickle.node(id), Node::None | Node::Bool(_) | Node::Int(_) | Node::Str(_)))
+}
+
+/// `getitem(Optional, int)`: annotations as `typing` pickles them.
+fn is_annotation(pickle: &Pickle<'_>, args: &[Id]) -> bool {
+    const DEEPEST: usize = 8;
+    fn is_type(pickle: &Pickle<'_>, id: Id, depth: usize) -> bool {
+        match pickle.node(id) {
+            Node::Global(global) => global.module.as_ref() == "typing" || classify(&global.module, &global.name) == Class::Harmless,
+            Node::None | Node::Str(_) | Node::Int(_) | Node::Bool(_) => true,
+            Node::Tuple(items) | Node::List(items) if depth < DEEPEST => {
+                items.iter().all(|item| is_type(pickle, *item, depth + 1))
+            }
+            Node::Object(object) if depth < DEEPEST => {
+                matches!(pickle.global(object.callable), Some(("builtins" | "__builtin__", "type")))
+                    || matches!(pickle.global(object.callable), Some(("operator" | "_operator", "getitem")))
+                        && pickle.sequence(object.args).is_some_and(|args| is_annotation(pickle, args))
+            }
+            _ => false,
+        }
+    }
+    let [of, types] = *args else { return false };
+    pickle.global(of).is_some_and(|(module, _)| module == "typing") && is_type(pickle, types, 0)
+}
+
+/// `map(int, values)` and `filter(None, values)`, whose function makes a small value of each.
+fn apply_a_type(pickle: &Pickle<'_>, args: &[Id]) -> bool {
+    let [function, ..] = *args else { return false };
+    match pickle.node(function) {
+        Node::None => true,
+        Node::Global(global) => {
+            BUILTINS.contains(&global.module.as_ref())
+                && matches!(global.name.as_ref(), "int" | "float" | "bool" | "str" | "complex" | "abs" | "len" | "tuple" | "list")
+        }
+        _ => false,
+    }
 }
 
 /// `_create_array(_reconstruct, (ndarray, …), state)`: what NumPy does for the same arguments.
