@@ -9,10 +9,12 @@ use super::archive::understood;
 use super::calls::cut;
 use super::configuration::{mentions_code, names_configuration};
 use super::globals::{Class, classify};
-use super::kind::{Kind, PICKLED, PROMISING, extension, is_inert, is_named, names_text, opaque};
+use super::kind::{
+    Kind, PICKLED, extension, is_inert, is_named, member_promises, names_text, opaque, pointer,
+};
 use super::pickles::{Stream, begins_plausibly, is_exhausted, names};
 use super::template::{self, Template};
-use super::{Finding, Findings, Options, Rule, hdf5, native, text};
+use super::{Finding, Findings, Options, Rule, Severity, hdf5, native, text};
 use crate::bytes::compression::Compression;
 use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
 use crate::error::bytes_that;
@@ -27,9 +29,6 @@ const DEEPEST: usize = 8;
 const FREE_WORK: u64 = 256 << 20;
 /// and beyond that this many times its size.
 const MOST_WORK: u64 = 16;
-
-/// The first bytes of what Git LFS has in place of a file.
-const LFS: &[u8] = b"version https://git-lfs";
 
 /// First bytes by which a storage may be read as a file of its own: NumPy's, zips, and what is compressed.
 const OTHERWISE: [&[u8]; 5] = [b"\x93NUMPY", b"PK\x03\x04", b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"BZh"];
@@ -66,6 +65,8 @@ pub(super) struct Scanner<'o> {
     pub unreadable: Option<String>,
     budget: u64,
     hidden: HashSet<String>,
+    /// Where the members of the tar that is the file begin and end which are zips.
+    pub zips: Vec<(u64, u64)>,
     /// The entries that are storages, because an object of the current archive refers to them, and how many bytes it
     /// says they have.
     pub storages: HashMap<String, u64>,
@@ -87,6 +88,7 @@ impl<'o> Scanner<'o> {
             unreadable: None,
             budget: FREE_WORK.saturating_add(len.saturating_mul(MOST_WORK)),
             hidden: HashSet::new(),
+            zips: Vec::new(),
             storages: HashMap::new(),
         }
     }
@@ -117,11 +119,10 @@ impl<'o> Scanner<'o> {
                 None if data.len() == 0 => {
                     return Err(Error::new(ErrorKind::Unrecognised, "is empty").because(DamageKind::Empty));
                 }
-                None if data.window(0, HEAD)?.starts_with(LFS) => {
-                    return Err(Error::new(
-                        ErrorKind::Unrecognised,
-                        "is a Git LFS pointer: the file that it stands for was not scanned",
-                    ));
+                None if pointer(&data.window(0, HEAD)?).is_some() => {
+                    let what = pointer(&data.window(0, HEAD)?).unwrap_or_default();
+                    let message = format!("is {what}: the file that it stands for was not scanned");
+                    return Err(Error::new(ErrorKind::Unrecognised, message));
                 }
                 None if configured => Kind::Configuration,
                 // Text that is named like a pickle, and as one ends before it does anything.
@@ -131,19 +132,27 @@ impl<'o> Scanner<'o> {
                 {
                     Kind::Inert
                 }
-                None => {
-                    return Err(Error::new(
-                        ErrorKind::Unrecognised,
-                        "is neither a pickle, nor an archive, nor a tensor file",
-                    ));
-                }
+                None => match native::program(data, name)?.filter(|_| !is_named(Path::new(name))) {
+                    Some(what) => {
+                        self.unreadable = Some(format!("is {what}, which was not scanned"));
+                        let message = format!("{what}, which something else may run");
+                        self.find_as(Severity::Note, Rule::NativeCode, &place, message);
+                        Kind::Program
+                    }
+                    None => {
+                        return Err(Error::new(
+                            ErrorKind::Unrecognised,
+                            "is neither a pickle, nor an archive, nor a tensor file",
+                        ));
+                    }
+                },
             },
         };
         if matches!(kind, Kind::Gguf | Kind::SafeTensors) {
             self.pickles(data, &place, Stream::Chance)?;
         }
         let mut also = String::new();
-        if !is_zip && has_directory && self.has_entries(data)? {
+        if !is_zip && has_directory && self.has_entries(data)? && !(kind == Kind::Tar && self.is_of_member(data)?) {
             self.zip(data, &place)?;
             also += ", and zip";
         }
@@ -160,6 +169,17 @@ impl<'o> Scanner<'o> {
         let zip::Readings { usual, mut others } = understood(zip::readings(data), zip::Readings::lost())?;
         others.push(usual);
         Ok(others.iter().any(|reading| !matches!(reading, Directory::Lost(_))))
+    }
+
+    /// Whether every reader of zips finds no others in the tar `data` than one that is a member of it, and is scanned as such.
+    fn is_of_member(&self, data: &dyn ByteSource) -> Result<bool> {
+        let zip::Readings { usual, mut others } = understood(zip::readings(data), zip::Readings::lost())?;
+        others.push(usual);
+        let within = |reading: &Directory| match reading {
+            Directory::Of(central) => self.zips.iter().any(|&(at, end)| central.prefix == at && central.end <= end),
+            _ => false,
+        };
+        Ok(others.iter().all(within))
     }
 
     /// Scans bytes that a pickle passes to a loader of PyTorch files.
@@ -199,12 +219,13 @@ impl<'o> Scanner<'o> {
         } else if self.is_configuration(data, name, place)? | self.serialized(data, place)? {
             // A pickle may be called like one.
             self.dispatch(data, name, place)?;
-        } else if self.dispatch(data, name, place)?.is_none()
-            && PROMISING.contains(&extension(name).as_str())
-            && data.len() > 0
-            && !data.all_from(0, is_text)?
-        {
-            self.damaged(place, "is neither a pickle, nor an archive, nor a tensor file".into());
+        } else if self.dispatch(data, name, place)?.is_none() && data.len() > 0 {
+            let promises = member_promises(name);
+            if let Some(what) = pointer(&data.window(0, HEAD)?).filter(|_| promises) {
+                self.damaged(place, format!("is {what}: the file that it stands for was not scanned"));
+            } else if promises && !data.all_from(0, is_text)? {
+                self.damaged(place, "is neither a pickle, nor an archive, nor a tensor file".into());
+            }
         }
         Ok(())
     }
@@ -461,6 +482,12 @@ impl<'o> Scanner<'o> {
             self.find(Rule::OpaqueContent, place, offset, message);
         }
         inner
+    }
+
+    /// Adds a finding of `rule` of another severity.
+    fn find_as(&mut self, severity: Severity, rule: Rule, place: &Place, message: String) {
+        let member = place.member.clone();
+        self.findings.add(Finding { rule, severity, member, offset: None, global: None, message, count: 1 });
     }
 
     /// Adds a finding of `rule` that concerns no import.

@@ -15,6 +15,9 @@ const MOST_FACTORS: i64 = 100_000;
 /// Elements of an array, a tensor or a layer.
 const MOST_ELEMENTS: f64 = (1u64 << 36) as f64;
 
+/// Dimensions that are looked at.
+const MOST_SIZES: usize = 64;
+
 /// What makes the call `object` endless, or immense.
 pub(super) fn endless(pickle: &Pickle<'_>, object: &Object) -> Option<&'static str> {
     let args = pickle.sequence(object.args)?;
@@ -70,10 +73,10 @@ fn elements(pickle: &Pickle<'_>, args: &[Id]) -> f64 {
         _ => 1.0,
     };
     let all = |id: &Id| match pickle.node(*id) {
-        Node::Tuple(sizes) => sizes.iter().map(size).product(),
+        Node::Tuple(sizes) => sizes.iter().take(MOST_SIZES).map(size).product(),
         _ => size(id),
     };
-    args.iter().map(all).product()
+    args.iter().take(MOST_SIZES).map(all).product()
 }
 
 /// Whether the value at `id` is a whole number above `most`; those that are not read are.

@@ -1,6 +1,6 @@
 //! What one pickle imports and calls, and what its values are for others to load.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::archive::leads_outside;
@@ -13,7 +13,7 @@ use super::globals::{Class, classify};
 use super::judged::harmless_calls;
 use super::loaders::of_mmengine;
 use super::pickles::Stream;
-use super::shared::{is_called, rebuilt, shared};
+use super::shared::{called_classes, rebuilt, shared};
 use super::text::operator;
 use super::uses::{
     MEMMAP, NDARRAY_WRAPPER, STORAGE_INFO, gets_of_torch, handed_back, handed_on, is_getattr, loads,
@@ -85,6 +85,7 @@ impl Scanner<'_> {
         let gets = gets_of_torch(trace);
         let harmless = harmless_calls(trace);
         let memmaps = only_reconstructs(trace, MEMMAP);
+        let called_classes = called_classes(trace);
         for &(offset, id) in &trace.seen.imports {
             let Node::Global(g) = pickle.node(id) else { continue };
             let (module, name) = (g.module.as_ref(), g.name.as_ref());
@@ -96,7 +97,7 @@ impl Scanner<'_> {
             let what = usage.unwrap_or_else(|| format!("would import {}", cut(&global)));
             let class = match gets {
                 Some(class) if is_getattr(module, name) && !handed_on.contains(&(module, name)) => class,
-                _ if is_called(trace, (module, name)) && !self.is_allowed(module, name) => Class::Unknown,
+                _ if called_classes.contains(&(module, name)) && !self.is_allowed(module, name) => Class::Unknown,
                 _ if memmaps && (module, name) == MEMMAP => Class::Harmless,
                 _ if harmless.contains(&(module, name)) && !handed_on.contains(&(module, name)) => {
                     Class::Harmless
@@ -188,6 +189,7 @@ impl Scanner<'_> {
         // PyTorch's interpreter for phones runs the operators that these name.
         let bytecode = matches!(name.rsplit('/').next(), Some("bytecode.pkl" | "mobile_debug_handles.pkl"));
         let mut outside: BTreeSet<&str> = BTreeSet::new();
+        let mut sources: HashSet<u32> = HashSet::new();
         // Byte strings may contain pickles for something else to load.
         for index in 0..pickle.node_count() {
             match pickle.node(Id::at(index)) {
@@ -202,8 +204,9 @@ impl Scanner<'_> {
                     }
                     // MMEngine's checkpoints have the configuration that made them.
                     let texts = entries.iter().filter(|(key, _)| pickle.str(*key) == Some("cfg"));
-                    for text in texts.filter_map(|(_, value)| pickle.str(*value)).filter(|text| text.contains('\n')) {
-                        if let Some(message) = of_mmengine(text) {
+                    for &(_, value) in texts.filter(|(_, value)| sources.insert(value.index())) {
+                        let text = pickle.str(value).filter(|text| text.contains('\n'));
+                        if let Some(message) = text.and_then(of_mmengine) {
                             self.find(Rule::CustomCode, place, Some(base), message);
                         }
                     }

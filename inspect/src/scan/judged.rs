@@ -6,6 +6,9 @@ use super::calls::known_at;
 use super::globals::{BUILTINS, Class, classify};
 use crate::pickle::{Id, Node, Pickle, Trace};
 
+/// The most parts of an annotation.
+const MOST_TYPES: usize = 1000;
+
 type Judge = fn(&Pickle<'_>, &[Id]) -> bool;
 
 /// Each with what its arguments have to be.
@@ -64,24 +67,31 @@ fn are_plain(pickle: &Pickle<'_>, args: &[Id]) -> bool {
 
 /// `getitem(Optional, int)`: annotations as `typing` pickles them.
 fn is_annotation(pickle: &Pickle<'_>, args: &[Id]) -> bool {
-    const DEEPEST: usize = 8;
-    fn is_type(pickle: &Pickle<'_>, id: Id, depth: usize) -> bool {
+    let [of, types] = *args else { return false };
+    let (mut rest, mut left) = (vec![types], MOST_TYPES);
+    while let Some(id) = rest.pop() {
+        left -= 1;
+        if left == 0 {
+            return false;
+        }
         match pickle.node(id) {
-            Node::Global(global) => global.module.as_ref() == "typing" || classify(&global.module, &global.name) == Class::Harmless,
-            Node::None | Node::Str(_) | Node::Int(_) | Node::Bool(_) => true,
-            Node::Tuple(items) | Node::List(items) if depth < DEEPEST => {
-                items.iter().all(|item| is_type(pickle, *item, depth + 1))
+            Node::None | Node::Str(_) | Node::Int(_) | Node::Bool(_) => {}
+            Node::Global(global) => {
+                let data = classify(&global.module, &global.name) == Class::Harmless;
+                if global.module.as_ref() != "typing" && !data {
+                    return false;
+                }
             }
-            Node::Object(object) if depth < DEEPEST => {
-                matches!(pickle.global(object.callable), Some(("builtins" | "__builtin__", "type")))
-                    || matches!(pickle.global(object.callable), Some(("operator" | "_operator", "getitem")))
-                        && pickle.sequence(object.args).is_some_and(|args| is_annotation(pickle, args))
-            }
-            _ => false,
+            Node::Tuple(items) | Node::List(items) if items.len() < left => rest.extend(items),
+            // Further ones are judged where they are made.
+            Node::Object(object) => match pickle.global(object.callable) {
+                Some(("builtins" | "__builtin__", "type") | ("operator" | "_operator", "getitem")) => {}
+                _ => return false,
+            },
+            _ => return false,
         }
     }
-    let [of, types] = *args else { return false };
-    pickle.global(of).is_some_and(|(module, _)| module == "typing") && is_type(pickle, types, 0)
+    pickle.global(of).is_some_and(|(module, _)| module == "typing")
 }
 
 /// `map(int, values)` and `filter(None, values)`, whose function makes a small value of each.

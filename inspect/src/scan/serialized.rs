@@ -37,7 +37,9 @@ impl Scanner<'_> {
         let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head).trim_ascii_start();
         let all = || 0..data.len();
         // The key may be spelt with escapes.
-        let may_be = matches!(text.first(), Some(b'{' | b'['))
+        let is_text = text.iter().all(|byte| *byte >= b' ' || byte.is_ascii_whitespace());
+        let may_be = is_text
+            && matches!(text.first(), Some(b'{' | b'['))
             && (data.contains(b":serialized", all())? || data.contains(b"\\u00", all())?);
         if !may_be {
             return Ok(false);

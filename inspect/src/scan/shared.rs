@@ -26,6 +26,9 @@ const GIVES: [(&str, &[&str]); 15] = [
 /// The deepest nesting of calls that hand something back.
 const DEEPEST: usize = 64;
 
+/// Arguments that are looked at: many calls may share them.
+const MOST_LOOKED_AT: usize = 16;
+
 /// What the object at `id` is, if the process shares it: changes of it are seen by everyone.
 pub(super) fn shared(pickle: &Pickle<'_>, id: Id) -> Option<&'static str> {
     let mut id = id;
@@ -40,7 +43,7 @@ pub(super) fn shared(pickle: &Pickle<'_>, id: Id) -> Option<&'static str> {
         match args.get(1) {
             Some(inner) if hands_back => id = *inner,
             // Or what something else gets by calling it.
-            _ => return (gives((module, name)) || args.iter().any(|arg| pickle.global(*arg).is_some_and(gives)))
+            _ => return (gives((module, name)) || args.iter().take(MOST_LOOKED_AT).any(|arg| pickle.global(*arg).is_some_and(gives)))
                 .then_some("an object that is shared by the process"),
         }
     }
@@ -66,11 +69,15 @@ const MADE: [(&str, &str); 2] = [
     ("torch.distributed._shard.sharded_tensor.api", "ShardedTensor"),
 ];
 
-/// Whether `class` is one of those, and the pickle does more with it than to make one without calling it.
-pub(super) fn is_called(trace: &Trace<'_>, class: (&str, &str)) -> bool {
-    if !MADE.contains(&class) {
-        return false;
-    }
+/// Those of them with which the pickle does more than to make one without calling it.
+pub(super) fn called_classes(trace: &Trace<'_>) -> Vec<(&'static str, &'static str)> {
+    let imports = |class: &(&str, &str)| {
+        trace.pickle.globals.iter().any(|global| (&*global.module, &*global.name) == *class)
+    };
+    MADE.into_iter().filter(imports).filter(|class| is_called(trace, *class)).collect()
+}
+
+fn is_called(trace: &Trace<'_>, class: (&str, &str)) -> bool {
     let pickle = &trace.pickle;
     let is_class = |id: &Id| pickle.global(*id) == Some(class);
     let called = trace.seen.calls.iter().any(|&(at, id)| match pickle.node(id) {
