@@ -329,7 +329,9 @@ fn walk(value: &Value, file: &str, found: &mut Vec<Named>) {
                     // transformers fetches a kernel of this name from the Hub.
                     ("attn_implementation" | "_attn_implementation" | "kernel_mapping", names) => {
                         texts(names, &mut |name| {
-                            if name.contains('/') && !name.trim_start_matches("paged|").starts_with(hub::KERNELS) {
+                            if name.contains('/')
+                                && !name.trim_start_matches("paged|").starts_with(hub::KERNELS)
+                            {
                                 found.push(Named::Beside(format!(
                                     "has `{}` fetch code from the Hub: {}",
                                     key,

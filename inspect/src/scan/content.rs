@@ -152,7 +152,11 @@ impl<'o> Scanner<'o> {
             self.pickles(data, &place, Stream::Chance)?;
         }
         let mut also = String::new();
-        if !is_zip && has_directory && self.has_entries(data)? && !(kind == Kind::Tar && self.is_of_member(data)?) {
+        if !is_zip
+            && has_directory
+            && self.has_entries(data)?
+            && !(kind == Kind::Tar && self.is_of_member(data)?)
+        {
             self.zip(data, &place)?;
             also += ", and zip";
         }
@@ -176,7 +180,9 @@ impl<'o> Scanner<'o> {
         let zip::Readings { usual, mut others } = understood(zip::readings(data), zip::Readings::lost())?;
         others.push(usual);
         let within = |reading: &Directory| match reading {
-            Directory::Of(central) => self.zips.iter().any(|&(at, end)| central.prefix == at && central.end <= end),
+            Directory::Of(central) => {
+                self.zips.iter().any(|&(at, end)| central.prefix == at && central.end <= end)
+            }
             _ => false,
         };
         Ok(others.iter().all(within))
@@ -351,7 +357,8 @@ impl<'o> Scanner<'o> {
                 let end = trace.error.is_none().then_some(trace.pickle.len as u64);
                 (does_something, !trace.seen.calls.is_empty(), harmful, is_exhausted(&trace), end)
             })?;
-        let headed = matches!(head, [0x80, 2..=5, ..]) || matches!(head, [0x80, 0 | 1, ..]) && (end.is_some() || harmful);
+        let headed = matches!(head, [0x80, 2..=5, ..])
+            || matches!(head, [0x80, 0 | 1, ..]) && (end.is_some() || harmful);
         // Whoever reads one that does nothing may read the next.
         let continued = match end {
             Some(end) if !pickled && !headed => self.is_continued(data, end)?,

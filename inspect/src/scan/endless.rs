@@ -29,7 +29,9 @@ pub(super) fn endless(pickle: &Pickle<'_>, object: &Object) -> Option<&'static s
     let immense = |id: &Id| exponent(pickle, *id).is_some_and(|digits| digits > MOST_DIGITS);
     let over = |id: &Id, most: i64| over(pickle, *id, most);
     match (name, args) {
-        ("bytes" | "bytearray", [only]) if builtin && over(only, MOST) => Some("makes more than 1 GiB of zeros"),
+        ("bytes" | "bytearray", [only]) if builtin && over(only, MOST) => {
+            Some("makes more than 1 GiB of zeros")
+        }
         ("int" | "long" | "round", [first, ..]) if builtin && immense(first) => {
             Some("makes a whole number of more than 100000 digits")
         }
@@ -42,7 +44,10 @@ pub(super) fn endless(pickle: &Pickle<'_>, object: &Object) -> Option<&'static s
         ("factorial", [n]) | ("perm", [n]) | ("perm" | "comb", [n, _]) if module == "math" => {
             let few = |id: &Id| pickle.int(*id).is_some_and(|count| count <= MOST_FACTORS);
             let left = match (name, args) {
-                ("comb", [_, k]) => pickle.int(*n).zip(pickle.int(*k)).is_some_and(|(n, k)| n.saturating_sub(k) <= MOST_FACTORS),
+                ("comb", [_, k]) => pickle
+                    .int(*n)
+                    .zip(pickle.int(*k))
+                    .is_some_and(|(n, k)| n.saturating_sub(k) <= MOST_FACTORS),
                 _ => false,
             };
             (over(n, MOST_FACTORS) && !args.get(1).is_some_and(few) && !left)

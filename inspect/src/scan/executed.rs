@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::archive::leads_outside;
 use super::calls::{LATIN1, UTF8, byte_string, call, cut, known_at, makes_bytes};
-use super::hub::INSTANTIATORS;
 use super::content::{Place, Scanner};
 use super::endless::endless;
 use super::forged::{array_interface, forged_dtype, named_arguments, state_of_other};
 use super::globals::{Class, classify};
+use super::hub::INSTANTIATORS;
 use super::judged::harmless_calls;
-use super::loaders::of_mmengine;
+use super::loaders::{of_mmengine, of_pyannote};
 use super::pickles::Stream;
 use super::shared::{called_classes, rebuilt, shared};
 use super::text::operator;
@@ -97,7 +97,9 @@ impl Scanner<'_> {
             let what = usage.unwrap_or_else(|| format!("would import {}", cut(&global)));
             let class = match gets {
                 Some(class) if is_getattr(module, name) && !handed_on.contains(&(module, name)) => class,
-                _ if called_classes.contains(&(module, name)) && !self.is_allowed(module, name) => Class::Unknown,
+                _ if called_classes.contains(&(module, name)) && !self.is_allowed(module, name) => {
+                    Class::Unknown
+                }
                 _ if memmaps && (module, name) == MEMMAP => Class::Harmless,
                 _ if harmless.contains(&(module, name)) && !handed_on.contains(&(module, name)) => {
                     Class::Harmless
@@ -147,7 +149,12 @@ impl Scanner<'_> {
                 let message = format!("sets attributes of {}", cut(&format!("{module}.{name}")));
                 self.find(Rule::ChangedClass, place, Some(base + offset), message);
             } else if let Some(what) = shared(pickle, id) {
-                self.find(Rule::ChangedClass, place, Some(base + offset), format!("sets attributes of {what}"));
+                self.find(
+                    Rule::ChangedClass,
+                    place,
+                    Some(base + offset),
+                    format!("sets attributes of {what}"),
+                );
             }
         }
         // Items that are put into it.
@@ -155,6 +162,10 @@ impl Scanner<'_> {
             let id = Id::at(index as usize);
             let what = match pickle.node(id) {
                 Node::Global(global) => cut(&format!("{}.{}", global.module, global.name)),
+                Node::Persistent(pid) => {
+                    let Some((module, name)) = class_of(pickle, *pid) else { continue };
+                    cut(&format!("{module}.{name}"))
+                }
                 Node::Object(object) if !object.items.is_empty() || !object.entries.is_empty() => {
                     let Some(what) = shared(pickle, id) else { continue };
                     what.to_string()
@@ -201,6 +212,11 @@ impl Scanner<'_> {
                             let message = format!("its hyperparameters have Lightning call {}", cut(path));
                             self.find(Rule::CustomCode, place, Some(base), message);
                         }
+                    }
+                    let described =
+                        entries.iter().filter(|(key, _)| pickle.str(*key) == Some("architecture"));
+                    for message in described.filter_map(|&(_, value)| of_pyannote(pickle, value)) {
+                        self.find(Rule::CustomCode, place, Some(base), message);
                     }
                     // MMEngine's checkpoints have the configuration that made them.
                     let texts = entries.iter().filter(|(key, _)| pickle.str(*key) == Some("cfg"));

@@ -23,7 +23,12 @@ const LONGEST: usize = 4096;
 
 impl Scanner<'_> {
     /// Judges what the models of Keras in `data` are made of, as in its other files.
-    pub(super) fn keras_models(&mut self, data: &dyn ByteSource, addresses: Addresses, place: &Place) -> Result<()> {
+    pub(super) fn keras_models(
+        &mut self,
+        data: &dyn ByteSource,
+        addresses: Addresses,
+        place: &Place,
+    ) -> Result<()> {
         for at in data.positions(KERAS_MODEL, 0..data.len(), usize::MAX)? {
             if !self.may_trace(place) {
                 return Ok(());
@@ -79,7 +84,12 @@ impl Scanner<'_> {
 
     /// Where the value in the global heap is that the element at `at` refers to, and its length: that, the address of a collection and
     /// the number of an object in it (section IV.B).
-    fn in_heap(&mut self, data: &dyn ByteSource, at: u64, Addresses { size, base }: Addresses) -> Result<Option<(u64, u64)>> {
+    fn in_heap(
+        &mut self,
+        data: &dyn ByteSource,
+        at: u64,
+        Addresses { size, base }: Addresses,
+    ) -> Result<Option<(u64, u64)>> {
         let element = data.window(at, 8 + size as u64)?;
         let Some((len, rest)) = element.split_first_chunk::<4>() else { return Ok(None) };
         let Some((address, index)) = rest.split_at_checked(size) else { return Ok(None) };

@@ -59,7 +59,9 @@ pub(super) fn diffusers(entries: &Map<String, Value>, file: &str, found: &mut Ve
         }
     }
     // A file beside the configuration, and the class in it.
-    if let Some([Value::String(module), Value::String(name)]) = class.and_then(Value::as_array).map(Vec::as_slice) {
+    if let Some([Value::String(module), Value::String(name)]) =
+        class.and_then(Value::as_array).map(Vec::as_slice)
+    {
         let (module, name) = (module.clone(), name.clone());
         found.push(Named::Code { module, name, key: "_class_name".into() });
     }
@@ -95,7 +97,7 @@ pub(super) fn called(key: &str, path: &str) -> Option<Named> {
 /// Whether an object of these `entries` in the file called `file` is a module of sentence-transformers, whose `type` it imports.
 pub(super) fn is_module(entries: &Map<String, Value>, file: &str) -> bool {
     let has = |key: &str| entries.contains_key(key);
-    file.eq_ignore_ascii_case("modules.json") || has("path") && (has("idx") || has("name"))
+    file.eq_ignore_ascii_case("modules.json") || has("path") && has("idx")
 }
 
 #[cfg(test)]

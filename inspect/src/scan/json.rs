@@ -14,6 +14,8 @@ pub(super) trait Keep {
     fn whole(&self, key: &str) -> bool;
     /// A text of this key.
     fn text(&self, key: &str) -> bool;
+    /// Whether only paths and templates are kept of this key's texts.
+    fn path(&self, key: &str) -> bool;
     /// A text wherever it is.
     fn anywhere(&self, text: &str) -> bool;
 }
@@ -43,6 +45,8 @@ enum Place {
     Whole,
     /// That of a key whose texts are kept.
     Text,
+    /// That of a key whose texts are kept if they are paths or templates.
+    Path,
     /// That of another key.
     Entry,
     /// In a list.
@@ -106,7 +110,12 @@ impl<'de> Visitor<'de> for Part<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        match matches!(self.place, Place::Whole | Place::Text) || self.keep.anywhere(text) {
+        let by_place = match self.place {
+            Place::Whole | Place::Text => true,
+            Place::Path => text.contains(['.', ':', '{']),
+            Place::Entry | Place::Item => false,
+        };
+        match by_place || self.keep.anywhere(text) {
             true => self.kept(text.into()),
             false => Ok(None),
         }
@@ -116,23 +125,24 @@ impl<'de> Visitor<'de> for Part<'_> {
         let place = match self.place {
             Place::Whole => Place::Whole,
             // A library and a class: two texts in a list that has a key.
-            Place::Text | Place::Entry => Place::Text,
+            Place::Text | Place::Path | Place::Entry => Place::Text,
             Place::Item => Place::Item,
         };
         let (mut kept, mut count) = (Vec::new(), 0usize);
         loop {
             let place = match self.place {
-                Place::Entry if count >= 2 => Place::Item,
+                Place::Path | Place::Entry if count >= 2 => Place::Item,
                 _ => place,
             };
-            let Some(item) = items.next_element_seed(Part { keep: self.keep, left: self.left, place })? else {
+            let Some(item) = items.next_element_seed(Part { keep: self.keep, left: self.left, place })?
+            else {
                 break;
             };
             count += 1;
             kept.extend(item);
         }
         let is_pair = count == 2 && kept.iter().filter(|value| value.is_string()).count() == 2;
-        if matches!(self.place, Place::Entry) && !is_pair {
+        if matches!(self.place, Place::Path | Place::Entry) && !is_pair {
             let before = kept.len();
             kept.retain(|value| value.as_str().is_none_or(|text| self.keep.anywhere(text)));
             *self.left += before - kept.len();
@@ -149,6 +159,7 @@ impl<'de> Visitor<'de> for Part<'_> {
             let place = match self.place {
                 Place::Whole => Place::Whole,
                 _ if self.keep.whole(&key) => Place::Whole,
+                _ if self.keep.path(&key) => Place::Path,
                 _ if self.keep.text(&key) => Place::Text,
                 _ => Place::Entry,
             };
@@ -231,6 +242,10 @@ mod tests {
             key == "type"
         }
 
+        fn path(&self, key: &str) -> bool {
+            key == "path"
+        }
+
         fn anywhere(&self, text: &str) -> bool {
             text.starts_with('$')
         }
@@ -239,9 +254,9 @@ mod tests {
     #[test]
     fn of_a_large_text_only_what_may_name_code_is_kept() {
         let text = br#"{"vocab": {"type": 3, "a": "b", "x": {"type": "os.system", "n": [1, 2, NaN]}}, "merges": [["a", "b"], ["c", "d"]],
-            "whole": {"a": [1, null, {}]}, "names": ["a", "b", "c", "d", "e", "$f"], "pair": ["lib", "Class"], "n": 1e999}"#;
+            "whole": {"a": [1, null, {}]}, "names": ["a", "b", "c", "d", "e", "$f"], "pair": ["lib", "Class"], "n": 1e999, "path": "word", "x": {"path": "a.b"}}"#;
         let expected = serde_json::json!({"vocab": {"x": {"type": "os.system"}}, "whole": {"a": [0, null, {}]},
-            "names": ["$f"], "pair": ["lib", "Class"]});
+            "names": ["$f"], "pair": ["lib", "Class"], "x": {"path": "a.b"}});
         assert_eq!(parts(text, &Named).unwrap(), expected);
         let many = format!("[{}1]", r#"{"type": "a"},"#.repeat(MOST_KEPT));
         assert!(parts(many.as_bytes(), &Named).is_err());

@@ -101,7 +101,10 @@ fn apply_a_type(pickle: &Pickle<'_>, args: &[Id]) -> bool {
         Node::None => true,
         Node::Global(global) => {
             BUILTINS.contains(&global.module.as_ref())
-                && matches!(global.name.as_ref(), "int" | "float" | "bool" | "str" | "complex" | "abs" | "len" | "tuple" | "list")
+                && matches!(
+                    global.name.as_ref(),
+                    "int" | "float" | "bool" | "str" | "complex" | "abs" | "len" | "tuple" | "list"
+                )
         }
         _ => false,
     }

@@ -113,8 +113,11 @@ impl Keep for Code {
         TEXTS.contains(&key) || KEYS.contains(&key) || hub::CALLED.contains(&key)
     }
 
+    fn path(&self, key: &str) -> bool {
+        matches!(key, "target" | "cls" | "class_path" | "type" | "template") || key.starts_with("py/")
+    }
+
     fn anywhere(&self, text: &str) -> bool {
         text.contains('$') || ["__enum__", "default_factory_module"].iter().any(|mark| text.contains(mark))
     }
 }
-

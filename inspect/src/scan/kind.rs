@@ -18,17 +18,61 @@ pub(super) const PICKLED: [&str; 16] = [
 /// Those among them that members of archives have which are no weights.
 const VAGUE: [&str; 7] = ["p", "sav", "dat", "data", "metadata", "zip", "tar"];
 /// Containers of weights that are read.
-const READ: [&str; 14] =
-    ["safetensors", "gguf", "zip", "tar", "pt2", "nemo", "mar", "7z", "rar", "keras", "skops", "h5", "hdf5", "ptl"];
+const READ: [&str; 14] = [
+    "safetensors",
+    "gguf",
+    "zip",
+    "tar",
+    "pt2",
+    "nemo",
+    "mar",
+    "7z",
+    "rar",
+    "keras",
+    "skops",
+    "h5",
+    "hdf5",
+    "ptl",
+];
 /// Weights and models of other programs, which are not read, and so not passed over: of TensorFlow, ONNX, Torch7, Core ML, Flax,
 /// ExecuTorch, MXNet, PaddlePaddle, TensorRT, XGBoost, CatBoost, ONNX Runtime, MATLAB, Caffe, Darknet and runtimes of phones.
 const NOT_READ: [&str; 32] = [
-    "pb", "pbtxt", "onnx", "t7", "tflite", "lite", "mlmodel", "msgpack", "pte", "params", "pdmodel", "pdparams", "pdopt",
-    "pdiparams", "engine", "plan", "trt", "ubj", "cbm", "ort", "mat", "caffemodel", "weights", "mnn", "rknn", "dlc", "uff",
-    "nnet", "om", "xmodel", "hef", "jld2",
+    "pb",
+    "pbtxt",
+    "onnx",
+    "t7",
+    "tflite",
+    "lite",
+    "mlmodel",
+    "msgpack",
+    "pte",
+    "params",
+    "pdmodel",
+    "pdparams",
+    "pdopt",
+    "pdiparams",
+    "engine",
+    "plan",
+    "trt",
+    "ubj",
+    "cbm",
+    "ort",
+    "mat",
+    "caffemodel",
+    "weights",
+    "mnn",
+    "rknn",
+    "dlc",
+    "uff",
+    "nnet",
+    "om",
+    "xmodel",
+    "hef",
+    "jld2",
 ];
 /// Ends of names by which a file is compressed in a way that is not read.
-const UNREAD_COMPRESSIONS: [&str; 10] = ["z", "br", "lz", "lzo", "sz", "snappy", "lzh", "rz", "zpaq", "lzfse"];
+const UNREAD_COMPRESSIONS: [&str; 10] =
+    ["z", "br", "lz", "lzo", "sz", "snappy", "lzh", "rz", "zpaq", "lzfse"];
 /// What stands in place of a file, by its first bytes.
 const POINTERS: [(&[u8], &str); 2] =
     [(b"version https://git-lfs", "a Git LFS pointer"), (b"/annex/objects/", "a git-annex pointer")];
@@ -169,7 +213,10 @@ fn promises(name: &str) -> bool {
 /// Whether a member of an archive that is called `name` promises weights or a pickle.
 pub(super) fn member_promises(name: &str) -> bool {
     let extension = extension(name);
-    promises(name) && !VAGUE.contains(&extension.as_str()) && Compression::promised_by(&extension).is_none()
+    match name.rsplit_once('.') {
+        Some((stem, _)) if Compression::promised_by(&extension).is_some() => member_promises(stem),
+        _ => promises(name) && !VAGUE.contains(&extension.as_str()),
+    }
 }
 
 /// The last part of the name behind a dot, in lower case.

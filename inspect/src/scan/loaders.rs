@@ -7,6 +7,7 @@ use super::calls::cut;
 use super::configuration::Named;
 use super::globals::{Class, classify};
 use super::source::{Texts, beyond};
+use crate::pickle::{Id, Pickle};
 
 /// The keys by which jsonpickle names classes and functions (`jsonpickle/tags.py`).
 const PICKLED: [&str; 5] = ["py/object", "py/function", "py/type", "py/class", "py/mod"];
@@ -62,7 +63,8 @@ fn pyannote(entries: &Map<String, Value>, found: &mut Vec<Named>) {
 /// `ultralytics/nn/tasks.py`): `[from, number, module, arguments]`.
 fn yolo(entries: &Map<String, Value>, found: &mut Vec<Named>) {
     let layers = ["backbone", "head"].into_iter().filter_map(|key| entries.get(key)?.as_array()).flatten();
-    let layers: Vec<&Vec<Value>> = layers.filter_map(Value::as_array).filter(|layer| layer.len() >= 3).collect();
+    let layers: Vec<&Vec<Value>> =
+        layers.filter_map(Value::as_array).filter(|layer| layer.len() >= 3).collect();
     if layers.is_empty() {
         return;
     }
@@ -101,7 +103,8 @@ fn yolo(entries: &Map<String, Value>, found: &mut Vec<Named>) {
 fn is_layer(path: &str) -> bool {
     let name = path.strip_prefix("torch.").unwrap_or(path);
     let name = name.strip_prefix("nn.").or_else(|| path.strip_prefix("torchvision.ops.")).unwrap_or(path);
-    name.starts_with(|c: char| c.is_ascii_uppercase()) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    name.starts_with(|c: char| c.is_ascii_uppercase())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 /// Every text in `value`.
@@ -127,6 +130,14 @@ pub(super) fn of_mmengine(text: &str) -> Option<String> {
     }
 }
 
+/// The class that pyannote imports for the checkpoint `pickle`, whose `id` describes an architecture (`pyannote/audio/core/model.py`).
+pub(super) fn of_pyannote(pickle: &Pickle<'_>, id: Id) -> Option<String> {
+    let part = |key: &str| pickle.str(pickle.entry(id, key)?);
+    let (module, class) = (part("module")?, part("class")?);
+    let own = module == "pyannote" || module.starts_with("pyannote.");
+    (!own).then(|| format!("its architecture has pyannote import {}", cut(&format!("{module}.{class}"))))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -141,9 +152,7 @@ mod tests {
 
     #[test]
     fn published_models_of_yolo_are_plain_and_code_in_them_is_found() {
-        let layers = |module: &str, arguments: Value| {
-            json!({"nc": "80", "activation": "nn.SiLU()", "backbone": [["-1", "1", module, arguments]], "head": []})
-        };
+        let layers = |module: &str, arguments: Value| json!({"nc": "80", "activation": "nn.SiLU()", "backbone": [["-1", "1", module, arguments]], "head": []});
         for (module, arguments) in [
             ("Conv", json!(["64", "6", "2", "2"])),
             ("nn.Upsample", json!(["None", "2", "nearest"])),
@@ -182,7 +191,9 @@ mod tests {
     fn configurations_of_mmengine_make_values_or_run_code() {
         let plain = "auto_scale_lr = dict(base_batch_size=16)\nmodel = dict(\n    type='RetinaNet', # one\n    neck=[(1, 2), None],\n)\n";
         assert_eq!(of_mmengine(plain), None);
-        for code in ["import os\nmodel = dict()", "a = dict(b=eval('1'))", "custom_imports = dict(imports=['mine'])"] {
+        for code in
+            ["import os\nmodel = dict()", "a = dict(b=eval('1'))", "custom_imports = dict(imports=['mine'])"]
+        {
             assert!(of_mmengine(code).is_some(), "{code}");
         }
     }

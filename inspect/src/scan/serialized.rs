@@ -11,7 +11,12 @@ use crate::Result;
 use crate::bytes::ByteSource;
 use crate::format::HEAD;
 
+/// Bytes that are looked at together.
+const WINDOW: u64 = 1 << 16;
 const KEY: &str = ":serialized:";
+
+/// Larger files are lists of samples.
+const MOST_PARSED: u64 = 256 << 20;
 
 /// The pickles, and nothing else.
 struct Pickles;
@@ -25,6 +30,10 @@ impl Keep for Pickles {
         key == KEY
     }
 
+    fn path(&self, _: &str) -> bool {
+        false
+    }
+
     fn anywhere(&self, _: &str) -> bool {
         false
     }
@@ -33,14 +42,19 @@ impl Keep for Pickles {
 impl Scanner<'_> {
     /// Whether `data` are such JSON; then its pickles are scanned.
     pub(super) fn serialized(&mut self, data: &dyn ByteSource, place: &Place) -> Result<bool> {
-        let head = data.window(0, HEAD)?;
-        let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head).trim_ascii_start();
+        let begins = begins(data)?;
+        let text = &*data.window(begins, HEAD)?;
         let all = || 0..data.len();
+        if may_be(text) && data.len() > MOST_PARSED {
+            if data.contains(KEY.as_bytes(), all())? {
+                let message = "the pickles in it were not scanned: it is too large".to_string();
+                self.find(Rule::OpaqueContent, place, None, message);
+            }
+            return Ok(false);
+        }
         // The key may be spelt with escapes.
-        let is_text = text.iter().all(|byte| *byte >= b' ' || byte.is_ascii_whitespace());
-        let may_be = is_text
-            && matches!(text.first(), Some(b'{' | b'['))
-            && (data.contains(b":serialized", all())? || data.contains(b"\\u00", all())?);
+        let may_be =
+            may_be(text) && (data.contains(b":serialized", all())? || data.contains(b"\\u00", all())?);
         if !may_be {
             return Ok(false);
         }
@@ -64,6 +78,25 @@ impl Scanner<'_> {
         }
         Ok(!found.is_empty())
     }
+}
+
+/// Where the first byte of `data` is that is no space.
+fn begins(data: &dyn ByteSource) -> Result<u64> {
+    let mut at = if data.window(0, 3)?.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+    loop {
+        let window = data.window(at, WINDOW)?;
+        match window.iter().position(|byte| !byte.is_ascii_whitespace()) {
+            Some(first) => return Ok(at + first as u64),
+            None if window.is_empty() => return Ok(at),
+            None => at += window.len() as u64,
+        }
+    }
+}
+
+/// Whether JSON of more than a value begins with `head`.
+fn may_be(head: &[u8]) -> bool {
+    matches!(head.first(), Some(b'{' | b'['))
+        && head.iter().all(|byte| *byte >= b' ' || byte.is_ascii_whitespace())
 }
 
 /// Every text under the key, with the key of what holds it.

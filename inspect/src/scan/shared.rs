@@ -43,8 +43,11 @@ pub(super) fn shared(pickle: &Pickle<'_>, id: Id) -> Option<&'static str> {
         match args.get(1) {
             Some(inner) if hands_back => id = *inner,
             // Or what something else gets by calling it.
-            _ => return (gives((module, name)) || args.iter().take(MOST_LOOKED_AT).any(|arg| pickle.global(*arg).is_some_and(gives)))
-                .then_some("an object that is shared by the process"),
+            _ => {
+                return (gives((module, name))
+                    || args.iter().take(MOST_LOOKED_AT).any(|arg| pickle.global(*arg).is_some_and(gives)))
+                .then_some("an object that is shared by the process");
+            }
         }
     }
     Some("what is handed back again and again")
@@ -60,7 +63,9 @@ pub(super) fn rebuilt<'p>(pickle: &'p Pickle<'_>, object: &Object) -> Option<(&'
     let (module, name) = pickle.global(object.callable)?;
     let first = *pickle.sequence(object.args)?.first()?;
     let other = module == "torch._tensor" && name.starts_with("_rebuild_from_type");
-    pickle.global(first).filter(|&(module, name)| other && !makes_tensor(module, name))
+    pickle
+        .global(first)
+        .filter(|&(module, name)| other && !makes_tensor(module, name) && name != "_rebuild_njt")
 }
 
 /// Classes whose `__init__` reaches for processes and devices: pickles make them without it.
@@ -90,7 +95,9 @@ fn is_called(trace: &Trace<'_>, class: (&str, &str)) -> bool {
         if let Node::Object(object) = pickle.node(id)
             && matches!(pickle.global(object.callable), Some(("copyreg" | "copy_reg", "_reconstructor")))
             && let Some(&[_, base, _]) = pickle.sequence(object.args)
-            && pickle.global(base).is_some_and(|(module, name)| name == "object" && BUILTINS.contains(&module))
+            && pickle
+                .global(base)
+                .is_some_and(|(module, name)| name == "object" && BUILTINS.contains(&module))
         {
             reconstructed.push(object.args.index());
         }

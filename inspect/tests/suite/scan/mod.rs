@@ -161,7 +161,9 @@ fn every_trick_has_its_rule() {
 /// Vocabularies, trees and indices are larger than what is parsed as a whole, and have keys that mean other things.
 #[test]
 fn large_json_is_searched_by_its_keys() {
-    let tokens: Vec<String> = (0..200_000).map(|i| format!(r#""type{i}": {{"type": {i}, "template": "word", "target": [{i}]}}"#)).collect();
+    let tokens: Vec<String> = (0..200_000)
+        .map(|i| format!(r#""type{i}": {{"type": {i}, "template": "word", "target": [{i}]}}"#))
+        .collect();
     let plain = format!(r#"{{"vocab": {{{}}}, "type": "BPE", "last": 1}}"#, tokens.join(","));
     assert!(plain.len() > 4 << 20);
     let scan = scan_bytes("vocabulary.json", plain.as_bytes()).unwrap();
