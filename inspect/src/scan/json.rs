@@ -49,7 +49,9 @@ enum Place {
     Path,
     /// That of another key.
     Entry,
-    /// In a list.
+    /// In a list of a key, which may be a library and a class.
+    Pair,
+    /// In another list.
     Item,
 }
 
@@ -111,7 +113,7 @@ impl<'de> Visitor<'de> for Part<'_> {
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
         let by_place = match self.place {
-            Place::Whole | Place::Text => true,
+            Place::Whole | Place::Text | Place::Pair => true,
             Place::Path => text.contains(['.', ':', '{']),
             Place::Entry | Place::Item => false,
         };
@@ -124,9 +126,9 @@ impl<'de> Visitor<'de> for Part<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
         let place = match self.place {
             Place::Whole => Place::Whole,
-            // A library and a class: two texts in a list that has a key.
-            Place::Text | Place::Path | Place::Entry => Place::Text,
-            Place::Item => Place::Item,
+            Place::Text => Place::Text,
+            Place::Path | Place::Entry => Place::Pair,
+            Place::Pair | Place::Item => Place::Item,
         };
         let (mut kept, mut count) = (Vec::new(), 0usize);
         loop {
@@ -141,7 +143,8 @@ impl<'de> Visitor<'de> for Part<'_> {
             count += 1;
             kept.extend(item);
         }
-        let is_pair = count == 2 && kept.iter().filter(|value| value.is_string()).count() == 2;
+        let is_pair =
+            matches!(count, 2 | 3) && kept.iter().take(2).filter(|value| value.is_string()).count() == 2;
         if matches!(self.place, Place::Path | Place::Entry) && !is_pair {
             let before = kept.len();
             kept.retain(|value| value.as_str().is_none_or(|text| self.keep.anywhere(text)));
