@@ -170,13 +170,13 @@ fn what_promises_weights_and_is_not_read_is_not_clean() {
     in_folder("model.pt", b"/annex/objects/SHA256E-s12--aa.pt\n").exits(3).says(&["git-annex"]);
     for (name, bytes) in [
         ("x.onnx", &random[..]),
-        ("saved_model.pb", &random),
-        ("x.tflite", &random),
-        ("x.bin", &random),
-        ("x.safetensors", &random),
-        ("x.gguf", &random),
-        ("x.bin", lfs),
-        ("x.safetensors", lfs),
+        ("saved_model.pb", &random[..]),
+        ("x.tflite", &random[..]),
+        ("x.bin", &random[..]),
+        ("x.safetensors", &random[..]),
+        ("x.gguf", &random[..]),
+        ("x.bin", &lfs[..]),
+        ("x.safetensors", &lfs[..]),
     ] {
         let archives = [("a.zip", zip(&[entry(name, bytes)])), ("a.tar", tar(&[(name, bytes, None)]))];
         for (archive, whole) in archives {
