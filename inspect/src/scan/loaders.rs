@@ -169,7 +169,7 @@ mod tests {
             ("Conv", json!([["print(1)"]])),
             ("(lambda: 1)", json!([])),
         ] {
-            assert_eq!(found(layers(module, arguments)).len(), 1, "{module}");
+            assert!(!found(layers(module, arguments)).is_empty(), "{module}");
         }
         let called = json!({"activation": "eval('1')", "backbone": [[-1, 1, "Conv", [64]]]});
         assert!(matches!(found(called)[..], [Named::Source(_)]));
