@@ -94,6 +94,11 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     for (path, scanned) in others.par_iter().map(|p| (p, scan(p, &options))).collect::<Vec<_>>() {
         match scanned {
             Ok(scan) if scan.is_inert() => inert.push(path.display().to_string()),
+            // What is beside the weights is named, and refuses nothing.
+            Ok(mut scan) if scan.is_program() => {
+                scan.unreadable = None;
+                files.push(scan);
+            }
             Ok(scan) => files.push(scan),
             Err(error) if error.kind == ErrorKind::Unrecognised || is_gone(path) => {
                 passed_over.push(path.display().to_string());

@@ -10,6 +10,8 @@ use ckpt_kit::npy::npy;
 #[cfg(unix)]
 use ckpt_kit::peers;
 use ckpt_kit::safetensors;
+use ckpt_kit::tar::tar;
+use ckpt_kit::zip::{entry, zip};
 use serde_json::Value;
 
 use crate::program;
@@ -125,6 +127,70 @@ fn the_exit_code_says_what_was_found_and_what_was_not_read() {
     exits(2, &[]);
     // Imports that the user allows do not count.
     exits(0, &[EVIL, "--allow", "posix.system"]);
+}
+
+/// Files of other programs that hold weights, pointers to files, and members of archives that are not what they are called.
+#[test]
+fn what_promises_weights_and_is_not_read_is_not_clean() {
+    let random: Vec<u8> = (0..200u32).map(|i| (i * i * 31 % 251) as u8).collect();
+    let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12345\n";
+    let hdf5 = [&b"\x89HDF\r\n\x1a\n"[..], &random].concat();
+    let weights = safetensors::raw(r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#, &[0]);
+    let in_folder = |name: &str, bytes: &[u8]| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("model.safetensors"), &weights).unwrap();
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+        ckpt(&[text(folder.path())])
+    };
+    for name in [
+        "model.msgpack",
+        "model.pte",
+        "model.ptl",
+        "model.params",
+        "model.pdparams",
+        "model.engine",
+        "model.plan",
+        "model.ubj",
+        "model.cbm",
+        "model.keras",
+        "model.ckpt.data-00000-of-00001",
+        "saved_model.pbtxt",
+        "model.ort",
+        "model.mat",
+        "model.caffemodel",
+        "model.weights",
+        "model.pkl.Z",
+        "model.pkl.br",
+        "model.pkl.lzo",
+        "model.h5",
+    ] {
+        in_folder(name, &random).exits(3).says(&[name]);
+    }
+    in_folder("model.h5", &hdf5).exits(3).says(&["superblock"]);
+    in_folder("model.pt", b"/annex/objects/SHA256E-s12--aa.pt\n").exits(3).says(&["git-annex"]);
+    for (name, bytes) in [
+        ("x.onnx", &random[..]),
+        ("saved_model.pb", &random[..]),
+        ("x.tflite", &random[..]),
+        ("x.bin", &random[..]),
+        ("x.safetensors", &random[..]),
+        ("x.gguf", &random[..]),
+        ("x.bin", &lfs[..]),
+        ("x.safetensors", &lfs[..]),
+    ] {
+        let archives = [("a.zip", zip(&[entry(name, bytes)])), ("a.tar", tar(&[(name, bytes, None)]))];
+        for (archive, whole) in archives {
+            in_folder(archive, &whole).exits(3).says(&[archive, name]);
+        }
+    }
+    // Programs beside weights are named, and what else is beside them is counted.
+    let noted = in_folder("kernel.so", b"\x7fELF\x02\x01\x01\0\0\0\0\0").exits(0);
+    assert!(noted.out().contains("nothing found"), "{}", noted.out());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kernel.so");
+    std::fs::write(&path, b"\x7fELF\x02\x01\x01\0\0\0\0\0").unwrap();
+    ckpt(&[text(&path), "--all"]).exits(3).says(&["native-code", "ELF machine code"]);
+    assert!(in_folder("table.parquet", &random).exits(0).out().contains("1 file of other kinds"));
 }
 
 #[test]

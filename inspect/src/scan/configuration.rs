@@ -7,9 +7,10 @@ use serde_json::{Map, Value};
 use super::calls::cut;
 use super::content::{Place, Scanner};
 use super::globals::{Class, classify};
+use super::keys::{Code, KEYS};
 use super::uses::{JUDGED_BY_ARGUMENTS, loads};
 use super::yaml::{self, INCLUDE, Tagged};
-use super::{Finding, Rule, Severity, json, keras, mlflow, monai};
+use super::{Finding, Rule, Severity, exported, hub, json, keras, loaders, mlflow, monai};
 use crate::Result;
 use crate::bytes::{ByteSource, text};
 
@@ -18,85 +19,12 @@ use crate::bytes::{ByteSource, text};
 const MOST_PARSED: u64 = 3 << 20;
 const MOST_PARSED_YAML: u64 = 1 << 20;
 
-/// Keys by which configurations name code, or templates.
-const KEYS: [&str; 34] = [
-    "auto_map",
-    "custom_pipelines",
-    "_target_",
-    "target",
-    "cls",
-    "class_path",
-    "parent_library",
-    "chat_template",
-    "class_name",
-    "__module__",
-    "module_path",
-    "handler",
-    "_class_name",
-    "requirementsFile",
-    "modelFile",
-    "__loader__",
-    "type",
-    "attn_implementation",
-    "_instantiator",
-    "activation_fn",
-    "activation_function",
-    "tokenizer_class",
-    "megatron_core",
-    "types",
-    "template",
-    "_diffusers_version",
-    "_component_",
-    "kernel_mapping",
-    "loader_module",
-    "\"$",
-    "'$",
-    "${oc",
-    "!!python",
-    "tag:yaml.org,2002:python",
-];
-
-/// Libraries that components of diffusers' pipelines are from, and its own folders of pipelines.
-const LIBRARIES: [&str; 24] = [
-    "diffusers",
-    "transformers",
-    "onnxruntime",
-    "optimum",
-    "peft",
-    "flax",
-    "alt_diffusion",
-    "audioldm2",
-    "blip_diffusion",
-    "deepfloyd_if",
-    "hunyuan_video",
-    "kandinsky",
-    "latent_diffusion",
-    "ledits_pp",
-    "musicldm",
-    "paint_by_example",
-    "pixart_alpha",
-    "sana",
-    "shap_e",
-    "stable_cascade",
-    "stable_diffusion",
-    "stable_diffusion_safe",
-    "unidiffuser",
-    "wuerstchen",
-];
-
-/// Whose kernels transformers takes without being told to trust them.
-const KERNELS: &str = "kernels-community/";
-
 /// Handlers that come with TorchServe.
 pub(super) const HANDLERS: [&str; 4] =
     ["image_classifier", "image_segmenter", "object_detector", "text_classifier"];
 
 /// Libraries whose classes their own loaders create by name, with arguments that are data.
 const OWN: [&str; 5] = ["sentence_transformers.", "sklearn.", "scipy.", "keras.", "numpy."];
-
-/// What Lightning's own command line names in hyperparameters.
-pub(super) const INSTANTIATORS: [&str; 2] =
-    ["lightning.pytorch.cli.instantiate_module", "pytorch_lightning.cli.instantiate_module"];
 
 /// How a configuration is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +101,7 @@ impl Scanner<'_> {
         place: &Place,
     ) -> Result<()> {
         let most = if written == Written::Yaml { MOST_PARSED_YAML } else { MOST_PARSED };
-        if data.len() > most {
+        if written != Written::Json && data.len() > most {
             return self.large_configuration(data, name, written, place);
         }
         let bytes = data.bytes(0..data.len())?;
@@ -188,7 +116,7 @@ impl Scanner<'_> {
                 self.template(&text(&bytes), name, place);
                 return Ok(());
             }
-            Written::Json => json::read(&bytes).map(|value| (vec![value], Vec::new())),
+            Written::Json => document(&bytes).map(|value| (vec![value], Vec::new())),
             Written::Yaml => yaml::read(&text(&bytes)),
         };
         let (documents, tags) = match parsed {
@@ -210,13 +138,25 @@ impl Scanner<'_> {
             let (module, name) = split(&what);
             found.push(Named::Code { module, name, key: by.into() });
         }
-        let manifest = name.rsplit(['/', '\\']).next() == Some("MANIFEST.json");
-        for document in &documents {
-            walk(document, manifest, &mut found);
+        self.documents(&documents, found, name, place);
+        Ok(())
+    }
+
+    /// Reports what `documents` of the configuration called `name` name, besides what was `found`.
+    fn documents(&mut self, documents: &[Value], mut found: Vec<Named>, name: &str, place: &Place) {
+        let file = name.rsplit(['/', '\\']).next().unwrap_or(name);
+        for document in documents {
+            walk(document, file, &mut found);
             monai::expressions(document, &mut found);
         }
         found.into_iter().for_each(|named| self.named(named, name, place));
-        Ok(())
+    }
+
+    /// Reports what the JSON `bytes`, called `name`, name; `false` if they are none.
+    pub(super) fn described(&mut self, bytes: &[u8], name: &str, place: &Place) -> bool {
+        let Ok(value) = document(bytes) else { return false };
+        self.documents(&[value], Vec::new(), name, place);
+        true
     }
 
     fn large_configuration(
@@ -226,9 +166,7 @@ impl Scanner<'_> {
         written: Written,
         place: &Place,
     ) -> Result<()> {
-        let file = name.rsplit(['/', '\\']).next().unwrap_or(name);
-        let known = matches!(file, "tokenizer.json" | "vocab.json" | "model.safetensors.index.json");
-        if known || !mentions(&data.bytes(0..data.len())?, written) {
+        if !mentions(&data.bytes(0..data.len())?, written) {
             return Ok(());
         }
         let message = format!("`{}` has {} bytes, and was not parsed", cut(name), data.len());
@@ -281,6 +219,14 @@ impl Scanner<'_> {
     }
 }
 
+/// The JSON `bytes`, of which only what may name code is kept if they are many.
+fn document(bytes: &[u8]) -> std::result::Result<Value, String> {
+    match bytes.len() as u64 > MOST_PARSED {
+        true => json::parts(bytes, &Code),
+        false => json::read(bytes),
+    }
+}
+
 /// Whether a text under another name has what only configurations that name code have.
 pub(super) fn mentions_code(data: &dyn ByteSource) -> Result<bool> {
     for key in ["_target_", "!!python", "tag:yaml.org,2002:python", "${oc."] {
@@ -302,7 +248,7 @@ fn mentions(bytes: &[u8], written: Written) -> bool {
 }
 
 /// `package.module:Name` and `package.module.Name`, split before the name.
-fn split(path: &str) -> (String, String) {
+pub(super) fn split(path: &str) -> (String, String) {
     let (module, name) = path.split_once(':').or_else(|| path.rsplit_once('.')).unwrap_or((path, ""));
     (module.to_string(), name.to_string())
 }
@@ -313,12 +259,12 @@ fn is_path(text: &str) -> bool {
     text.contains('.') && text.split('.').all(word)
 }
 
-/// Everything that `value` names; `manifest` if it is TorchServe's.
-fn walk(value: &Value, manifest: bool, found: &mut Vec<Named>) {
+/// Everything that `value` names, in the file called `file`.
+fn walk(value: &Value, file: &str, found: &mut Vec<Named>) {
     match value {
-        Value::Array(items) => items.iter().for_each(|item| walk(item, manifest, found)),
+        Value::Array(items) => items.iter().for_each(|item| walk(item, file, found)),
         Value::Object(entries) => {
-            object(entries, manifest, found);
+            object(entries, file, found);
             for (key, value) in entries {
                 match (key.as_str(), value) {
                     ("auto_map", classes) => texts(classes, &mut |text| {
@@ -339,22 +285,10 @@ fn walk(value: &Value, manifest: bool, found: &mut Vec<Named>) {
                     }),
                     // Lightning calls the first with the hyperparameters; sentence-transformers imports and calls activations, and
                     // tokenizers, whose names are paths.
-                    (
-                        "_instantiator" | "activation_fn" | "activation_function" | "tokenizer_class",
-                        Value::String(path),
-                    ) if key == "_instantiator" || is_path(path) => {
-                        let (module, name) = split(path);
-                        // Layers of PyTorch, which its modules define, and each library's own.
-                        let layer = module.starts_with("torch.nn.modules.")
-                            && classify(&module, &name) == Class::Harmless;
-                        let own = match key.as_str() {
-                            "_instantiator" => INSTANTIATORS.contains(&path.as_str()),
-                            "tokenizer_class" => module.starts_with("sentence_transformers."),
-                            _ => layer,
-                        };
-                        if !own {
-                            found.push(Named::Code { module, name, key: key.clone() });
-                        }
+                    (key, Value::String(path))
+                        if hub::CALLED.contains(&key) && (key == "_instantiator" || is_path(path)) =>
+                    {
+                        found.extend(hub::called(key, path));
                     }
                     // The models that sentence-transformers' router chooses from.
                     ("types", Value::Object(types)) if entries.contains_key("structure") => {
@@ -369,12 +303,13 @@ fn walk(value: &Value, manifest: bool, found: &mut Vec<Named>) {
                         found.push(Named::Code { module, name, key: key.clone() });
                     }
                     // Nodes of exported programs name the operators of their graph.
-                    ("target", Value::String(path)) if path.starts_with("torch.ops.") => {}
+                    ("target", Value::String(path))
+                        if path.starts_with("torch.ops.") || exported::computes(path) => {}
                     ("target" | "cls" | "class_path" | "type", Value::String(path)) if is_path(path) => {
                         let (module, name) = split(path);
                         let named = match key.as_str() {
                             // sentence-transformers' modules.json has these beside each other.
-                            "type" if entries.contains_key("path") && entries.contains_key("idx") => {
+                            "type" if hub::is_module(entries, file) => {
                                 Named::Code { module, name, key: key.clone() }
                             }
                             _ => Named::Perhaps { module, name, key: key.clone() },
@@ -394,7 +329,9 @@ fn walk(value: &Value, manifest: bool, found: &mut Vec<Named>) {
                     // transformers fetches a kernel of this name from the Hub.
                     ("attn_implementation" | "_attn_implementation" | "kernel_mapping", names) => {
                         texts(names, &mut |name| {
-                            if name.contains('/') && !name.trim_start_matches("paged|").starts_with(KERNELS) {
+                            if name.contains('/')
+                                && !name.trim_start_matches("paged|").starts_with(hub::KERNELS)
+                            {
                                 found.push(Named::Beside(format!(
                                     "has `{}` fetch code from the Hub: {}",
                                     key,
@@ -407,7 +344,7 @@ fn walk(value: &Value, manifest: bool, found: &mut Vec<Named>) {
                     (_, Value::String(text)) if resolves(text) => {
                         found.push(Named::Beside(format!("makes a mapping of a text by `{}`", cut(text))));
                     }
-                    _ => walk(value, manifest, found),
+                    _ => walk(value, file, found),
                 }
             }
         }
@@ -422,7 +359,7 @@ fn resolves(text: &str) -> bool {
 }
 
 /// What several entries of an object name together.
-fn object(entries: &Map<String, Value>, manifest: bool, found: &mut Vec<Named>) {
+fn object(entries: &Map<String, Value>, file: &str, found: &mut Vec<Named>) {
     let text = |key: &str| entries.get(key).and_then(Value::as_str);
     let mut code = |module: &str, name: &str, key: &str| {
         let (module, name, key) = (module.to_string(), name.to_string(), key.to_string());
@@ -445,47 +382,31 @@ fn object(entries: &Map<String, Value>, manifest: bool, found: &mut Vec<Named>) 
     mlflow::object(entries, found);
     // TorchServe's manifest, whose model gets a name where it has none.
     const MANIFEST: [&str; 3] = ["modelName", "serializedFile", "modelFile"];
-    let manifest = manifest || MANIFEST.iter().any(|key| entries.contains_key(*key));
+    let manifest = file == "MANIFEST.json" || MANIFEST.iter().any(|key| entries.contains_key(*key));
     for (key, named) in [
         ("handler", "a handler"),
         ("modelFile", "a model's file"),
         ("requirementsFile", "packages to install"),
     ] {
-        let is_code = |file: &&str| key != "modelFile" || file.ends_with(".py");
-        let Some(file) = text(key).filter(|file| manifest && is_code(file)) else { continue };
+        let is_code = |path: &&str| key != "modelFile" || path.ends_with(".py");
+        let Some(path) = text(key).filter(|path| manifest && is_code(path)) else { continue };
         // A file of such a name in the archive comes before TorchServe's own, and is told where it is.
-        if !HANDLERS.contains(&file) {
-            let (path, _) = file.split_once(':').unwrap_or((file, ""));
+        if !HANDLERS.contains(&path) {
+            let (path, _) = path.split_once(':').unwrap_or((path, ""));
             let last = path.rsplit(['/', '\\']).next().unwrap_or(path);
             let module = last.strip_suffix(".py").unwrap_or(last);
             found.push(Named::Code { module: module.to_string(), name: "*".into(), key: named.into() });
         }
     }
     if let Some(Value::Object(pipelines)) = entries.get("custom_pipelines") {
-        for file in pipelines.values().filter_map(|pipeline| pipeline.get("impl")?.as_str()) {
-            let module = file.strip_suffix(".py").unwrap_or(file).to_string();
+        for path in pipelines.values().filter_map(|pipeline| pipeline.get("impl")?.as_str()) {
+            let module = path.strip_suffix(".py").unwrap_or(path).to_string();
             found.push(Named::Code { module, name: "*".into(), key: "custom_pipelines".into() });
         }
     }
-    // diffusers: a component's library, or a file of its own beside it, and the class in that.
-    if entries.contains_key("_diffusers_version") {
-        for (key, component) in entries {
-            if let Some([Value::String(library), Value::String(class)]) =
-                component.as_array().map(Vec::as_slice)
-                && !LIBRARIES.contains(&library.as_str())
-            {
-                let (module, name) = (library.clone(), class.clone());
-                found.push(Named::Code { module, name, key: key.clone() });
-            }
-        }
-    }
-    // diffusers: a file beside the configuration, and the class in it.
-    if let Some([Value::String(module), Value::String(name)]) =
-        entries.get("_class_name").and_then(Value::as_array).map(Vec::as_slice)
-    {
-        let (module, name) = (module.clone(), name.clone());
-        found.push(Named::Code { module, name, key: "_class_name".into() });
-    }
+    hub::diffusers(entries, file, found);
+    exported::object(entries, found);
+    loaders::object(entries, found);
 }
 
 /// What a node of skops does with its class besides making one (`skops/io/_general.py`, `skops/io/_audit.py`).
@@ -534,7 +455,7 @@ mod tests {
 
     fn json(text: &str) -> Vec<Named> {
         let mut found = Vec::new();
-        walk(&serde_json::from_str(text).unwrap(), false, &mut found);
+        walk(&serde_json::from_str(text).unwrap(), "config.json", &mut found);
         found
     }
 

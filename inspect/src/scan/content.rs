@@ -9,17 +9,19 @@ use super::archive::understood;
 use super::calls::cut;
 use super::configuration::{mentions_code, names_configuration};
 use super::globals::{Class, classify};
-use super::kind::{Kind, PICKLED, PROMISING, extension, is_inert, is_named, names_text, opaque};
+use super::kind::{
+    Kind, PICKLED, extension, is_inert, is_named, member_promises, names_text, opaque, pointer,
+};
 use super::pickles::{Stream, begins_plausibly, is_exhausted, names};
 use super::template::{self, Template};
-use super::{Finding, Findings, Options, Rule, hdf5, native, text};
+use super::{Finding, Findings, Options, Rule, Severity, hdf5, native, text};
 use crate::bytes::compression::Compression;
 use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
 use crate::error::bytes_that;
 use crate::format::{self, Family, HEAD, npy};
 use crate::pickle::{Reader as Unpickler, Trace};
 use crate::zip::Directory;
-use crate::{DamageKind, Error, ErrorKind, NoticeKind, Result, gguf, safetensors, torch_legacy, zip};
+use crate::{DamageKind, Error, ErrorKind, Result, torch_legacy, zip};
 
 /// The deepest nesting of archives within archives, and of pickles within pickles.
 const DEEPEST: usize = 8;
@@ -27,9 +29,6 @@ const DEEPEST: usize = 8;
 const FREE_WORK: u64 = 256 << 20;
 /// and beyond that this many times its size.
 const MOST_WORK: u64 = 16;
-
-/// The first bytes of what Git LFS has in place of a file.
-const LFS: &[u8] = b"version https://git-lfs";
 
 /// First bytes by which a storage may be read as a file of its own: NumPy's, zips, and what is compressed.
 const OTHERWISE: [&[u8]; 5] = [b"\x93NUMPY", b"PK\x03\x04", b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"BZh"];
@@ -66,6 +65,8 @@ pub(super) struct Scanner<'o> {
     pub unreadable: Option<String>,
     budget: u64,
     hidden: HashSet<String>,
+    /// Where the members of the tar that is the file begin and end which are zips.
+    pub zips: Vec<(u64, u64)>,
     /// The entries that are storages, because an object of the current archive refers to them, and how many bytes it
     /// says they have.
     pub storages: HashMap<String, u64>,
@@ -87,6 +88,7 @@ impl<'o> Scanner<'o> {
             unreadable: None,
             budget: FREE_WORK.saturating_add(len.saturating_mul(MOST_WORK)),
             hidden: HashSet::new(),
+            zips: Vec::new(),
             storages: HashMap::new(),
         }
     }
@@ -100,7 +102,7 @@ impl<'o> Scanner<'o> {
         let is_zip = matches!(family, Some(Family::Zip | Family::Npz));
         let has_directory = zip::has_directory(data)?;
         // It may be a pickle, too.
-        let configured = self.is_configuration(data, name, &place)?;
+        let configured = self.is_configuration(data, name, &place)? | self.serialized(data, &place)?;
         let kind = match family {
             Some(Family::Zip | Family::Npz) => self.zip(data, &place)?,
             Some(Family::Gguf) => {
@@ -117,11 +119,10 @@ impl<'o> Scanner<'o> {
                 None if data.len() == 0 => {
                     return Err(Error::new(ErrorKind::Unrecognised, "is empty").because(DamageKind::Empty));
                 }
-                None if data.window(0, HEAD)?.starts_with(LFS) => {
-                    return Err(Error::new(
-                        ErrorKind::Unrecognised,
-                        "is a Git LFS pointer: the file that it stands for was not scanned",
-                    ));
+                None if pointer(&data.window(0, HEAD)?).is_some() => {
+                    let what = pointer(&data.window(0, HEAD)?).unwrap_or_default();
+                    let message = format!("is {what}: the file that it stands for was not scanned");
+                    return Err(Error::new(ErrorKind::Unrecognised, message));
                 }
                 None if configured => Kind::Configuration,
                 // Text that is named like a pickle, and as one ends before it does anything.
@@ -131,19 +132,31 @@ impl<'o> Scanner<'o> {
                 {
                     Kind::Inert
                 }
-                None => {
-                    return Err(Error::new(
-                        ErrorKind::Unrecognised,
-                        "is neither a pickle, nor an archive, nor a tensor file",
-                    ));
-                }
+                None => match native::program(data, name)?.filter(|_| !is_named(Path::new(name))) {
+                    Some(what) => {
+                        self.unreadable = Some(format!("is {what}, which was not scanned"));
+                        let message = format!("{what}, which something else may run");
+                        self.find_as(Severity::Note, Rule::NativeCode, &place, message);
+                        Kind::Program
+                    }
+                    None => {
+                        return Err(Error::new(
+                            ErrorKind::Unrecognised,
+                            "is neither a pickle, nor an archive, nor a tensor file",
+                        ));
+                    }
+                },
             },
         };
         if matches!(kind, Kind::Gguf | Kind::SafeTensors) {
             self.pickles(data, &place, Stream::Chance)?;
         }
         let mut also = String::new();
-        if !is_zip && has_directory && self.has_entries(data)? {
+        if !is_zip
+            && has_directory
+            && self.has_entries(data)?
+            && !(kind == Kind::Tar && self.is_of_member(data)?)
+        {
             self.zip(data, &place)?;
             also += ", and zip";
         }
@@ -160,6 +173,19 @@ impl<'o> Scanner<'o> {
         let zip::Readings { usual, mut others } = understood(zip::readings(data), zip::Readings::lost())?;
         others.push(usual);
         Ok(others.iter().any(|reading| !matches!(reading, Directory::Lost(_))))
+    }
+
+    /// Whether every reader of zips finds no others in the tar `data` than one that is a member of it, and is scanned as such.
+    fn is_of_member(&self, data: &dyn ByteSource) -> Result<bool> {
+        let zip::Readings { usual, mut others } = understood(zip::readings(data), zip::Readings::lost())?;
+        others.push(usual);
+        let within = |reading: &Directory| match reading {
+            Directory::Of(central) => {
+                self.zips.iter().any(|&(at, end)| central.prefix == at && central.end <= end)
+            }
+            _ => false,
+        };
+        Ok(others.iter().all(within))
     }
 
     /// Scans bytes that a pickle passes to a loader of PyTorch files.
@@ -196,15 +222,16 @@ impl<'o> Scanner<'o> {
             self.script(data, place)?;
         } else if name.ends_with("debug_pkl") {
             self.pickles(data, place, Stream::Pickles)?;
-        } else if self.is_configuration(data, name, place)? {
+        } else if self.is_configuration(data, name, place)? | self.serialized(data, place)? {
             // A pickle may be called like one.
             self.dispatch(data, name, place)?;
-        } else if self.dispatch(data, name, place)?.is_none()
-            && PROMISING.contains(&extension(name).as_str())
-            && data.len() > 0
-            && !data.all_from(0, is_text)?
-        {
-            self.damaged(place, "is neither a pickle, nor an archive, nor a tensor file".into());
+        } else if self.dispatch(data, name, place)?.is_none() && data.len() > 0 {
+            let promises = member_promises(name);
+            if let Some(what) = pointer(&data.window(0, HEAD)?).filter(|_| promises) {
+                self.damaged(place, format!("is {what}: the file that it stands for was not scanned"));
+            } else if promises && !data.all_from(0, is_text)? {
+                self.damaged(place, "is neither a pickle, nor an archive, nor a tensor file".into());
+            }
         }
         Ok(())
     }
@@ -330,13 +357,20 @@ impl<'o> Scanner<'o> {
                 let end = trace.error.is_none().then_some(trace.pickle.len as u64);
                 (does_something, !trace.seen.calls.is_empty(), harmful, is_exhausted(&trace), end)
             })?;
-        let headed = matches!(head, [0x80, 2..=5, ..]);
+        let headed = matches!(head, [0x80, 2..=5, ..])
+            || matches!(head, [0x80, 0 | 1, ..]) && (end.is_some() || harmful);
+        // Whoever reads one that does nothing may read the next.
+        let continued = match end {
+            Some(end) if !pickled && !headed => self.is_continued(data, end)?,
+            _ => false,
+        };
         // Text called .data or .bin ends at its first letters; under another name only a whole pickle that imports
         // something is one, and whatever follows it if that is not known to be harmless.
         let is_one = match (pickled, end) {
             (true, end) => headed || does_something || end.is_some(),
             // What is called before an error has run.
             (false, _) if harmful && (end.is_some() || exhausted || calls) => true,
+            (false, _) if continued => true,
             (false, Some(end)) if does_something && !headed => {
                 data.all_from(end, |b| b.is_ascii_whitespace())?
             }
@@ -422,74 +456,6 @@ impl<'o> Scanner<'o> {
         Ok(())
     }
 
-    fn safetensors(&mut self, source: &Arc<Source>, place: &Place) -> Result<()> {
-        let contents = match safetensors::read(source) {
-            Ok(contents) => contents,
-            Err(error) if error.kind == ErrorKind::Io => return Err(error),
-            Err(error) => {
-                self.damaged(place, error.to_string());
-                return Ok(());
-            }
-        };
-        for fault in contents.faults {
-            match fault.kind {
-                DamageKind::CutShort => self.damaged(place, fault.what),
-                _ => self.find(Rule::MalformedTensors, place, None, fault.what),
-            }
-        }
-        for (name, damage) in contents.tensors.iter().filter_map(|t| Some((&t.name, t.damage.as_ref()?))) {
-            if damage.kind != DamageKind::CutShort {
-                let message = format!("tensor `{}`: {damage}", cut(name));
-                self.find(Rule::MalformedTensors, place, None, message);
-            }
-        }
-        for notice in contents.notices {
-            let rule = match notice.kind {
-                NoticeKind::Surplus => Rule::AppendedBytes,
-                _ => Rule::Hole,
-            };
-            self.find(rule, place, None, notice.text);
-        }
-        Ok(())
-    }
-
-    fn gguf(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
-        match gguf::read::header_of(data, false, |header| self.header(header, place)) {
-            Err(error) if error.kind == ErrorKind::Io => return Err(error),
-            Err(error) => self.damaged(place, error.to_string()),
-            Ok(()) => {}
-        }
-        Ok(())
-    }
-
-    fn header(&mut self, header: gguf::Header<'_>, place: &Place) {
-        for (key, value) in header.keys.iter().filter(|(key, _)| key.contains("chat_template")) {
-            if let Some(text) = value.to_text() {
-                self.template(&text, key, place);
-            }
-        }
-        if let Some(damage) = &header.damage {
-            self.damaged(place, damage.what.clone());
-        }
-        for (name, damage) in header.tensors.iter().filter_map(|t| Some((&t.name, t.damage.as_ref()?))) {
-            if damage.kind == DamageKind::CutShort {
-                self.damaged(place, damage.what.clone());
-            } else if header.damage.is_none() {
-                let message = format!("tensor `{}`: {damage}", cut(name));
-                self.find(Rule::MalformedTensors, place, None, message);
-            }
-        }
-        for notice in header.warnings {
-            let rule = match notice.kind {
-                NoticeKind::Surplus => Rule::AppendedBytes,
-                // Sizes in another order are an error of the writer.
-                NoticeKind::ForeignOrder => Rule::Hole,
-                _ => Rule::MalformedTensors,
-            };
-            self.find(rule, place, None, notice.text);
-        }
-    }
-
     /// Scans a chat template, which is called `name`.
     pub fn template(&mut self, text: &str, name: &str, place: &Place) {
         match template::judge(text) {
@@ -523,6 +489,12 @@ impl<'o> Scanner<'o> {
             self.find(Rule::OpaqueContent, place, offset, message);
         }
         inner
+    }
+
+    /// Adds a finding of `rule` of another severity.
+    fn find_as(&mut self, severity: Severity, rule: Rule, place: &Place, message: String) {
+        let member = place.member.clone();
+        self.findings.add(Finding { rule, severity, member, offset: None, global: None, message, count: 1 });
     }
 
     /// Adds a finding of `rule` that concerns no import.

@@ -1,17 +1,19 @@
 //! What one pickle imports and calls, and what its values are for others to load.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::archive::leads_outside;
 use super::calls::{LATIN1, UTF8, byte_string, call, cut, known_at, makes_bytes};
-use super::configuration::INSTANTIATORS;
 use super::content::{Place, Scanner};
 use super::endless::endless;
 use super::forged::{array_interface, forged_dtype, named_arguments, state_of_other};
 use super::globals::{Class, classify};
+use super::hub::INSTANTIATORS;
 use super::judged::harmless_calls;
+use super::loaders::{of_mmengine, of_pyannote};
 use super::pickles::Stream;
+use super::shared::{called_classes, rebuilt, shared};
 use super::text::operator;
 use super::uses::{
     MEMMAP, NDARRAY_WRAPPER, STORAGE_INFO, gets_of_torch, handed_back, handed_on, is_getattr, loads,
@@ -33,7 +35,7 @@ impl Scanner<'_> {
     pub(super) fn imports(&mut self, trace: &Trace<'_>, place: &Place, base: u64) -> Result<()> {
         let called = self.calls(trace, place, base)?;
         self.imported(trace, &called, place, base);
-        self.changed(&trace.pickle, &trace.seen.builds, place, base);
+        self.changed(trace, place, base);
         self.held(trace, place, base)
     }
 
@@ -53,6 +55,11 @@ impl Scanner<'_> {
                     if let Some(named) = named_arguments(pickle, object) {
                         let message = format!("{named}, which may be an address in memory");
                         self.find(Rule::ForgedArray, place, Some(base + offset), message);
+                    }
+                    if let Some((module, name)) = rebuilt(pickle, object) {
+                        let of = cut(&format!("{module}.{name}"));
+                        let message = format!("sets attributes of what {of} gives");
+                        self.find(Rule::ChangedClass, place, Some(base + offset), message);
                     }
                     if let Some(endless) = endless(pickle, object) {
                         let message = format!("{endless}: {}", call(pickle, object));
@@ -78,6 +85,7 @@ impl Scanner<'_> {
         let gets = gets_of_torch(trace);
         let harmless = harmless_calls(trace);
         let memmaps = only_reconstructs(trace, MEMMAP);
+        let called_classes = called_classes(trace);
         for &(offset, id) in &trace.seen.imports {
             let Node::Global(g) = pickle.node(id) else { continue };
             let (module, name) = (g.module.as_ref(), g.name.as_ref());
@@ -89,6 +97,9 @@ impl Scanner<'_> {
             let what = usage.unwrap_or_else(|| format!("would import {}", cut(&global)));
             let class = match gets {
                 Some(class) if is_getattr(module, name) && !handed_on.contains(&(module, name)) => class,
+                _ if called_classes.contains(&(module, name)) && !self.is_allowed(module, name) => {
+                    Class::Unknown
+                }
                 _ if memmaps && (module, name) == MEMMAP => Class::Harmless,
                 _ if harmless.contains(&(module, name)) && !handed_on.contains(&(module, name)) => {
                     Class::Harmless
@@ -126,7 +137,8 @@ impl Scanner<'_> {
     }
 
     /// Classes and NumPy types whose attributes a state sets.
-    fn changed(&mut self, pickle: &Pickle<'_>, builds: &[(u64, Id)], place: &Place, base: u64) {
+    fn changed(&mut self, trace: &Trace<'_>, place: &Place, base: u64) {
+        let (pickle, builds) = (&trace.pickle, &trace.seen.builds);
         for &(offset, id) in builds {
             // The legacy form refers to classes by persistent ids.
             let class = match *pickle.node(id) {
@@ -136,7 +148,31 @@ impl Scanner<'_> {
             if let Some((module, name)) = class {
                 let message = format!("sets attributes of {}", cut(&format!("{module}.{name}")));
                 self.find(Rule::ChangedClass, place, Some(base + offset), message);
+            } else if let Some(what) = shared(pickle, id) {
+                self.find(
+                    Rule::ChangedClass,
+                    place,
+                    Some(base + offset),
+                    format!("sets attributes of {what}"),
+                );
             }
+        }
+        // Items that are put into it.
+        for &index in trace.seen.changed.keys() {
+            let id = Id::at(index as usize);
+            let what = match pickle.node(id) {
+                Node::Global(global) => cut(&format!("{}.{}", global.module, global.name)),
+                Node::Persistent(pid) => {
+                    let Some((module, name)) = class_of(pickle, *pid) else { continue };
+                    cut(&format!("{module}.{name}"))
+                }
+                Node::Object(object) if !object.items.is_empty() || !object.entries.is_empty() => {
+                    let Some(what) = shared(pickle, id) else { continue };
+                    what.to_string()
+                }
+                _ => continue,
+            };
+            self.find(Rule::ChangedClass, place, Some(base), format!("puts items into {what}"));
         }
         for &(offset, id) in builds {
             if let Some(forged) = forged_dtype(pickle, id) {
@@ -164,6 +200,7 @@ impl Scanner<'_> {
         // PyTorch's interpreter for phones runs the operators that these name.
         let bytecode = matches!(name.rsplit('/').next(), Some("bytecode.pkl" | "mobile_debug_handles.pkl"));
         let mut outside: BTreeSet<&str> = BTreeSet::new();
+        let mut sources: HashSet<u32> = HashSet::new();
         // Byte strings may contain pickles for something else to load.
         for index in 0..pickle.node_count() {
             match pickle.node(Id::at(index)) {
@@ -173,6 +210,19 @@ impl Scanner<'_> {
                     for path in named.filter_map(|(_, value)| pickle.str(*value)) {
                         if !INSTANTIATORS.contains(&path) {
                             let message = format!("its hyperparameters have Lightning call {}", cut(path));
+                            self.find(Rule::CustomCode, place, Some(base), message);
+                        }
+                    }
+                    let described =
+                        entries.iter().filter(|(key, _)| pickle.str(*key) == Some("architecture"));
+                    for message in described.filter_map(|&(_, value)| of_pyannote(pickle, value)) {
+                        self.find(Rule::CustomCode, place, Some(base), message);
+                    }
+                    // MMEngine's checkpoints have the configuration that made them.
+                    let texts = entries.iter().filter(|(key, _)| pickle.str(*key) == Some("cfg"));
+                    for &(_, value) in texts.filter(|(_, value)| sources.insert(value.index())) {
+                        let text = pickle.str(value).filter(|text| text.contains('\n'));
+                        if let Some(message) = text.and_then(of_mmengine) {
                             self.find(Rule::CustomCode, place, Some(base), message);
                         }
                     }
@@ -368,7 +418,7 @@ fn is_class(pickle: &Pickle<'_>, id: Id) -> bool {
 }
 
 /// The class that a persistent id refers to: ('module', class, file, source).
-fn class_of<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str, &'p str)> {
+pub(super) fn class_of<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str, &'p str)> {
     match pickle.sequence(id)? {
         &[kind, class, ..] if pickle.str(kind) == Some("module") => pickle.global(class),
         _ => None,

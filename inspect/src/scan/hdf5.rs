@@ -11,8 +11,6 @@ use crate::bytes::ByteSource;
 
 /// The first bytes of HDF5.
 pub(super) const MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
-/// What a model of Keras has besides its weights.
-const KERAS_MODEL: &[u8] = b"model_config";
 /// Bytes that are looked at together, and the most that one message takes: its length has two bytes.
 const WINDOW: u64 = 1 << 20;
 const MESSAGE: u64 = 1 << 17;
@@ -29,11 +27,11 @@ enum Reference {
 impl Scanner<'_> {
     /// Reports what in the HDF5 file `data` leads to code or out of the file.
     pub(super) fn hdf5(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
-        if data.contains(KERAS_MODEL, 0..data.len())? {
-            let message = "a model of Keras in HDF5, whose configuration cannot be scanned".to_string();
-            self.find(Rule::OpaqueContent, place, None, message);
-        }
         let addresses = Addresses::of(data)?;
+        if let Some(what) = broken(data, addresses)? {
+            self.damaged(place, what.to_string());
+        }
+        self.keras_models(data, addresses, place)?;
         let mut at = 0;
         while at < data.len() {
             let window = data.window(at, WINDOW + MESSAGE)?;
@@ -72,6 +70,29 @@ impl Scanner<'_> {
     }
 }
 
+/// What is wrong with the superblock of `data`, which says where everything else is (section II).
+fn broken(data: &dyn ByteSource, Addresses { size, .. }: Addresses) -> Result<Option<&'static str>> {
+    let begins = begin(data)?.unwrap_or(0);
+    let head = data.window(begins, 96)?;
+    let number = |at: usize| -> Option<u64> {
+        let mut number = [0; 8];
+        number[..size].copy_from_slice(head.get(at..at + size)?);
+        Some(u64::from_le_bytes(number))
+    };
+    let sizes = |at: usize| head.get(at..at + 2).is_some_and(|s| s.iter().all(|s| matches!(s, 2 | 4 | 8)));
+    // Addresses are the base's, that of free space or of an extension, and that of the end.
+    let (sound, end) = match head.get(MAGIC.len()) {
+        Some(0) => (sizes(13) && head[9..12] == [0; 3], number(24 + 2 * size)),
+        Some(1) => (sizes(13) && head[9..12] == [0; 3], number(28 + 2 * size)),
+        Some(2 | 3) => (sizes(9), number(12 + 2 * size)),
+        _ => (false, None),
+    };
+    Ok(match end {
+        Some(end) if sound => (end > data.len()).then_some("HDF5 that is cut short"),
+        _ => Some("begins like HDF5, and its superblock cannot be read"),
+    })
+}
+
 /// The reference to another file in the message at the start of `bytes`, which are part of `data`. Messages are told by
 /// all that their form demands, wherever they are: in an object's header or in a heap.
 fn reference(
@@ -101,11 +122,11 @@ fn reference(
 
 /// How addresses are written.
 #[derive(Clone, Copy)]
-struct Addresses {
+pub(super) struct Addresses {
     /// Their bytes.
-    size: usize,
+    pub size: usize,
     /// Where they count from.
-    base: u64,
+    pub base: u64,
 }
 
 impl Addresses {

@@ -3,18 +3,28 @@
 use std::collections::{HashMap, HashSet};
 
 use super::calls::known_at;
+use super::globals::{BUILTINS, Class, classify};
 use crate::pickle::{Id, Node, Pickle, Trace};
+
+/// The most parts of an annotation.
+const MOST_TYPES: usize = 1000;
 
 type Judge = fn(&Pickle<'_>, &[Id]) -> bool;
 
 /// Each with what its arguments have to be.
-const JUDGED: [(&str, &str, Judge); 6] = [
+const JUDGED: [(&str, &str, Judge); 12] = [
     ("builtins", "type", is_singleton),
     ("__builtin__", "type", is_singleton),
     ("operator", "itemgetter", are_plain),
     ("_operator", "itemgetter", are_plain),
     ("logging", "getLogger", are_plain),
     ("dill._dill", "_create_array", rebuild_an_array),
+    ("operator", "getitem", is_annotation),
+    ("_operator", "getitem", is_annotation),
+    ("builtins", "map", apply_a_type),
+    ("__builtin__", "map", apply_a_type),
+    ("builtins", "filter", apply_a_type),
+    ("__builtin__", "filter", apply_a_type),
 ];
 
 fn judge((module, name): (&str, &str)) -> Option<Judge> {
@@ -53,6 +63,51 @@ fn is_singleton(pickle: &Pickle<'_>, args: &[Id]) -> bool {
 
 fn are_plain(pickle: &Pickle<'_>, args: &[Id]) -> bool {
     args.iter().all(|&id| matches!(pickle.node(id), Node::None | Node::Bool(_) | Node::Int(_) | Node::Str(_)))
+}
+
+/// `getitem(Optional, int)`: annotations as `typing` pickles them.
+fn is_annotation(pickle: &Pickle<'_>, args: &[Id]) -> bool {
+    let [of, types] = *args else { return false };
+    let (mut rest, mut left) = (vec![types], MOST_TYPES);
+    while let Some(id) = rest.pop() {
+        left -= 1;
+        if left == 0 {
+            return false;
+        }
+        match pickle.node(id) {
+            Node::None | Node::Str(_) | Node::Int(_) | Node::Bool(_) => {}
+            Node::Global(global) => {
+                let data = classify(&global.module, &global.name) == Class::Harmless;
+                if global.module.as_ref() != "typing" && !data {
+                    return false;
+                }
+            }
+            Node::Tuple(items) | Node::List(items) if items.len() < left => rest.extend(items),
+            // Further ones are judged where they are made.
+            Node::Object(object) => match pickle.global(object.callable) {
+                Some(("builtins" | "__builtin__", "type") | ("operator" | "_operator", "getitem")) => {}
+                _ => return false,
+            },
+            _ => return false,
+        }
+    }
+    pickle.global(of).is_some_and(|(module, _)| module == "typing")
+}
+
+/// `map(int, values)` and `filter(None, values)`, whose function makes a small value of each.
+fn apply_a_type(pickle: &Pickle<'_>, args: &[Id]) -> bool {
+    let [function, ..] = *args else { return false };
+    match pickle.node(function) {
+        Node::None => true,
+        Node::Global(global) => {
+            BUILTINS.contains(&global.module.as_ref())
+                && matches!(
+                    global.name.as_ref(),
+                    "int" | "float" | "bool" | "str" | "complex" | "abs" | "len" | "tuple" | "list"
+                )
+        }
+        _ => false,
+    }
 }
 
 /// `_create_array(_reconstruct, (ndarray, …), state)`: what NumPy does for the same arguments.

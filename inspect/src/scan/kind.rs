@@ -15,9 +15,67 @@ pub(super) const PICKLED: [&str; 16] = [
     "pkl", "pickle", "pk", "pckl", "p", "pt", "pth", "bin", "ckpt", "joblib", "sav", "dat", "data", "npy",
     "npz", "metadata",
 ];
-/// Those among them that members of archives have which are unpickled, and no others.
-pub(super) const PROMISING: [&str; 10] =
-    ["pkl", "pickle", "pk", "pckl", "pt", "pth", "ckpt", "joblib", "npy", "npz"];
+/// Those among them that members of archives have which are no weights.
+const VAGUE: [&str; 7] = ["p", "sav", "dat", "data", "metadata", "zip", "tar"];
+/// Containers of weights that are read.
+const READ: [&str; 14] = [
+    "safetensors",
+    "gguf",
+    "zip",
+    "tar",
+    "pt2",
+    "nemo",
+    "mar",
+    "7z",
+    "rar",
+    "keras",
+    "skops",
+    "h5",
+    "hdf5",
+    "ptl",
+];
+/// Weights and models of other programs, which are not read, and so not passed over: of TensorFlow, ONNX, Torch7, Core ML, Flax,
+/// ExecuTorch, MXNet, PaddlePaddle, TensorRT, XGBoost, CatBoost, ONNX Runtime, MATLAB, Caffe, Darknet and runtimes of phones.
+const NOT_READ: [&str; 32] = [
+    "pb",
+    "pbtxt",
+    "onnx",
+    "t7",
+    "tflite",
+    "lite",
+    "mlmodel",
+    "msgpack",
+    "pte",
+    "params",
+    "pdmodel",
+    "pdparams",
+    "pdopt",
+    "pdiparams",
+    "engine",
+    "plan",
+    "trt",
+    "ubj",
+    "cbm",
+    "ort",
+    "mat",
+    "caffemodel",
+    "weights",
+    "mnn",
+    "rknn",
+    "dlc",
+    "uff",
+    "nnet",
+    "om",
+    "xmodel",
+    "hef",
+    "jld2",
+];
+/// Ends of names by which a file is compressed in a way that is not read.
+const UNREAD_COMPRESSIONS: [&str; 10] =
+    ["z", "br", "lz", "lzo", "sz", "snappy", "lzh", "rz", "zpaq", "lzfse"];
+/// What stands in place of a file, by its first bytes.
+const POINTERS: [(&[u8], &str); 2] =
+    [(b"version https://git-lfs", "a Git LFS pointer"), (b"/annex/objects/", "a git-annex pointer")];
 /// Containers that are not looked into, by their first bytes.
 const OPAQUE: [(Begins, &str); 3] = [
     (|head| head.starts_with(b"7z\xbc\xaf\x27\x1c"), "a 7z archive"),
@@ -27,6 +85,8 @@ const OPAQUE: [(Begins, &str); 3] = [
 
 /// The name of the kind of files that no loader of models interprets.
 pub(super) const INERT: &str = "inert";
+/// The name of the kind of files that are programs.
+pub(super) const PROGRAM: &str = "program";
 /// Pictures and sounds, by the ends of their names and their first bytes.
 const MEDIA: [(&[&str], &[u8]); 7] = [
     (&["png"], b"\x89PNG\r\n\x1a\n"),
@@ -43,6 +103,11 @@ const TEXTS: [&str; 12] =
 const PAPERS: [&str; 6] = ["readme", "license", "licence", "notice", "copying", "changelog"];
 /// Files of SentencePiece, which are a message of Protocol Buffers.
 const TOKENIZERS: [&str; 4] = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm"];
+
+/// What a file that begins with `head` stands for, if that is another file which is elsewhere.
+pub(super) fn pointer(head: &[u8]) -> Option<&'static str> {
+    POINTERS.iter().find(|(begins, _)| head.starts_with(begins)).map(|(_, what)| *what)
+}
 
 /// What a file that begins with `head` is if it cannot be looked into.
 pub(super) fn opaque(head: &[u8]) -> Option<&'static str> {
@@ -78,6 +143,8 @@ pub(super) enum Kind {
     Hdf5,
     /// A container that cannot be scanned.
     Opaque,
+    /// Machine code, byte code or a shortcut, which no loader of models interprets.
+    Program,
     /// Named like a pickle, but not one.
     NoPickle,
     /// Text, a picture or a tokenizer, which no loader of models interprets.
@@ -103,6 +170,7 @@ impl Kind {
             Kind::Configuration => "configuration",
             Kind::Hdf5 => "hdf5",
             Kind::Opaque => "opaque",
+            Kind::Program => PROGRAM,
             Kind::NoPickle => "not a pickle",
             Kind::Inert => INERT,
             Kind::Unknown => "unknown",
@@ -123,14 +191,32 @@ pub(super) fn is_candidate(path: &Path) -> bool {
 
 /// Whether the file is named as checkpoints, pickles, archives and what a distributed checkpoint consists of are.
 pub(super) fn is_named(path: &Path) -> bool {
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+    promises(&path.to_string_lossy()) || layout::is_distributed(path)
+}
+
+/// Whether a file called `name` is weights, a model or a pickle, or an archive or a compressed form of such.
+fn promises(name: &str) -> bool {
+    let last = name.rsplit(['/', '\\']).next().unwrap_or(name);
+    let (stem, extension) = last.rsplit_once('.').unwrap_or((last, ""));
+    let extension = extension.to_lowercase();
+    let known = |extension: &str| {
+        PICKLED.contains(&extension) || READ.contains(&extension) || NOT_READ.contains(&extension)
+    };
     let extension = extension.as_str();
-    PICKLED.contains(&extension)
+    known(extension)
         || Compression::promised_by(extension).is_some()
-        || matches!(extension, "safetensors" | "gguf" | "zip" | "tar" | "pt2" | "nemo" | "mar" | "7z")
-        // Models of other programs, which are not read, and so not passed over.
-        || matches!(extension, "pb" | "onnx" | "t7" | "tflite" | "mlmodel")
-        || layout::is_distributed(path)
+        || UNREAD_COMPRESSIONS.contains(&extension) && promises(stem)
+        // TensorFlow's `model.ckpt.data-00000-of-00001`.
+        || extension.starts_with("data-") && extension.contains("-of-")
+}
+
+/// Whether a member of an archive that is called `name` promises weights or a pickle.
+pub(super) fn member_promises(name: &str) -> bool {
+    let extension = extension(name);
+    match name.rsplit_once('.') {
+        Some((stem, _)) if Compression::promised_by(&extension).is_some() => member_promises(stem),
+        _ => promises(name) && !VAGUE.contains(&extension.as_str()),
+    }
 }
 
 /// The last part of the name behind a dot, in lower case.

@@ -7,14 +7,18 @@ mod configuration;
 mod content;
 mod endless;
 mod executed;
+mod exported;
 mod forged;
 mod globals;
 mod hdf5;
 mod hdf5_values;
+mod hub;
 mod json;
 mod judged;
 mod keras;
+mod keys;
 mod kind;
+mod loaders;
 mod mlflow;
 mod monai;
 mod native;
@@ -22,8 +26,12 @@ mod pickles;
 #[cfg(test)]
 mod ranges;
 mod readers;
+mod serialized;
+mod shared;
+mod source;
 mod tar;
 mod template;
+mod tensors;
 mod text;
 mod uses;
 mod yaml;
@@ -113,7 +121,7 @@ rules! {
     ExtensionCode "extension-code" Unknown
         "The pickle imports by a number that only the loading program's registry explains."
     ChangedClass "changed-class" Unknown
-        "Unpickling sets attributes of a class or function that it imports."
+        "Unpickling sets attributes of a class or function that it imports, or of an object that the process shares."
     ChangedTensor "changed-tensor" Unknown
         "Unpickling sets items of a tensor or an array, which no program writes and PyTorch before 2.10 took even with `weights_only` (CVE-2026-24747)."
     ShortStorage "short-storage" Unknown
@@ -242,6 +250,11 @@ impl Scan {
     /// Whether it is a file that no loader of models interprets, such as text or a picture.
     pub fn is_inert(&self) -> bool {
         self.format == kind::INERT && self.findings.is_empty()
+    }
+
+    /// Whether it is a program or a shortcut, which no loader of models interprets either: nothing in it was scanned.
+    pub fn is_program(&self) -> bool {
+        self.format == kind::PROGRAM
     }
 
     /// The worst severity that was found.

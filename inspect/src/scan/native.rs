@@ -16,6 +16,25 @@ const NATIVE: [(&[u8], &str); 9] = [
     (b"\0asm", "WebAssembly"),
 ];
 
+/// Other files that something else than a loader of models runs: by the ends of their names, and bytes that they have near their
+/// beginning.
+const OTHERS: [(&str, u64, &[u8], &str); 2] = [
+    ("pyc", 2, b"\r\n", "Python's byte code"),
+    ("lnk", 0, b"L\0\0\0\x01\x14\x02\0", "a shortcut of Windows'"),
+];
+
+/// What the file called `name` is if that is a program.
+pub(super) fn program(data: &dyn ByteSource, name: &str) -> Result<Option<String>> {
+    for (extension, at, bytes, what) in OTHERS {
+        if super::kind::extension(name) == extension
+            && data.window(at, bytes.len() as u64)?.starts_with(bytes)
+        {
+            return Ok(Some(what.to_string()));
+        }
+    }
+    Ok(kind(data)?.map(|kind| format!("{kind} machine code")))
+}
+
 /// Where a program for Windows says at which offset its header begins.
 const PE_OFFSET: u64 = 0x3c;
 

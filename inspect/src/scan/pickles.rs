@@ -25,7 +25,7 @@ pub(super) enum Stream {
 const MOST_PICKLES: usize = 100_000;
 /// Pickles without imports that are stepped over where none is expected: a legacy file of PyTorch's has three before its
 /// object.
-const STEPPED_OVER: usize = 16;
+const STEPPED_OVER: usize = 10_000;
 /// Pickles in a row of which one unpickler is followed, and values that it keeps from one to the next.
 const MOST_TOGETHER: usize = 64;
 pub(super) const MOST_KEPT: usize = 10_000;
@@ -108,6 +108,30 @@ impl Scanner<'_> {
             self.find(Rule::BytesAfterPickle, place, Some(at), message);
         }
         Ok(at > 0)
+    }
+
+    /// Whether one of the pickles that follow at `at`, one after another, imports something, and is whole or has a header:
+    /// bytes that end by chance as pickles do are followed by none.
+    pub(super) fn is_continued(&mut self, data: &dyn ByteSource, at: u64) -> Result<bool> {
+        let mut at = at;
+        for _ in 0..STEPPED_OVER {
+            if at >= data.len() || !self.afford(1) {
+                break;
+            }
+            let headed = matches!(*data.window(at, 2)?, [0x80, 0..=5]);
+            let next = Trace::read_at(data, at, Reader::Joblib, |trace| {
+                self.spend(trace.pickle.len as u64);
+                let whole = trace.error.is_none();
+                let imports = (headed || whole) && begins_plausibly(&trace);
+                (imports, whole.then_some(trace.pickle.len as u64))
+            })?;
+            match next {
+                (true, _) => return Ok(true),
+                (false, Some(len)) => at += len,
+                (false, None) => break,
+            }
+        }
+        Ok(false)
     }
 
     /// A pickle starting anywhere in `data`: for streams in which pickles and raw data alternate. Those of the first

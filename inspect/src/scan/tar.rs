@@ -10,6 +10,7 @@ use super::content::{Place, Scanner};
 use crate::Result;
 use crate::bytes::tarfile::{Records, trimmed, walk};
 use crate::bytes::{ByteSource, Reader, Section, text};
+use crate::zip::LOCAL_HEADER;
 
 /// A member as a reader finds it: where its content begins, its bytes, and its name without slashes at its end.
 type Found = (u64, u64, Arc<[u8]>);
@@ -148,6 +149,9 @@ impl Scanner<'_> {
 
     /// Scans the content of the member `name`.
     fn tar_member(&mut self, content: &Section<'_>, name: &str, inner: &Place) -> Result<()> {
+        if inner.depth == 1 && (content as &dyn ByteSource).window(0, 4)?.as_ref() == LOCAL_HEADER {
+            self.zips.push((content.start, content.start + content.len));
+        }
         match name.trim_start_matches("./") {
             // PyTorch's oldest form: pickles between raw elements.
             "storages" | "tensors" => {

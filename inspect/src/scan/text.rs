@@ -107,7 +107,7 @@ pub(super) fn paths(code: &str) -> Vec<(u64, Vec<&str>)> {
 }
 
 /// The length of the string that `text` begins with, its quotes included; one in single quotes ends with its line.
-fn string(text: &str) -> usize {
+pub(super) fn string(text: &str) -> usize {
     let quote = &text[..1];
     let long = text.starts_with(&quote.repeat(3));
     let end = if long { quote.repeat(3) } else { quote.to_string() };

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::calls::known_at;
+use super::executed::class_of;
 use super::globals::{Class, classify};
 use super::judged::is_judged;
 use super::text::reaches_out;
@@ -41,7 +42,15 @@ pub(super) fn gets_of_torch(trace: &Trace<'_>) -> Option<Class> {
             return None;
         }
         let of_layer = |id| {
-            pickle.class(id).is_some_and(|(module, name)| {
+            // The legacy form refers to classes by persistent ids.
+            let class = pickle.class(id).or_else(|| match pickle.node(id) {
+                Node::Object(object) => match pickle.node(object.callable) {
+                    Node::Persistent(pid) => class_of(pickle, *pid),
+                    _ => None,
+                },
+                _ => None,
+            });
+            class.is_some_and(|(module, name)| {
                 module.starts_with("torch.nn.modules.") && classify(module, name) == Class::Harmless
             })
         };
@@ -95,7 +104,18 @@ pub(super) fn only_reconstructs(trace: &Trace<'_>, class: (&str, &str)) -> bool 
             arguments.insert(object.args.index());
         }
     }
-    let is_used = |id: &Id| is_class(id) || arguments.contains(&id.index());
+    // joblib's own arrays say which class they were, and it makes none of this one.
+    let wraps = |object: &Object| pickle.global(object.callable) == Some(ARRAY_WRAPPER);
+    let mut described: HashSet<u32> = HashSet::new();
+    for &(_, id) in &trace.seen.builds {
+        if let Node::Object(object) = pickle.node(id)
+            && wraps(object)
+        {
+            described.extend(object.state.iter().map(|state| state.index()));
+        }
+    }
+    let is_used =
+        |id: &Id| is_class(id) || arguments.contains(&id.index()) || described.contains(&id.index());
     !is_used(&pickle.root)
         && (0..pickle.node_count()).all(|index| {
             let id = Id::at(index);
@@ -103,10 +123,14 @@ pub(super) fn only_reconstructs(trace: &Trace<'_>, class: (&str, &str)) -> bool 
             match pickle.node(id) {
                 Node::Tuple(items) if arguments.contains(&id.index()) => other(items.get(1..).unwrap_or(&[])),
                 Node::Tuple(items) | Node::List(items) | Node::Set(items) => other(items),
-                Node::Dict(entries) => !entries.iter().any(|(key, value)| is_used(key) || is_used(value)),
+                Node::Dict(entries) => !entries.iter().any(|(key, value)| {
+                    let is_subclass = pickle.str(*key) == Some("subclass") && is_class(value);
+                    is_used(key) || is_used(value) && !(described.contains(&id.index()) && is_subclass)
+                }),
                 Node::Object(object) => {
                     let entries = object.entries.iter().flat_map(|(key, value)| [key, value]);
-                    let held = [&object.callable].into_iter().chain(&object.kwargs).chain(&object.state);
+                    let state = if wraps(object) { &[][..] } else { &object.state };
+                    let held = [&object.callable].into_iter().chain(&object.kwargs).chain(state);
                     let passed = is_used(&object.args) && !rebuilds(object);
                     !passed && !held.chain(&object.items).chain(entries).any(is_used)
                 }
@@ -134,6 +158,7 @@ pub(super) fn handed_back<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str
     None
 }
 
+const ARRAY_WRAPPER: (&str, &str) = ("joblib.numpy_pickle", "NumpyArrayWrapper");
 pub(super) const NDARRAY_WRAPPER: (&str, &str) = ("joblib.numpy_pickle", "NDArrayWrapper");
 
 /// Where a distributed checkpoint's listing has a part, with the name of its file.

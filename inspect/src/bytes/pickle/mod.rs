@@ -154,6 +154,11 @@ impl<'a> Pickle<'a> {
         inside.then(|| (part.as_ptr().addr() - range.start.addr()) as u64)
     }
 
+    /// The opcode at `at`.
+    pub(crate) fn opcode(&self, at: u64) -> Option<u8> {
+        self.input.get(usize::try_from(at).ok()?).copied()
+    }
+
     /// The value of node `id`, if it is a string.
     pub fn str(&self, id: Id) -> Option<&str> {
         match self.node(id) {

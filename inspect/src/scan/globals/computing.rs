@@ -1,6 +1,9 @@
 //! Functions that compute with numbers, arrays and tensors, and classes and members of the standard library and of PyTorch that
 //! are data, by module.
 
+/// Functions of Python's `operator` that compute a value of the size of what they get.
+const OPERATOR: &str = "abs add and_ eq floordiv ge gt index inv invert is_ is_not le lt ne neg not_ or_ pos sub truediv truth xor";
+
 /// Names between spaces.
 pub(super) const COMPUTING: &[(&str, &str)] = &[
     (
@@ -9,6 +12,8 @@ pub(super) const COMPUTING: &[(&str, &str)] = &[
          factorial floor fma fmod frexp fsum gamma gcd hypot isclose isfinite isinf isnan isqrt lcm ldexp lgamma log log10 \
          log1p log2 modf nextafter perm pow prod radians remainder sin sinh sqrt sumprod tan tanh trunc ulp",
     ),
+    ("operator", OPERATOR),
+    ("_operator", OPERATOR),
     // Means are quotients: what is no number has none.
     (
         "numpy",

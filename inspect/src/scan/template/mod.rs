@@ -52,6 +52,20 @@ const STEPS: [&str; 34] = [
     "mro",
 ];
 
+/// Names between double underscores that objects of Python's own have.
+const OF_PYTHON: &str = "abs abstractmethods add aenter aexit aiter all alloc and anext annotations array array_interface await base bases \
+     basicsize bool breakpointhook buffer builtin builtins bytes cached call cause ceil class class_getitem closure code \
+     complex contains context copy debug deepcopy defaults del delattr delete delitem dict dictoffset dir displayhook \
+     divmod doc enter eq excepthook exit file firstlineno flags float floor floordiv format fspath func future ge get \
+     getattr getattribute getformat getinitargs getitem getnewargs getnewargs_ex getstate globals gt hash html iadd iand \
+     import imul index init init_subclass instancecheck int interactivehook invert ior isabstractmethod isub itemsize iter \
+     ixor kwdefaults le len length_hint loader lshift lt main missing mod module mro mul name ne neg new next notes \
+     objclass or package path pos pow prepare qualname radd rand rdivmod reduce reduce_ex repr reversed rfloordiv rlshift \
+     rmod rmul ror round rpow rrshift rshift rsub rtruediv rxor self self_class set set_name setattr setitem setstate \
+     signature sizeof slots spec static_attributes stderr stdin stdout str sub subclasscheck subclasses subclasshook \
+     suppress_context text_signature thisclass torch_function traceback truediv trunc type_params unraisablehook \
+     vectorcalloffset version weakref weakrefoffset wrapped xor";
+
 /// Filters that look up attributes by names that they get as strings.
 const LOOKUPS: [&str; 9] =
     ["map", "selectattr", "rejectattr", "groupby", "sort", "sum", "unique", "min", "max"];
@@ -216,6 +230,26 @@ fn quoted(text: &str) -> (usize, String) {
     (text.len() - rest.as_str().len(), value)
 }
 
+/// Whether the text at `i` stands alone in the brackets behind a value.
+fn is_key(tokens: &[Token<'_>], i: usize) -> bool {
+    const KEYWORDS: [&str; 12] =
+        ["in", "is", "if", "elif", "else", "and", "or", "not", "set", "for", "do", "call"];
+    let before = |n: usize| i.checked_sub(n).map(|at| &tokens[at]);
+    let value = match before(2) {
+        Some(Token::Word(name)) => !KEYWORDS.contains(name),
+        Some(Token::Sign(sign)) => matches!(sign, ')' | ']'),
+        _ => false,
+    };
+    value && before(1) == Some(&Token::Sign('[')) && tokens.get(i + 1) == Some(&Token::Sign(']'))
+}
+
+/// Whether `text` is not surely another name between double underscores than those that objects of Python's have.
+fn is_of_python(text: &str) -> bool {
+    let inner = text.strip_prefix("__").and_then(|rest| rest.strip_suffix("__"));
+    let word = |inner: &&str| !inner.is_empty() && inner.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    inner.filter(word).is_none_or(|inner| OF_PYTHON.split_ascii_whitespace().any(|name| name == inner))
+}
+
 /// Why an expression is dangerous, if it is.
 fn judged(tokens: &[Token<'_>]) -> Option<String> {
     let mut parts = String::new();
@@ -242,6 +276,8 @@ fn judged(tokens: &[Token<'_>]) -> Option<String> {
                     return Some(why);
                 }
             }
+            // An item of a message, which no object of Python's has as an attribute.
+            Token::Text(text) if is_key(tokens, i) && !is_of_python(text) => {}
             Token::Text(text) => {
                 let whole = text.trim();
                 let fragment = |c: char| c.is_ascii_alphanumeric() || "_%{}.[]!:".contains(c);

@@ -6,6 +6,7 @@ mod configurations;
 mod containers;
 mod forged;
 mod harmless;
+mod loaders;
 mod made;
 mod misread;
 mod opcodes;
@@ -21,6 +22,7 @@ use configurations::{configurations, some_readers};
 use containers::{containers, safetensors_and_pickle, several_readings};
 use forged::forged;
 use harmless::{handed_on, taken_for_harmless};
+use loaders::loaders;
 use made::made;
 use misread::misread;
 use opcodes::{broken, imports, opcodes};
@@ -222,6 +224,7 @@ pub fn all() -> Vec<File> {
     files.extend(forged());
     files.extend(made());
     files.extend(misread());
+    files.extend(loaders());
     files.extend(benign());
     files
 }

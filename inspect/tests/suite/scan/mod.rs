@@ -143,10 +143,48 @@ fn every_trick_has_its_rule() {
         ("old.dump", Rule::OpaqueContent),
         ("hyperparams.yaml", Rule::CustomCode),
         ("MLmodel", Rule::CustomCode),
+        ("sizes.pt2", Rule::CustomCode),
+        ("agent.zip", Rule::DangerousImport),
+        ("continued.model", Rule::DangerousImport),
+        ("status-changed.pkl", Rule::ChangedClass),
+        ("gotten-changed.pkl", Rule::ChangedClass),
+        ("factorial.pkl", Rule::Expansion),
+        ("mesh-called.pkl", Rule::UnknownImport),
+        ("lambda-heap.h5", Rule::CustomCode),
+        ("cut-off.h5", Rule::OpaqueContent),
     ] {
         let scan = find(name);
         assert!(rules(&scan).contains(&rule), "{name}: {:?}", scan.findings);
     }
+}
+
+/// Vocabularies, trees and indices are larger than what is parsed as a whole, and have keys that mean other things.
+#[test]
+fn large_json_is_searched_by_its_keys() {
+    let tokens: Vec<String> = (0..200_000)
+        .map(|i| format!(r#""type{i}": {{"type": {i}, "template": "word", "target": [{i}]}}"#))
+        .collect();
+    let plain = format!(r#"{{"vocab": {{{}}}, "type": "BPE", "last": 1}}"#, tokens.join(","));
+    assert!(plain.len() > 4 << 20);
+    let scan = scan_bytes("vocabulary.json", plain.as_bytes()).unwrap();
+    assert_eq!(scan.findings, []);
+    for (evil, rule) in [
+        (r#""_target_": "os.system""#, Rule::CustomCode),
+        (r#""__module__": "os", "__class__": "system""#, Rule::CustomCode),
+        (r#""a": {"auto_map": {"AutoModel": "mine.Model"}}"#, Rule::CustomCode),
+        (r#""a": [{"expr_str": "eval('1')"}]"#, Rule::CustomCode),
+        (r#""chat_template": "{{ x.__class__ }}""#, Rule::DangerousTemplate),
+        (r#""config": {"class_name": "Lambda", "config": {}}"#, Rule::CustomCode),
+        (r#""a": "$__import__('os').system('id')""#, Rule::CustomCode),
+    ] {
+        for large in [plain.replace(r#""last": 1"#, evil), format!("{{{}{evil}}}", " ".repeat(4 << 20))] {
+            let scan = scan_bytes("vocabulary.json", large.as_bytes()).unwrap();
+            assert!(rules(&scan).contains(&rule), "{evil}: {:?}", scan.findings);
+        }
+    }
+    let many = format!("[{}1]", r#"{"_target_": "a"},"#.repeat(300_000));
+    let scan = scan_bytes("many.json", many.as_bytes()).unwrap();
+    assert!(rules(&scan).contains(&Rule::OpaqueContent), "{:?}", scan.findings);
 }
 
 #[test]

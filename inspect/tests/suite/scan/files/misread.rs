@@ -141,7 +141,7 @@ fn tars() -> Vec<File> {
 }
 
 /// HDF5 with `bytes` after its superblock.
-fn hdf5(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn hdf5(bytes: &[u8]) -> Vec<u8> {
     [&b"\x89HDF\r\n\x1a\n\0\0\0\0\0\x08\x08\0\x04\0\x10\0"[..], &[0; 76], bytes, &[0; 64]].concat()
 }
 
@@ -152,7 +152,7 @@ fn attribute(value: &[u8]) -> Vec<u8> {
 }
 
 /// A collection of the global heap with one object.
-fn heap(object: &[u8]) -> Vec<u8> {
+pub(super) fn heap(object: &[u8]) -> Vec<u8> {
     let [len, size] = [object.len() as u64, 4096].map(u64::to_le_bytes);
     [&b"GCOL\x01\0\0\0"[..], &size, b"\x01\0\x01\0\0\0\0\0", &len, object, &[0; 24]].concat()
 }
