@@ -107,7 +107,8 @@ impl Edit for AdapterOf {
             );
             return Err(refused(&adapter.path, why));
         }
-        adapter.check_meant()?;
+        adapter.check_meant(&base)?;
+        draft.changes.extend(OtherName::of(&adapter, &base).map(|change| Box::new(change) as _));
         // llama.cpp looks up rows of the embedding by token and multiplies by the same tensor, and has one adapter for both.
         let tied = base.model.given().is_ok_and(|given| given.tie_word_embeddings != Some(false))
             && !base.tensors.iter().any(|tensor| shared(&tensor.name) == "lm_head.weight");

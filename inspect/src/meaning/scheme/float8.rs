@@ -21,14 +21,14 @@ pub(super) fn code(dtype: DType) -> Option<Code> {
     })
 }
 
-/// The scale of the codes called `name`: by Hugging Face's names, Mistral's and ComfyUI's, and those of DeepSeek's own
-/// files.
+/// The scale of the codes called `name`: by Hugging Face's names, Mistral's and ComfyUI's, TensorRT-LLM's, and those of
+/// DeepSeek's own files.
 pub(super) fn scale(stored: &Stored<'_>, name: &str) -> Option<usize> {
     // Experts that lie in one tensor have no `.weight` in their name.
     let beside = stored.first_of([format!("{name}_scale_inv"), format!("{name}_scale")]);
     beside.or_else(|| {
         let layer = name.strip_suffix(".weight")?;
-        let names = ["qscale_weight", "scale_weight", "scale"].map(|field| format!("{layer}.{field}"));
+        let names = ["qscale_weight", "scale_weight", "weights_scaling_factor", "scale"].map(|field| format!("{layer}.{field}"));
         stored.first_of(names)
     })
 }
@@ -67,7 +67,10 @@ fn weight(stored: &Stored<'_>, at: usize, scale: usize, name: String, code: Code
     let exponents = matches!(dtype, DType::U8 | DType::F8E8M0FNU);
     let mut said = stored.config.blockings();
     // Powers of two may be those of microscaling floats all the same.
-    if exponents && !said.is_empty() {
+    if exponents {
+        if said.is_empty() {
+            said.push(Blocking::Block(USUAL.0 as u32, USUAL.1 as u32));
+        }
         said.push(Blocking::Group(32));
     }
     let shared = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, Asked::of(&said, USUAL), codes)?;
