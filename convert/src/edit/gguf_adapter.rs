@@ -13,7 +13,7 @@ use serde_json::json;
 use super::adapter::{Adapter, refused};
 use super::derived::{Derived, Make, is_made};
 use super::input::{Input, Reader};
-use super::lora::orientation;
+use super::lora::{OtherName, orientation};
 use super::targets::{Targets, shared};
 use super::{Change, Draft, Edit, Row, listed};
 use crate::names::{self, Style};
