@@ -59,7 +59,7 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
     };
     let (style_a, style_b) = (style(a), style(b));
     // Each side's rows in the order of Hugging Face's, unless both are GGUF's.
-    let pair = |ours: &TensorInfo, theirs: &TensorInfo| {
+    let pair = |ours: &TensorInfo, theirs: &TensorInfo| -> Result<Agreement> {
         let out_of_gguf = |c: &Checkpoint, tensor: &TensorInfo, style| match c.format {
             Format::Gguf { .. } => rotary(c, tensor, style),
             _ => None,
