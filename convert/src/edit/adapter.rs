@@ -309,8 +309,8 @@ impl Adapter {
         Err(refused(&self.path, why))
     }
 
-    /// Refuses an adapter of which the modules are not those of `base` that its configuration means: matrices of others PEFT does not
-    /// load, and without its matrices a module stays as it was.
+    /// Refuses matrices of modules that its configuration does not mean, which PEFT does not load, and an adapter that was made for
+    /// another kind of model than `base` is.
     pub fn check_meant(&self, base: &Checkpoint) -> Result<()> {
         if let Some(module) = self.changes.keys().find(|module| !self.meant.has(module)) {
             let module = module.escape_debug();
@@ -329,6 +329,11 @@ impl Adapter {
             );
             return Err(refused(&self.path, why));
         }
+        Ok(())
+    }
+
+    /// Refuses an adapter that lacks matrices of modules of `base` that its configuration means: these would stay as they were.
+    pub fn check_whole(&self, base: &Checkpoint) -> Result<()> {
         let lacking = self.meant.lacking(base, self.changes.keys());
         if lacking.is_empty() {
             return Ok(());

@@ -174,6 +174,7 @@ impl Edit for AdapterOf {
             rotated.extend(order.map(|order| (second.name.clone(), order)));
             tensors.extend([first, second]);
         }
+        adapter.check_whole(&base)?;
         let mut keys = Keys::default();
         keys.set("general.architecture", architecture.as_str());
         keys.set("general.type", "adapter");

@@ -207,6 +207,7 @@ fn merge(draft: &mut Draft, mut adapter: Adapter) -> Result<()> {
             changed.extend(shift(draft, &adapter, (&targets, &ties), &base, (module, bias, change.scaling))?);
         }
     }
+    adapter.check_whole(&draft.checkpoint)?;
     let is_table = |name: &str| shared(name) == "embed_tokens.weight";
     let changes_table = adapter.replaced.keys().any(|name| is_table(name))
         || adapter.changes.keys().any(|module| is_table(&format!("{module}.weight")));

@@ -13,6 +13,7 @@ use crate::tensor::numel;
 use crate::{DType, DamageKind, Error, Result, TernaryPacking};
 use blocks::Block;
 pub(crate) use scales::OddScales;
+use scales::odd_scales;
 pub use blocks::{Loss, Parts};
 
 /// A tensor type of GGML by its number in a GGUF file.
@@ -288,9 +289,9 @@ impl GgmlType {
             Error::unsupported(format!("{self} blocks are listed but not decoded{why}"))
         };
         let (run, facts) = self.decode_blocks().zip(facts(self)).ok_or_else(not_decoded)?;
-        let odd_scales: fn(&[u8]) -> OddScales =
-            with_block!(self, scales::count, return Err(not_decoded()));
-        Ok(Blocks { elements: facts.elements, size: facts.bytes, run, odd_scales })
+        let odd: fn(&[u8]) -> OddScales =
+            with_block!(self, odd_scales, return Err(not_decoded()));
+        Ok(Blocks { elements: facts.elements, size: facts.bytes, run, odd })
     }
 
     /// A decoder of the first `len` elements that `bytes` hold, little-endian and contiguous.
@@ -390,7 +391,7 @@ pub(crate) struct Blocks {
     /// Bytes of a block.
     size: usize,
     run: DecodeBlocks,
-    odd_scales: fn(&[u8]) -> OddScales,
+    odd: fn(&[u8]) -> OddScales,
 }
 
 impl Blocks {
@@ -404,7 +405,7 @@ impl Blocks {
     /// # Panics
     /// When they are not all within `bytes`.
     pub fn odd_scales(self, bytes: &[u8], range: Range<usize>) -> OddScales {
-        (self.odd_scales)(&bytes[range.start * self.size..range.end * self.size])
+        (self.odd)(&bytes[range.start * self.size..range.end * self.size])
     }
 
     /// Fills `out` with the elements from `start`, times `scale`. Whole blocks are written in place.

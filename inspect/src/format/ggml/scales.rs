@@ -25,7 +25,7 @@ impl OddScales {
 }
 
 /// Those of whole blocks.
-pub(super) fn count<const N: usize, B: Block<N>>(bytes: &[u8]) -> OddScales {
+pub(super) fn odd_scales<const N: usize, B: Block<N>>(bytes: &[u8]) -> OddScales {
     let blocks: &[B] = bytemuck::cast_slice(bytes);
     let mut odd = OddScales::default();
     for (block, bytes) in blocks.iter().zip(bytes.chunks_exact(size_of::<B>())) {
