@@ -3,8 +3,8 @@
 //! llama.cpp, `build_bitnet_158` in bitnet.cpp).
 
 use ckpt_inspect::ModelConfig;
-use ckpt_inspect::meaning::{RopeScaling, SlidingLayers};
 use ckpt_inspect::meaning::architecture::Kind;
+use ckpt_inspect::meaning::{RopeScaling, SlidingLayers};
 
 use crate::names;
 use crate::note::Note;

@@ -14,8 +14,8 @@ use serde_json::{Map, Value as Json};
 
 use super::derived::is_made;
 use super::input::{Input, Reader};
-use super::modules::{self, Meant};
 use super::listed;
+use super::modules::{self, Meant};
 use crate::{Error, Result};
 
 const CONFIG: &str = "adapter_config.json";
@@ -257,7 +257,8 @@ impl Adapter {
                 return Err(refused(&path, why));
             }
             if !settings.dora && change.magnitude.is_some() {
-                let why = format!("`{shown}` has a lora_magnitude_vector, and {CONFIG} does not say use_dora");
+                let why =
+                    format!("`{shown}` has a lora_magnitude_vector, and {CONFIG} does not say use_dora");
                 return Err(refused(&path, why));
             }
             let rank = settings.rank_of(module);

@@ -111,7 +111,10 @@ impl OtherName {
 impl fmt::Display for OtherName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [adapter, trained, own] = [&self.adapter, &self.trained, &self.own].map(|s| s.escape_debug());
-        write!(f, "{adapter} was trained for {trained}, and its base calls itself {own}: its shapes fit, which does not make it right")
+        write!(
+            f,
+            "{adapter} was trained for {trained}, and its base calls itself {own}: its shapes fit, which does not make it right"
+        )
     }
 }
 

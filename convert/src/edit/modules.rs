@@ -127,8 +127,7 @@ impl Meant {
             name.strip_suffix(".weight").unwrap_or(&name).to_string()
         };
         let changed: HashSet<String> = changed.map(|module| canonical(module)).collect();
-        let stacks: HashSet<String> =
-            changed.iter().filter_map(|module| layers(module)).collect();
+        let stacks: HashSet<String> = changed.iter().filter_map(|module| layers(module)).collect();
         let mut lacking = Vec::new();
         for tensor in base.tensors.iter().filter(|t| t.group == Group::Weights && t.shape.len() == 2) {
             let Some(module) = tensor.name.strip_suffix(".weight") else { continue };

@@ -69,7 +69,8 @@ impl Targets {
         let same = || self.shared.get(&shared(name)).and_then(one);
         let outer = || name.split_once('.').and_then(|(_, rest)| self.exact.get(rest).copied());
         let inner = || self.inner.get(name).and_then(one);
-        let renamed = || [modern(name), modern(&shared(name))].iter().find_map(|name| one(self.modern.get(name)?));
+        let renamed =
+            || [modern(name), modern(&shared(name))].iter().find_map(|name| one(self.modern.get(name)?));
         self.exact.get(name).copied().or_else(same).or_else(outer).or_else(inner).or_else(renamed)
     }
 }

@@ -375,18 +375,22 @@ const NAMES: [&str; 13] = [
 #[test]
 fn codes_beside_scales_of_any_name_are_no_values() {
     for (name, dtype) in NAMES.into_iter().flat_map(|name| [(name, "F8_E4M3"), (name, "I8")]) {
-        let file = SafeTensors::new()
-            .tensor(&own("weight"), dtype, &[64, 128], &float8(8192))
-            .f32s(&own(name), &[1], &[3e-4]);
+        let file = SafeTensors::new().tensor(&own("weight"), dtype, &[64, 128], &float8(8192)).f32s(
+            &own(name),
+            &[1],
+            &[3e-4],
+        );
         let (fault, verdict) = fault(&file, &Value::Null);
         assert_eq!((fault, verdict), (QuantFault::Beside { part: own(name) }, None), "{dtype}");
     }
     // What is called so elsewhere, what is as large as the matrix, and scales of caches say nothing.
     for (name, shape) in [("other.scale", &[1][..]), ("offsets", &[64, 128]), ("k_scale", &[1])] {
         let values = vec![0.5; shape.iter().product()];
-        let file = SafeTensors::new()
-            .tensor(&own("weight"), "F8_E4M3", &[64, 128], &float8(8192))
-            .f32s(&own(name), shape, &values);
+        let file = SafeTensors::new().tensor(&own("weight"), "F8_E4M3", &[64, 128], &float8(8192)).f32s(
+            &own(name),
+            shape,
+            &values,
+        );
         assert!(judged(&file, &Value::Null).0.coding.refusal().is_none(), "{name}");
     }
 }
@@ -500,9 +504,11 @@ fn codes_without_any_of_their_scales_are_found_where_their_format_is_named() {
     let of_scale = missing(PartRole::Scale, "weight_scale");
     assert_eq!(fault(&codes, &config), (of_scale, Some(Verdict::Corrupt)));
     let said = json!({"_type": "Int8Tensor", "_data": {"block_size": [1, 128]}}).to_string();
-    let scales = SafeTensors::new()
-        .metadata(json!({own("weight"): said}))
-        .f32s(&own("_weight_scale"), &[64, 1], &[1e-3; 64]);
+    let scales = SafeTensors::new().metadata(json!({own("weight"): said})).f32s(
+        &own("_weight_scale"),
+        &[64, 1],
+        &[1e-3; 64],
+    );
     let (fault, _) = fault(&scales, &Value::Null);
     assert_eq!(fault, missing(PartRole::Codes, "_weight_qdata"));
 }

@@ -12,9 +12,9 @@ use std::ops::Range;
 use crate::tensor::numel;
 use crate::{DType, DamageKind, Error, Result, TernaryPacking};
 use blocks::Block;
+pub use blocks::{Loss, Parts};
 pub(crate) use scales::OddScales;
 use scales::odd_scales;
-pub use blocks::{Loss, Parts};
 
 /// A tensor type of GGML by its number in a GGUF file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -289,8 +289,7 @@ impl GgmlType {
             Error::unsupported(format!("{self} blocks are listed but not decoded{why}"))
         };
         let (run, facts) = self.decode_blocks().zip(facts(self)).ok_or_else(not_decoded)?;
-        let odd: fn(&[u8]) -> OddScales =
-            with_block!(self, odd_scales, return Err(not_decoded()));
+        let odd: fn(&[u8]) -> OddScales = with_block!(self, odd_scales, return Err(not_decoded()));
         Ok(Blocks { elements: facts.elements, size: facts.bytes, run, odd })
     }
 

@@ -278,13 +278,21 @@ impl fmt::Display for QuantFault {
             }
             QuantFault::Unexplained => f.write_str("it holds codes of a quantization that is not understood"),
             QuantFault::Beside { part } => {
-                write!(f, "it holds codes of a quantization that is not understood: {} is beside it", part.escape_debug())
+                write!(
+                    f,
+                    "it holds codes of a quantization that is not understood: {} is beside it",
+                    part.escape_debug()
+                )
             }
             QuantFault::Unused { part } => {
                 write!(f, "its codes are shifted by {}, which is not read", part.escape_debug())
             }
             QuantFault::Unlike { part, found, others } => {
-                write!(f, "{} has shape {found:?}, where the other weights have {others}", part.escape_debug())
+                write!(
+                    f,
+                    "{} has shape {found:?}, where the other weights have {others}",
+                    part.escape_debug()
+                )
             }
             QuantFault::Type { part, found } => {
                 write!(f, "{} has elements of {found}, which are not used so", part.escape_debug())

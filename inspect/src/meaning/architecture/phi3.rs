@@ -9,7 +9,9 @@ use super::super::rope::RopeScaling;
 use super::tensors::{
     ATTENTION_NORM, DOWN, EMBEDDING, FFN_NORM, FINAL_NORM, GATE_UP, HEAD, LONG_FACTORS, O, QKV, SHORT_FACTORS,
 };
-use super::{Architecture, Biases, Defaults, Graph, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, Words, windows};
+use super::{
+    Architecture, Biases, Defaults, Graph, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, Words, windows,
+};
 use crate::metadata::as_f64;
 
 pub(super) static PHI3: Architecture = Architecture {

@@ -28,7 +28,8 @@ pub(super) fn scale(stored: &Stored<'_>, name: &str) -> Option<usize> {
     let beside = stored.first_of([format!("{name}_scale_inv"), format!("{name}_scale")]);
     beside.or_else(|| {
         let layer = name.strip_suffix(".weight")?;
-        let names = ["qscale_weight", "scale_weight", "weights_scaling_factor", "scale"].map(|field| format!("{layer}.{field}"));
+        let names = ["qscale_weight", "scale_weight", "weights_scaling_factor", "scale"]
+            .map(|field| format!("{layer}.{field}"));
         stored.first_of(names)
     })
 }
@@ -88,11 +89,15 @@ fn weight(stored: &Stored<'_>, at: usize, scale: usize, name: String, code: Code
         scale: Some(shared.grid),
         ..Form::default()
     };
+    let mut parts = vec![(PartRole::Codes, at), (PartRole::Scale, scale)];
+    // How ComfyUI is to compute with it.
+    let state = name.strip_suffix(".weight").and_then(|layer| stored.at(&format!("{layer}.comfy_quant")));
+    parts.extend(state.map(|at| (PartRole::State, at)));
     Ok(Weight {
         name,
         shape: codes.shape.clone(),
         kind: QuantType::new(maker(stored), code, shared.blocking),
-        parts: vec![(PartRole::Codes, at), (PartRole::Scale, scale)],
+        parts,
         form,
         assumed: shared.guessed.then_some(GUESSED),
     })

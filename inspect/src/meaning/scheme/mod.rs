@@ -85,7 +85,8 @@ impl<'c> Stored<'c> {
         for (i, tensor) in checkpoint.tensors.iter().enumerate() {
             index.entry(tensor.name.as_str()).or_insert(i);
         }
-        let mut stored = Stored { checkpoint, config, index, sorted: OnceCell::new(), float8_is_scaled: false };
+        let mut stored =
+            Stored { checkpoint, config, index, sorted: OnceCell::new(), float8_is_scaled: false };
         let is_scaled = |tensor: &TensorInfo| {
             float8::code(tensor.dtype).is_some() && float8::scale(&stored, &tensor.name).is_some()
         };
