@@ -9,6 +9,7 @@ use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
 
 /// Blocks where nothing else is said.
 const USUAL: (usize, usize) = (128, 128);
+pub(super) const USUAL_BLOCK: Blocking = Blocking::Block(128, 128);
 
 /// The codes of a type of 8-bit floats.
 pub(super) fn code(dtype: DType) -> Option<Code> {
@@ -70,7 +71,7 @@ fn weight(stored: &Stored<'_>, at: usize, scale: usize, name: String, code: Code
     // Powers of two may be those of microscaling floats all the same.
     if exponents {
         if said.is_empty() {
-            said.push(Blocking::Block(USUAL.0 as u32, USUAL.1 as u32));
+            said.push(USUAL_BLOCK);
         }
         said.push(Blocking::Group(32));
     }

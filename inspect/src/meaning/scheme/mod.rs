@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
 use crate::metadata::{HashableValue, Value};
-use crate::quantized::{Blocking, Form, Part, PartRole, QuantFault, QuantType, Quantized};
+use crate::quantized::{Blocking, Code, Form, Maker, Part, PartRole, QuantFault, QuantType, Quantized};
 use crate::tensor::{TensorInfo, contiguous_strides};
 use crate::{DType, Group, Notice, NoticeKind, Role};
 pub use config::Coding;
@@ -310,7 +310,11 @@ fn unlike(weights: &[(usize, Weight)], stored: &Stored<'_>) -> Vec<(usize, Quant
     if !stored.config.blockings().is_empty() {
         return Vec::new();
     }
-    let is_float8 = |weight: &Weight| float8::code(stored.tensor(weight.parts[0].1).dtype).is_some();
+    // Those of instances and of microscaling formats are asked for.
+    let is_float8 = |weight: &Weight| {
+        let is_free = weight.kind.maker != Maker::Torchao && weight.kind.code != Code::Mxfp8;
+        is_free && float8::code(stored.tensor(weight.parts[0].1).dtype).is_some()
+    };
     let float8s = || weights.iter().enumerate().filter(|(_, (_, weight))| is_float8(weight));
     let mut counts: Vec<(Blocking, usize)> = Vec::new();
     for (_, (_, weight)) in float8s() {
@@ -326,7 +330,8 @@ fn unlike(weights: &[(usize, Weight)], stored: &Stored<'_>) -> Vec<(usize, Quant
     };
     let differs = |weight: &Weight| {
         let own = weight.kind.blocking;
-        own != most && matches!(own, Blocking::Block(..) | Blocking::Group(_))
+        let is_usual = matches!(own, Blocking::Tensor | Blocking::Channel) || own == float8::USUAL_BLOCK;
+        own != most && !is_usual
     };
     let differing = float8s().filter(|(_, (_, weight))| differs(weight) && weight.parts.len() > 1);
     let fault = |weight: &Weight| {
