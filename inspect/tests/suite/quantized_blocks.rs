@@ -253,6 +253,10 @@ fn one_byte_over_a_part_of_a_matrix_is_found_whatever_it_means() {
         let good = blocks(of);
         let blocks = good.len() / of.size;
         for fill in [0x11u8, 0x33, 0x80, 0xa5] {
+            // Five zeros of the ternary type.
+            if (of.ggml, fill) == (34, 0x80) {
+                continue;
+            }
             let mut bytes = good.clone();
             bytes[blocks / 4 * of.size..blocks / 2 * of.size].fill(fill);
             let verdict = verdict(of, &bytes).0;

@@ -108,7 +108,7 @@ impl<'p> Walker<'p, '_> {
             return None;
         }
         let class = dotted(&quoted(module), &quoted(class));
-        let mut tensor = no_storage(DType::U8, args.shape(2).ok()?, None, None);
+        let mut tensor = no_storage(DType::QU8, args.shape(2).ok()?, None, None);
         tensor.instance = Some(Arc::new(Instance { class, attributes: Value::None }));
         Some(tensor)
     }

@@ -16,7 +16,7 @@ pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     let codes = stored.tensor(at);
     let is_byte = matches!(codes.dtype, DType::I8 | DType::U8) && !stored.config.is("bitnet");
     let is_matrix = codes.shape.iter().filter(|&&d| d > 1).count() > 1;
-    if !is_matrix || codes.quantizer.is_some() || !(is_byte || float8::code(codes.dtype).is_some()) {
+    if !is_matrix || !super::is_sound(codes) || !(is_byte || float8::code(codes.dtype).is_some()) {
         return None;
     }
     let fits = |part: &TensorInfo| part.numel() <= codes.numel() / 4 && is_number(part.dtype);
