@@ -84,6 +84,17 @@ def gptq():
     return stored, {"quantization_config": config}, layer.dequantize_weight
 
 
+def awq():
+    from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
+
+    words = lambda *shape: torch.randint(-(2**31), 2**31 - 1, shape, dtype=torch.int64).to(torch.int32)
+    qweight, qzeros = words(COLS, ROWS // 8), words(COLS // 128, ROWS // 8)
+    scales = (torch.rand(COLS // 128, ROWS) * 0.01).half()
+    config = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"}
+    stored = {"qweight": qweight, "qzeros": qzeros, "scales": scales}
+    return stored, {"quantization_config": config}, lambda: dequantize_gemm(qweight, qzeros, scales, 4, 128)
+
+
 def mlx():
     import mlx.core as mx
     import numpy as np
@@ -95,7 +106,7 @@ def mlx():
 
 
 print(f"{LAYERS} matrices of {ROWS} x {COLS}, {torch.get_num_threads()} threads, medians of {TURNS} turns")
-for kind in (fp8, nf4, packed, gpt_oss, gptq, mlx):
+for kind in (fp8, nf4, packed, gpt_oss, gptq, awq, mlx):
     try:
         stored, config, dequantize = kind()
     except ImportError as error:

@@ -166,6 +166,11 @@ pub enum Note {
         /// The architecture in GGUF.
         architecture: String,
     },
+    /// llama.cpp chooses the divisors for long texts by the context that is asked for.
+    LongTexts {
+        /// Positions up to which the divisors for short texts hold.
+        original: usize,
+    },
     /// config.json cannot express the divisors of rotary frequencies that the source has.
     RopeFactors,
     /// The copy's readers do not apply soft caps.
@@ -406,6 +411,10 @@ impl fmt::Display for Note {
             Note::SlidingWindow { window, architecture } => write!(
                 f,
                 "its attention sees {window} positions, and llama.cpp reads no window in {architecture} models: longer texts will differ there"
+            ),
+            Note::LongTexts { original } => write!(
+                f,
+                "llama.cpp takes the divisors for long texts where the context that is asked for is longer than {original} positions, and those for short ones elsewhere, whatever the length of the text: others will differ"
             ),
             Note::RopeFactors => f.write_str(
                 "the divisors of its rotary frequencies do not follow Llama 3's rule, and config.json cannot express others",

@@ -3,8 +3,8 @@
 //! llama.cpp, `build_bitnet_158` in bitnet.cpp).
 
 use ckpt_inspect::ModelConfig;
-use ckpt_inspect::meaning::SlidingLayers;
 use ckpt_inspect::meaning::architecture::Kind;
+use ckpt_inspect::meaning::{RopeScaling, SlidingLayers};
 
 use crate::names;
 use crate::note::Note;
@@ -66,6 +66,11 @@ pub(crate) fn notes(plan: &Plan<'_>, config: &ModelConfig) -> Result<Vec<Note>> 
     let biases = plan.tensors.iter().filter(|t| is_bias(&t.name)).count();
     if biases > 0 && !graph.biased {
         notes.push(Note::Biases { count: biases, architecture: name.to_string() });
+    }
+    if let RopeScaling::LongRope { original_max_position_embeddings: Some(original), .. } =
+        config.rope_scaling
+    {
+        notes.push(Note::LongTexts { original: original as usize });
     }
     if let Some(window) = config.sliding_window.filter(|_| graph.period.is_none()) {
         notes.push(Note::SlidingWindow { window, architecture: name.to_string() });

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ckpt_inspect::metadata::{Value, lookup};
 use ckpt_inspect::stored::Stored;
 use ckpt_inspect::{Checkpoint, Error as ReadError, TensorInfo};
 use regex::Regex;
@@ -13,7 +14,8 @@ use serde_json::{Map, Value as Json};
 
 use super::derived::is_made;
 use super::input::{Input, Reader};
-use super::modules::Meant;
+use super::listed;
+use super::modules::{self, Meant};
 use crate::{Error, Result};
 
 const CONFIG: &str = "adapter_config.json";
@@ -44,6 +46,8 @@ pub(crate) struct Adapter {
     pub alpha: f64,
     /// The modules that its configuration means.
     pub meant: Meant,
+    /// The kind of model that it was made for, as transformers' module for it is called; PEFT says it where it has no task.
+    kind: Option<String>,
 }
 
 /// The low-rank change of a module's weight.
@@ -106,7 +110,9 @@ impl Adapter {
             return Err(ReadError::from(damage).in_file(&file).into());
         }
         let text = |key: &str| config.get(key).and_then(Json::as_str);
-        let kind = text("peft_type").unwrap_or("LORA");
+        let kind = text("peft_type").ok_or_else(|| {
+            refused(&folder, format!("{CONFIG} has no peft_type, so what kind of adapter it is is not known"))
+        })?;
         if kind != "LORA" {
             let why = format!("it is an adapter of the kind {}, and only LoRA is read", kind.escape_debug());
             return Err(refused(&folder, why));
@@ -160,6 +166,7 @@ impl Adapter {
             fan_in_fan_out: is_set("fan_in_fan_out"),
             alpha,
             meant: Meant::of(&config),
+            kind: modules::made_for(&config),
         };
         adapter.sort()?;
         adapter.check(&settings)?;
@@ -249,6 +256,11 @@ impl Adapter {
                 let why = format!("`{shown}` has no lora_magnitude_vector, and {CONFIG} says use_dora");
                 return Err(refused(&path, why));
             }
+            if !settings.dora && change.magnitude.is_some() {
+                let why =
+                    format!("`{shown}` has a lora_magnitude_vector, and {CONFIG} does not say use_dora");
+                return Err(refused(&path, why));
+            }
             let rank = settings.rank_of(module);
             let (rows, columns) = (a.shape.first().copied(), b.shape.get(1).copied());
             if rank < 1.0 || rank.fract() != 0.0 {
@@ -298,12 +310,51 @@ impl Adapter {
         Err(refused(&self.path, why))
     }
 
-    /// Refuses matrices of modules that its configuration does not mean, which PEFT does not load.
-    pub fn check_meant(&self) -> Result<()> {
-        let Some(module) = self.changes.keys().find(|module| !self.meant.has(module)) else { return Ok(()) };
-        let module = module.escape_debug();
-        let why = format!("it has matrices of `{module}`, which target_modules in {CONFIG} does not mean");
+    /// Refuses matrices of modules that its configuration does not mean, which PEFT does not load, and an adapter that was made for
+    /// another kind of model than `base` is.
+    pub fn check_meant(&self, base: &Checkpoint) -> Result<()> {
+        if let Some(module) = self.changes.keys().find(|module| !self.meant.has(module)) {
+            let module = module.escape_debug();
+            let why =
+                format!("it has matrices of `{module}`, which target_modules in {CONFIG} does not mean");
+            return Err(refused(&self.path, why));
+        }
+        if let Some(kind) = &self.kind
+            && let Some(own) = modules::kind(base).filter(|own| !modules::is_of_kind(own, kind))
+        {
+            let why = format!(
+                "it is an adapter for another base: it was made for a class of {}, and the model_type of {} is {}",
+                kind.escape_debug(),
+                base.path.display(),
+                own.escape_debug()
+            );
+            return Err(refused(&self.path, why));
+        }
+        Ok(())
+    }
+
+    /// Refuses an adapter that lacks matrices of modules of `base` that its configuration means: these would stay as they were.
+    pub fn check_whole(&self, base: &Checkpoint) -> Result<()> {
+        let lacking = self.meant.lacking(base, self.changes.keys());
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let lacking = listed(lacking.iter().map(String::as_str));
+        let why = format!("it has no matrices of {lacking}, which target_modules in {CONFIG} means");
         Err(refused(&self.path, why))
+    }
+
+    /// The name of the model that it was trained for, and that of `base`, where both are known and they are not the same.
+    pub fn other_name(&self, base: &Checkpoint) -> Option<(String, String)> {
+        let own = base.model.config.as_ref().and_then(|config| match lookup(config, "_name_or_path") {
+            Some(Value::String(name)) if !name.is_empty() => Some(name.clone()),
+            _ => None,
+        })?;
+        let last = |name: &str| {
+            name.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().map(str::to_ascii_lowercase)
+        };
+        let trained = self.base.clone()?;
+        (last(&trained) != last(&own)).then_some((trained, own))
     }
 
     /// A tensor of it.

@@ -139,7 +139,18 @@ impl Edit for Average {
             let mut inputs: Vec<&TensorInfo> =
                 others.iter().zip(&column.others).map(|(other, &i)| &other.tensors[i]).collect();
             inputs.push(&tensor);
-            if inputs.iter().any(|t| t.dtype.is_integer() || t.dtype == DType::Bool) {
+            let counts = |t: &TensorInfo| t.dtype.is_integer() || t.dtype == DType::Bool;
+            let unlike = inputs.iter().zip(&paths).find(|(input, _)| counts(input) != counts(&tensor));
+            if let Some((input, path)) = unlike {
+                let why = format!(
+                    "`{}` is {} there and {} in {path}, which have no mean",
+                    tensor.name.escape_debug(),
+                    tensor.dtype,
+                    input.dtype
+                );
+                return Err(Error::of_source(&draft.checkpoint, why));
+            }
+            if counts(&tensor) {
                 if same(&readers, &inputs)? {
                     kept += 1;
                 } else {

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::adapter::{Adapter, refused};
 use super::derived::{Derived, Make, is_made};
 use super::input::{Input, Reader};
-use super::lora::orientation;
+use super::lora::{OtherName, orientation};
 use super::targets::{Targets, shared};
 use super::{Change, Draft, Edit, Row, listed};
 use crate::names::{self, Style};
@@ -107,7 +107,8 @@ impl Edit for AdapterOf {
             );
             return Err(refused(&adapter.path, why));
         }
-        adapter.check_meant()?;
+        adapter.check_meant(&base)?;
+        draft.changes.extend(OtherName::of(&adapter, &base).map(|change| Box::new(change) as _));
         // llama.cpp looks up rows of the embedding by token and multiplies by the same tensor, and has one adapter for both.
         let tied = base.model.given().is_ok_and(|given| given.tie_word_embeddings != Some(false))
             && !base.tensors.iter().any(|tensor| shared(&tensor.name) == "lm_head.weight");
@@ -173,6 +174,7 @@ impl Edit for AdapterOf {
             rotated.extend(order.map(|order| (second.name.clone(), order)));
             tensors.extend([first, second]);
         }
+        adapter.check_whole(&base)?;
         let mut keys = Keys::default();
         keys.set("general.architecture", architecture.as_str());
         keys.set("general.type", "adapter");

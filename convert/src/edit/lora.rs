@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use ckpt_inspect::{Result as ReadResult, TensorInfo};
+use ckpt_inspect::{Checkpoint, Result as ReadResult, TensorInfo};
 use serde_json::json;
 
 use super::adapter::{Adapter, LowRank, refused};
@@ -92,6 +92,42 @@ impl Change for HeadChanged {
     }
 }
 
+/// An adapter whose configuration names another model than the base calls itself, which may be a copy under another name.
+#[derive(Debug)]
+pub(super) struct OtherName {
+    adapter: String,
+    trained: String,
+    own: String,
+}
+
+impl OtherName {
+    /// What there is to say of `adapter` and `base`.
+    pub(super) fn of(adapter: &Adapter, base: &Checkpoint) -> Option<Self> {
+        let (trained, own) = adapter.other_name(base)?;
+        Some(OtherName { adapter: adapter.path.to_string_lossy().into_owned(), trained, own })
+    }
+}
+
+impl fmt::Display for OtherName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [adapter, trained, own] = [&self.adapter, &self.trained, &self.own].map(|s| s.escape_debug());
+        write!(
+            f,
+            "{adapter} was trained for {trained}, and its base calls itself {own}: its shapes fit, which does not make it right"
+        )
+    }
+}
+
+impl Change for OtherName {
+    fn record(&self) -> serde_json::Value {
+        json!({"edit": ROW.flag, "adapter": self.adapter, "trained_for": self.trained, "base": self.own})
+    }
+
+    fn is_warning(&self) -> bool {
+        true
+    }
+}
+
 /// Merges `adapter` into `draft`.
 fn merge(draft: &mut Draft, mut adapter: Adapter) -> Result<()> {
     let targets = Targets::of(&draft.checkpoint);
@@ -122,7 +158,8 @@ fn merge(draft: &mut Draft, mut adapter: Adapter) -> Result<()> {
             &format!("has no {}", listed(unknown.iter().map(String::as_str))),
         ));
     }
-    adapter.check_meant()?;
+    adapter.check_meant(&draft.checkpoint)?;
+    draft.changes.extend(OtherName::of(&adapter, &draft.checkpoint).map(|change| Box::new(change) as _));
     let recent = Arc::new(Mutex::new(None));
     let mut changed = HashSet::new();
     // First, as low-rank changes are made to what an adapter has of their layers.
@@ -173,6 +210,7 @@ fn merge(draft: &mut Draft, mut adapter: Adapter) -> Result<()> {
             changed.extend(shift(draft, &adapter, (&targets, &ties), &base, (module, bias, change.scaling))?);
         }
     }
+    adapter.check_whole(&draft.checkpoint)?;
     let is_table = |name: &str| shared(name) == "embed_tokens.weight";
     let changes_table = adapter.replaced.keys().any(|name| is_table(name))
         || adapter.changes.keys().any(|module| is_table(&format!("{module}.weight")));

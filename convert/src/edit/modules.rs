@@ -1,8 +1,10 @@
 //! What is known of the modules that an adapter changes: how their weights are stored, whether its configuration means them, and
 //! whether the head among them is the embedding.
 
+use std::collections::HashSet;
+
 use ckpt_inspect::metadata::{Value, lookup};
-use ckpt_inspect::{Checkpoint, Format, TensorInfo};
+use ckpt_inspect::{Checkpoint, Format, Group, TensorInfo};
 use regex::Regex;
 use serde_json::{Map, Value as Json};
 
@@ -43,6 +45,36 @@ fn has_parts(config: &Value, is_such: &dyn Fn(&str) -> bool) -> bool {
         .any(|part| matches!(lookup(part, "model_type"), Some(Value::String(kind)) if is_such(kind)))
 }
 
+/// The kind of model whose class `config` names, the configuration of an adapter: `qwen2` of `transformers.models.qwen2.modeling_qwen2`.
+pub(super) fn made_for(config: &Map<String, Json>) -> Option<String> {
+    let library = config.get("auto_mapping")?.get("parent_library")?.as_str()?;
+    let kind = library.strip_prefix("transformers.models.")?.split('.').next()?;
+    (!kind.is_empty()).then(|| kind.to_string())
+}
+
+/// What the configuration of `base` calls its kind of model.
+pub(super) fn kind(base: &Checkpoint) -> Option<String> {
+    match lookup(base.model.config.as_ref()?, "model_type") {
+        Some(Value::String(kind)) if !matches!(base.format, Format::Gguf { .. }) => Some(kind.clone()),
+        _ => None,
+    }
+}
+
+/// Whether a `model_type` is of the module of transformers called `module`, which may have several, such as `gemma3_text`.
+pub(super) fn is_of_kind(model_type: &str, module: &str) -> bool {
+    let bare = |name: &str| name.replace(['-', '_'], "");
+    let (own, module) = (bare(model_type), bare(module));
+    own.starts_with(&module) || module.starts_with(&own)
+}
+
+/// The path of the layers in one of which `module` is.
+fn layers(module: &str) -> Option<String> {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let parts: Vec<&str> = module.split('.').collect();
+    let at = parts.iter().position(|part| is_number(part))?;
+    Some(parts[..at].join("."))
+}
+
 /// The modules that a configuration means by `target_modules` and `target_parameters`, as `check_target_module_exists` in PEFT's
 /// `tuners/tuners_utils.py` finds them.
 #[derive(Debug, Default)]
@@ -53,6 +85,8 @@ pub(crate) struct Meant {
     pattern: Option<Regex>,
     /// Whether nothing is known of them.
     any: bool,
+    /// Whether it leaves out modules or layers.
+    leaves_out: bool,
 }
 
 impl Meant {
@@ -73,11 +107,40 @@ impl Meant {
             Some(Json::Array(_)) => {}
             _ => meant.any = true,
         }
+        let is_set = |key: &str| !matches!(config.get(key), None | Some(Json::Null));
+        meant.leaves_out = ["exclude_modules", "layers_to_transform"].iter().any(|key| is_set(key));
         let weights = texts("target_parameters");
         meant
             .names
             .extend(weights.iter().filter_map(|name| name.strip_suffix(".weight")).map(str::to_string));
         meant
+    }
+
+    /// The modules of `base` that are meant and none of `changed`, the modules of an adapter, though these are in the same layers, as
+    /// many as there may be. A model may have been loaded without its other parts, and experts as one.
+    pub fn lacking<'m>(&self, base: &Checkpoint, changed: impl Iterator<Item = &'m String>) -> Vec<String> {
+        if self.leaves_out || self.any {
+            return Vec::new();
+        }
+        let canonical = |module: &str| {
+            let name = shared(&format!("{module}.weight"));
+            name.strip_suffix(".weight").unwrap_or(&name).to_string()
+        };
+        let changed: HashSet<String> = changed.map(|module| canonical(module)).collect();
+        let stacks: HashSet<String> = changed.iter().filter_map(|module| layers(module)).collect();
+        let mut lacking = Vec::new();
+        for tensor in base.tensors.iter().filter(|t| t.group == Group::Weights && t.shape.len() == 2) {
+            let Some(module) = tensor.name.strip_suffix(".weight") else { continue };
+            let own = canonical(module);
+            let is_meant = self.has(module) || self.has(&own);
+            if !is_meant || changed.contains(&own) || own.contains("expert") {
+                continue;
+            }
+            if layers(&own).is_some_and(|stack| stacks.contains(&stack)) {
+                lacking.push(module.to_string());
+            }
+        }
+        lacking
     }
 
     /// Whether `module` is one of them.

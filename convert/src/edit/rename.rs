@@ -79,9 +79,13 @@ impl Edit for Rename {
         let source = &draft.checkpoint;
         let mut taken: HashMap<&str, &str> = HashMap::new();
         for (tensor, name) in source.tensors.iter().zip(&names) {
-            if name.is_empty() || name.contains('\0') {
-                let why =
-                    format!("`{}` would be renamed to `{}`", tensor.name.escape_debug(), name.escape_debug());
+            let has_gap = |name: &str| name.split('.').any(str::is_empty);
+            if name.contains('\0') || has_gap(name) && (name.is_empty() || !has_gap(&tensor.name)) {
+                let why = format!(
+                    "`{}` would be renamed to `{}`, which is no name",
+                    tensor.name.escape_debug(),
+                    name.escape_debug()
+                );
                 return Err(Error::of_source(source, why));
             }
             if let Some(other) = taken.insert(name, &tensor.name) {

@@ -58,10 +58,18 @@ pub(super) fn strip(draft: &mut Draft) -> bool {
     let gone: HashSet<usize> =
         source.tensors.iter().enumerate().filter(|(_, t)| is_training(t)).map(|(i, _)| i).collect();
     let bytes = gone.iter().map(|&i| source.tensors[i].byte_len().unwrap_or(0)).fold(0, u64::saturating_add);
-    let keys: Vec<String> = match &source.metadata {
+    let mut keys: Vec<String> = match &source.metadata {
         Value::Dict(entries) => entries.keys().map(key_text).filter(|key| is_training_state(key)).collect(),
         _ => Vec::new(),
     };
+    // Those that held nothing but tensors, such as the state of a generator of random numbers.
+    for &at in &gone {
+        let key = source.tensors[at].name.split('.').next().unwrap_or("");
+        if source.tensors[at].group == Group::Other && !keys.iter().any(|known| known == key) {
+            keys.push(key.to_string());
+        }
+    }
+    keys.sort_unstable();
     draft.stripped = true;
     if gone.is_empty() && keys.is_empty() {
         return false;

@@ -50,7 +50,11 @@ impl Targets {
             [(); 3].map(|()| HashMap::<String, Vec<usize>>::new());
         for (i, tensor) in tensors.iter().enumerate() {
             by_shared.entry(shared_in(family, &tensor.name)).or_default().push(i);
-            by_modern.entry(modern(&tensor.name)).or_default().push(i);
+            let (own, common) = (modern(&tensor.name), modern(&shared_in(family, &tensor.name)));
+            if common != own {
+                by_modern.entry(common).or_default().push(i);
+            }
+            by_modern.entry(own).or_default().push(i);
             if let Some((_, rest)) = tensor.name.split_once('.') {
                 inner.entry(rest.to_string()).or_default().push(i);
             }
@@ -65,7 +69,8 @@ impl Targets {
         let same = || self.shared.get(&shared(name)).and_then(one);
         let outer = || name.split_once('.').and_then(|(_, rest)| self.exact.get(rest).copied());
         let inner = || self.inner.get(name).and_then(one);
-        let renamed = || self.modern.get(&modern(name)).and_then(one);
+        let renamed =
+            || [modern(name), modern(&shared(name))].iter().find_map(|name| one(self.modern.get(name)?));
         self.exact.get(name).copied().or_else(same).or_else(outer).or_else(inner).or_else(renamed)
     }
 }

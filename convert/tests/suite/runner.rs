@@ -4,6 +4,7 @@ use std::path::Path;
 
 use ckpt_convert::quant::Quant;
 use ckpt_convert::{Control, Error, Gguf, Note, Options, Plan, Target, write};
+use ckpt_kit::safetensors::SafeTensors;
 
 /// The folder `name` of models that transformers saved, with `change` made in its config.json.
 fn changed(name: &str, place: &Path, change: impl Fn(&mut serde_json::Value)) {
@@ -58,6 +59,49 @@ fn a_sliding_window_is_told() {
     let place = tempfile::tempdir().unwrap();
     changed("mistral", place.path(), |config| config["sliding_window"] = serde_json::Value::Null);
     assert!(!notes(place.path()).unwrap().iter().any(window));
+}
+
+#[test]
+fn divisors_for_long_texts_are_told() {
+    let place = tempfile::tempdir().unwrap();
+    let factors = [1.0; 4];
+    let config = serde_json::json!({"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "vocab_size": 32,
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "max_position_embeddings": 256, "original_max_position_embeddings": 64,
+        "rope_scaling": {"type": "longrope", "short_factor": factors, "long_factor": factors}});
+    let shapes = [
+        ("embed_tokens", vec![32, 16]),
+        ("norm", vec![16]),
+        ("layers.0.self_attn.qkv_proj", vec![32, 16]),
+        ("layers.0.self_attn.o_proj", vec![16, 16]),
+        ("layers.0.mlp.gate_up_proj", vec![64, 16]),
+        ("layers.0.mlp.down_proj", vec![16, 32]),
+        ("layers.0.input_layernorm", vec![16]),
+        ("layers.0.post_attention_layernorm", vec![16]),
+    ];
+    let file = shapes.iter().fold(SafeTensors::new(), |file, (name, shape)| {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|i: usize| (i % 7) as f32 * 0.01).collect();
+        file.f32s(&format!("model.{name}.weight"), shape, &values)
+    });
+    file.f32s("lm_head.weight", &[32, 16], &[0.5; 512]).write(&place.path().join("model.safetensors"));
+    let told = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut config = config.clone();
+        change(&mut config);
+        std::fs::write(place.path().join("config.json"), config.to_string()).unwrap();
+        let notes = notes(place.path()).unwrap();
+        std::fs::remove_file(place.path().join("model.gguf")).unwrap();
+        notes.into_iter().find_map(|note| match note {
+            Note::LongTexts { original } => Some(original),
+            _ => None,
+        })
+    };
+    assert_eq!(told(&|_| ()), Some(64));
+    // What its class has where nothing is said.
+    assert_eq!(
+        told(&|config| drop(config.as_object_mut().unwrap().remove("original_max_position_embeddings"))),
+        Some(4096)
+    );
+    assert_eq!(told(&|config| drop(config.as_object_mut().unwrap().remove("rope_scaling"))), None);
 }
 
 #[test]

@@ -13,6 +13,11 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// Whether it is a tensor of its own, whose storage is of this class, which is not known.
+    pub(crate) fn is_storage(&self) -> bool {
+        self.class.ends_with("Storage")
+    }
+
     /// The name of its class alone.
     pub fn class_name(&self) -> &str {
         self.class.rsplit('.').next().unwrap_or_default()

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::hex;
 use crate::checkpoint::{Checkpoint, Sharing};
+use crate::ggml::OddScales;
 use crate::health::equal;
 use crate::meaning::elements::windows::{Window, Windows};
 use crate::meaning::elements::{Elements, lists_twice};
@@ -347,7 +348,7 @@ fn look_through(
     record: &mut TensorRecord,
 ) -> Result<()> {
     let mut digest = options.sha256.then(Sha256::new);
-    let mut nan_scales = 0;
+    let mut odd = OddScales::default();
     let mut see = |window: &Window<'_>| {
         if let Some(digest) = &mut digest {
             digest.update(window.bytes);
@@ -359,9 +360,9 @@ fn look_through(
     if options.stats {
         let measured = measure::measure_windows(windows, options.histogram, |window| {
             see(window);
-            nan_scales += window.elements.nan_scales();
+            odd = odd.with(window.elements.odd_scales());
         })?;
-        record.stats = Some(Stats { nan_scales, ..measured.stats });
+        record.stats = Some(measured.stats.with_odd(odd));
         record.structure = rows.and_then(|rows| rows.structure()).map(Box::new);
     } else {
         windows.each(|window| {
@@ -471,7 +472,7 @@ impl Checkpoint {
             measured.ternary = measure(&elements.unscaled(), &plan).ternary;
         }
         let Measured { stats, ternary, .. } = &mut measured;
-        stats.nan_scales = elements.nan_scales();
+        *stats = std::mem::take(stats).with_odd(elements.odd_scales());
         if let (Some(ternary), DType::Ternary(_)) = (&mut *ternary, tensor.dtype) {
             ternary.scale = tensor.scale.map(f64::from);
         }

@@ -6,6 +6,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::damage::{Damage, DamageKind, Notice};
+use crate::ggml::OddScales;
 use crate::health::coverage::Coverage;
 pub use crate::health::measure::structure::Structure;
 use crate::health::measures::Computed;
@@ -244,12 +245,25 @@ pub struct Stats {
     /// Blocks with a scale that is NaN by the standard of its type, whatever GGML's decoder takes it for.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub nan_scales: u64,
+    /// GGML's blocks whose scales are zero although their codes are not those of zeros.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost_scales: u64,
+    /// GGML's blocks with a negative scale, of types of which encoders write none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub negative_scales: u64,
     /// The measures of [`MEASURES`](crate::health::measures::MEASURES) without a field here, each under its key.
     #[serde(flatten)]
     pub computed: Computed,
     /// Log-magnitude histogram; `None` when it was not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub histogram: Option<Histogram>,
+}
+
+impl Stats {
+    /// These, of GGML's blocks with `odd` scales.
+    pub(crate) fn with_odd(self, odd: OddScales) -> Self {
+        Stats { nan_scales: odd.nan, lost_scales: odd.lost, negative_scales: odd.negative, ..self }
+    }
 }
 
 fn is_zero(count: &u64) -> bool {

@@ -322,6 +322,11 @@ pub enum Finding {
         /// The share of its elements in such blocks.
         share: f64,
     },
+    /// Blocks of a quantized weight are what those before them are.
+    RepeatedBlocks {
+        /// The share of its elements in such blocks.
+        share: f64,
+    },
     /// Many codes of a quantized weight are at the ends of their range.
     SaturatedCodes {
         /// Their share.
@@ -406,6 +411,10 @@ impl fmt::Display for Finding {
                     "{:.0} % of its blocks repeat one value or eight: their codes are all the same",
                     100.0 * share
                 )
+            }
+            Finding::RepeatedBlocks { share } => {
+                let share = 100.0 * share;
+                write!(f, "{share:.0} % of its elements are in blocks that are what those before them are")
             }
             Finding::SaturatedCodes { share } => {
                 write!(f, "{:.0} % of its codes are at the ends of their range", 100.0 * share)

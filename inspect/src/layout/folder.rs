@@ -137,7 +137,8 @@ fn lays_out_layers(path: &Path) -> bool {
 }
 
 /// Files that say how weights are quantized: of ModelOpt, AutoGPTQ and AutoAWQ.
-const QUANTIZATION: [&str; 3] = ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
+const QUANTIZATION: [&str; 4] =
+    ["hf_quant_config.json", "quantize_config.json", "quant_config.json", "quant_model_description.json"];
 
 /// The names under which one model lies in a folder in several forms.
 pub(super) struct Family {
@@ -252,7 +253,12 @@ fn is_canonical(path: &Path) -> bool {
         let own = family.forms.contains(&name.as_str()) && !is_index(&name);
         own || family.is_variant(&name)
     };
-    FAMILIES.iter().any(is_form) || ADAPTERS.contains(&name.as_str()) || name == "pytorch_model_fsdp.bin"
+    // TensorRT-LLM's, which has the number of a rank.
+    let of_rank = || name.strip_prefix("rank").and_then(|rest| rest.strip_suffix(".safetensors"));
+    FAMILIES.iter().any(is_form)
+        || ADAPTERS.contains(&name.as_str())
+        || name == "pytorch_model_fsdp.bin"
+        || of_rank().is_some_and(is_number)
 }
 
 #[derive(Deserialize)]

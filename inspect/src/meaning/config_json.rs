@@ -114,14 +114,15 @@ impl Given {
             num_kv_heads: file.num_key_value_heads,
             head_dim: file.head_dim.or_else(by_heads),
             mlp_hidden_dim: file.intermediate_size,
-            max_seq_len: file.max_position_embeddings,
+            // What is not there has the value of transformers' class.
+            max_seq_len: file.max_position_embeddings.or(Some(architecture.defaults.max_seq_len)),
             rope_base: theta.or(file.rope_theta),
             use_bitlinear_ffn: Some(bitnet),
             use_bitlinear_attn: Some(bitnet),
             // The least mean|W| and max|x| in transformers' BitLinear.
             quantization_eps: bitnet.then_some(1e-5),
             quantization_least: bitnet.then_some(true),
-            norm_eps: file.rms_norm_eps,
+            norm_eps: file.rms_norm_eps.or(Some(architecture.defaults.norm_eps)),
             tie_word_embeddings: file.tie_word_embeddings,
             attention_bias: (architecture.biases == Biases::Configured).then_some(
                 match file.attention_bias {
@@ -146,8 +147,9 @@ impl Given {
         (architecture.words.read)(config, &mut given);
         if let Some(scaling) = &mut given.rope_scaling {
             // One beside the parameters counts more than theirs (`standardize_rope_params` of transformers).
-            let longest = file.max_position_embeddings.map(|n| n as f64);
-            scaling.settle_original(lookup(config, ORIGINAL).and_then(as_f64), longest);
+            let longest = given.max_seq_len.map(|n| n as f64);
+            let beside = lookup(config, ORIGINAL).and_then(as_f64).or(architecture.words.original);
+            scaling.settle_original(beside, longest);
         }
         let windows = (architecture.words.windows)(&WindowWords {
             window: lookup(config, "sliding_window").map(|_| file.sliding_window),

@@ -6,6 +6,7 @@ mod cause;
 mod components;
 mod containers;
 mod deepspeed;
+mod defaults;
 mod distributed;
 mod elements;
 mod exported;

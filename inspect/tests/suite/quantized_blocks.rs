@@ -209,3 +209,58 @@ fn one_block_with_a_scale_far_too_large_is_found_in_six_bits_too() {
     assert_eq!(verdict, Some(Verdict::Corrupt), "{finding:?}");
     assert!(matches!(finding.as_deref(), Some(Finding::FarValue { .. })), "{finding:?}");
 }
+
+#[test]
+fn scales_that_no_encoder_writes_are_found() {
+    let [q8, q4, q4k] = [
+        Type { ggml: 8, size: 34, elements: 32, scales: &[0] },
+        Type { ggml: 2, size: 18, elements: 32, scales: &[0] },
+        Type { ggml: 12, size: 144, elements: 256, scales: &[0, 2] },
+    ];
+    let counts = |of: &Type, bytes: &[u8]| {
+        let file = Gguf::new().tensor(NAME, &[COLS as u64, ROWS as u64], of.ggml, bytes.to_vec());
+        let (_, record) = judged(&file);
+        let findings = record.tensors[0].finding.as_deref().into_iter().chain(&record.tensors[0].also);
+        findings.clone().find_map(|finding| match finding {
+            Finding::QuantScales { zero, negative, .. } => Some((*zero, *negative)),
+            _ => None,
+        })
+    };
+    for of in [&q8, &q4, &q4k] {
+        let good = blocks(of);
+        assert_eq!(counts(of, &good), None, "{}", of.ggml);
+        let every = 10;
+        let mut lost = good.clone();
+        for block in lost.chunks_mut(of.size).step_by(every) {
+            of.scales.iter().for_each(|&at| block[at..at + 2].fill(0));
+        }
+        let all = (ROWS * COLS / of.elements).div_ceil(every) as u64;
+        assert_eq!(counts(of, &lost), Some((all, 0)), "{}", of.ggml);
+        let mut turned = good.clone();
+        turned.chunks_mut(of.size).step_by(every).for_each(|block| block[1] |= 0x80);
+        let negative = (of.ggml == 8).then_some((0, all));
+        assert_eq!(counts(of, &turned), negative, "{}", of.ggml);
+    }
+    // Blocks of zeros have no scale.
+    let mut zeros = blocks(&q8);
+    zeros.chunks_mut(34).step_by(10).for_each(|block| block.fill(0));
+    assert_eq!(counts(&q8, &zeros), None);
+}
+
+#[test]
+fn one_byte_over_a_part_of_a_matrix_is_found_whatever_it_means() {
+    for of in &TYPES {
+        let good = blocks(of);
+        let blocks = good.len() / of.size;
+        for fill in [0x11u8, 0x33, 0x80, 0xa5] {
+            // Five zeros of the ternary type.
+            if (of.ggml, fill) == (34, 0x80) {
+                continue;
+            }
+            let mut bytes = good.clone();
+            bytes[blocks / 4 * of.size..blocks / 2 * of.size].fill(fill);
+            let verdict = verdict(of, &bytes).0;
+            assert!(verdict.is_some_and(|v| v > Verdict::Untrained), "{} {fill:x}: {verdict:?}", of.ggml);
+        }
+    }
+}

@@ -354,3 +354,161 @@ fn an_index_that_was_never_set_is_none_and_zero_points_are_codes() {
         .any(|f| *f == Finding::ZeroPoints { outside: 160 });
     assert!(told, "{:?}", tensor.finding);
 }
+
+/// Names of scales that people have given, beside a matrix that nothing says is quantized.
+const NAMES: [&str; 13] = [
+    "weight.scale",
+    "weight_scale_0",
+    "fp8_scale",
+    "weight_scaling_factor",
+    "weight_scaler",
+    "wscale",
+    "weight_s",
+    "weight_quantizer._scale",
+    "dequant_scale",
+    "weight.weight_scale",
+    "weight_amax",
+    "input_scale",
+    "comfy_quant",
+];
+
+#[test]
+fn codes_beside_scales_of_any_name_are_no_values() {
+    for (name, dtype) in NAMES.into_iter().flat_map(|name| [(name, "F8_E4M3"), (name, "I8")]) {
+        let file = SafeTensors::new().tensor(&own("weight"), dtype, &[64, 128], &float8(8192)).f32s(
+            &own(name),
+            &[1],
+            &[3e-4],
+        );
+        let (fault, verdict) = fault(&file, &Value::Null);
+        assert_eq!((fault, verdict), (QuantFault::Beside { part: own(name) }, None), "{dtype}");
+    }
+    // What is called so elsewhere, what is as large as the matrix, and scales of caches say nothing.
+    for (name, shape) in [("other.scale", &[1][..]), ("offsets", &[64, 128]), ("k_scale", &[1])] {
+        let values = vec![0.5; shape.iter().product()];
+        let file = SafeTensors::new().tensor(&own("weight"), "F8_E4M3", &[64, 128], &float8(8192)).f32s(
+            &own(name),
+            shape,
+            &values,
+        );
+        assert!(judged(&file, &Value::Null).0.coding.refusal().is_none(), "{name}");
+    }
+}
+
+#[test]
+fn the_scales_of_tensorrt_llm_are_those_of_its_weights() {
+    let file = SafeTensors::new()
+        .tensor(&own("weight"), "F8_E4M3", &[64, 128], &float8(8192))
+        .f32s(&own("weights_scaling_factor"), &[1], &[3e-4])
+        .f32s(&own("activation_scaling_factor"), &[1], &[0.1]);
+    let folder = tempfile::tempdir().unwrap();
+    file.write(&folder.path().join("rank0.safetensors"));
+    let config = json!({"architecture": "LlamaForCausalLM", "quantization": {"quant_algo": "FP8"}});
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let checkpoint = open(folder.path()).unwrap();
+    assert_eq!(checkpoint.coding.faults, []);
+    assert_eq!(checkpoint.coding.method.as_deref(), Some("modelopt"));
+    let weight = checkpoint.tensor(&own("weight")).unwrap();
+    assert_eq!(weight.dtype.to_string(), "modelopt fp8_e4m3 tensor");
+    let bare = SafeTensors::new().tensor(&own("weight"), "F8_E4M3", &[64, 128], &float8(8192));
+    let plain = checkpoint.values(weight).unwrap();
+    let codes = judged(&bare, &Value::Null).0;
+    let codes = codes.values(codes.tensor(&own("weight")).unwrap()).unwrap();
+    assert!(plain.iter().zip(&codes).all(|(x, code)| *x == code * 3e-4));
+}
+
+#[test]
+fn codes_that_something_unknown_is_subtracted_from_are_not_read() {
+    let file = |offset: f32| {
+        SafeTensors::new()
+            .tensor(&own("weight"), "I8", &[64, 128], &noise(8192))
+            .f32s(&own("weight_scale"), &[64, 1], &[1e-3; 64])
+            .f32s(&own("weight_offset"), &[64, 1], &[offset; 64])
+    };
+    assert_eq!(kind(&file(0.0), &Value::Null, &own("weight")), "int8 channel");
+    let unused = QuantFault::Unused { part: own("weight_offset") };
+    assert_eq!(fault(&file(2.0), &Value::Null), (unused, None));
+    let folder = tempfile::tempdir().unwrap();
+    file(2.0).write(&folder.path().join("model.safetensors"));
+    let description = json!({"model_quant_type": "W8A8", own("weight"): "W8A8"});
+    std::fs::write(folder.path().join("quant_model_description.json"), description.to_string()).unwrap();
+    assert_eq!(open(folder.path()).unwrap().coding.unread.as_deref(), Some("ModelSlim"));
+}
+
+#[test]
+fn quanto_and_hqq_are_known_by_what_their_own_files_have() {
+    let scales = |file: SafeTensors, name: &str| file.f32s(&own(name), &[64], &[1e-3; 64]);
+    for (codes, dtype, scale, scheme) in [
+        ("weight._data", "I8", "weight._scale", "Quanto"),
+        ("weight._data", "F8_E4M3", "weight._scale", "Quanto"),
+        ("weight._data._data", "U8", "weight._scale", "Quanto"),
+        ("W_q", "U8", "meta.scale", "HQQ"),
+    ] {
+        let file = SafeTensors::new().tensor(&own(codes), dtype, &[64, 128], &float8(8192));
+        let (fault, verdict) = fault(&scales(file, scale), &Value::Null);
+        assert_eq!((fault, verdict), (QuantFault::Unread { scheme: scheme.into() }, None), "{codes}");
+    }
+}
+
+#[test]
+fn one_weight_with_blocks_of_its_own_has_the_scales_of_another() {
+    let layer = |n: usize, field: &str| format!("model.layers.{n}.mlp.up_proj.{field}");
+    let model = |shapes: [&[usize]; 4], dtype: &str| {
+        shapes.iter().enumerate().fold(SafeTensors::new(), |file, (n, shape)| {
+            let count = shape.iter().product::<usize>();
+            let file = file.tensor(&layer(n, "weight"), "F8_E4M3", &[64, 128], &float8(8192));
+            match dtype {
+                "F32" => file.f32s(&layer(n, "weight_scale"), shape, &vec![1e-3; count]),
+                _ => file.tensor(&layer(n, "weight_scale"), dtype, shape, &vec![117; count]),
+            }
+        })
+    };
+    let channel: &[usize] = &[64, 1];
+    let (checkpoint, _) = judged(&model([channel; 4], "F32"), &Value::Null);
+    assert_eq!(checkpoint.coding.faults, []);
+    // One number for a matrix is a choice that a layer may have.
+    let (checkpoint, _) = judged(&model([channel, channel, &[1], channel], "F32"), &Value::Null);
+    assert_eq!(checkpoint.coding.faults, []);
+    for other in [&[32, 1][..], &[64, 2], &[32, 4]] {
+        let (fault, verdict) = fault(&model([channel, channel, other, channel], "F32"), &Value::Null);
+        assert!(matches!(fault, QuantFault::Unlike { .. }), "{fault:?}");
+        assert_eq!(verdict, Some(Verdict::Corrupt));
+    }
+    // Powers of two are of 32 elements each, or of the usual blocks.
+    let micro: &[usize] = &[64, 4];
+    let (fault, _) = fault(&model([micro, micro, &[32, 4], micro], "F8_E8M0"), &Value::Null);
+    assert!(matches!(fault, QuantFault::Configured { .. }), "{fault:?}");
+}
+
+#[test]
+fn parts_of_other_shapes_than_their_codes_ask_for_are_found() {
+    let gptq = |index: i32| {
+        SafeTensors::new()
+            .tensor(&own("qweight"), "I32", &[16, 64], &noise(4096))
+            .tensor(&own("qzeros"), "I32", &[1, 8], &[0x77; 32])
+            .f32s(&own("scales"), &[1, 64], &[1e-3; 64])
+            .tensor(&own("g_idx"), "I32", &[index as usize], &le(&vec![0i32; index as usize]))
+    };
+    let config = json!({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}});
+    assert_eq!(kind(&gptq(128), &config, &own("weight")), "gptq 4-bit channel");
+    let (fault, verdict) = fault(&gptq(127), &config);
+    assert!(matches!(&fault, QuantFault::Shape { part, .. } if *part == own("g_idx")), "{fault:?}");
+    assert_eq!(verdict, Some(Verdict::Corrupt));
+}
+
+#[test]
+fn codes_without_any_of_their_scales_are_found_where_their_format_is_named() {
+    let codes = SafeTensors::new().tensor(&own("weight_packed"), "U8", &[64, 64], &noise(4096));
+    let config = json!({"quantization_config": {"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"}});
+    let missing = |part, name: &str| QuantFault::Missing { part, wanted: own(name) };
+    let of_scale = missing(PartRole::Scale, "weight_scale");
+    assert_eq!(fault(&codes, &config), (of_scale, Some(Verdict::Corrupt)));
+    let said = json!({"_type": "Int8Tensor", "_data": {"block_size": [1, 128]}}).to_string();
+    let scales = SafeTensors::new().metadata(json!({own("weight"): said})).f32s(
+        &own("_weight_scale"),
+        &[64, 1],
+        &[1e-3; 64],
+    );
+    let (fault, _) = fault(&scales, &Value::Null);
+    assert_eq!(fault, missing(PartRole::Codes, "_weight_qdata"));
+}

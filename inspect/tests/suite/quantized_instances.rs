@@ -8,7 +8,7 @@ use ckpt_inspect::record::CheckpointRecord;
 use ckpt_inspect::{Checkpoint, DType, Group, Verdict, describe, judge, open};
 use ckpt_kit::numbers::le;
 use ckpt_kit::peers;
-use ckpt_kit::pickle::{call, dict, global, int, pickle, sizes, text, tuple};
+use ckpt_kit::pickle::{call, dict, global, int, persistent, pickle, sizes, text, tuple};
 use ckpt_kit::random::Random;
 use ckpt_kit::torch::{rebuild, zip_of};
 
@@ -128,8 +128,9 @@ fn blocks_are_those_that_an_instance_says() {
     let [(name, fault)] = &checkpoint.coding.faults[..] else { panic!("{:?}", checkpoint.coding.faults) };
     assert!(matches!(fault, QuantFault::Configured { .. }), "{fault:?}");
     assert_eq!(name, "w.tensor_impl.int_data");
-    // Blocks that go over rows: the second half of the numbers is not read, so they have to be as many.
-    assert!(opened(&[("w", affine(PLAIN, &[2, 16], 1))], &storages()).0.coding.faults.is_empty());
+    // As many numbers, along other dimensions.
+    let (checkpoint, _) = opened(&[("w", affine(PLAIN, &[2, 16], 1))], &storages());
+    assert!(matches!(checkpoint.coding.faults[..], [(_, QuantFault::Configured { .. })]));
 }
 
 #[test]
@@ -167,6 +168,35 @@ fn instances_of_classes_that_are_not_read_are_no_weights() {
         assert_eq!(record.coverage.judged, 0, "{class}");
         assert!(record.tensors.iter().all(|t| t.verdict.is_none()), "{class}");
     }
+}
+
+#[test]
+fn a_tensor_on_storage_of_an_unknown_type_is_named_and_its_scales_are_none() {
+    let parts = |scheme: &str| {
+        let scales = rebuild("FloatStorage", "1", 16, 0, &[16], &[1]);
+        let zeros = rebuild("FloatStorage", "1", 16, 16, &[16], &[1]);
+        tuple(&[global("torch", scheme), scales, zeros, int(0)])
+    };
+    let of = |class: &str| {
+        let storage = [text("storage"), global("torch", class), text("0"), text("cpu"), int(1024)];
+        let storage = persistent(&tuple(&storage));
+        let quantizer = parts("per_channel_affine_float_qparams");
+        let arguments = [storage, int(0), sizes(&[16, 64]), sizes(&[64, 1]), quantizer];
+        let rest = [b"\x89".to_vec(), call(&global("collections", "OrderedDict"), &[])];
+        call(&global("torch._utils", "_rebuild_qtensor"), &[&arguments[..], &rest].concat())
+    };
+    let (checkpoint, record) = opened(&[("w", of("QUInt4x2Storage"))], &storages());
+    let [(name, QuantFault::Class { class })] = &checkpoint.coding.faults[..] else {
+        panic!("{:?}", checkpoint.coding.faults)
+    };
+    assert_eq!((name.as_str(), class.as_str()), ("w", "QUInt4x2Storage"));
+    let others = checkpoint.tensors.iter().filter(|t| t.name != "w");
+    assert!(others.clone().count() == 2 && others.clone().all(|t| t.group == Group::Other));
+    assert!(checkpoint.coding.refusal().unwrap().contains("QUInt4x2Storage"));
+    assert_eq!((record.coverage.judged, record.coverage.matrices), (0, 1), "{:?}", record.coverage);
+    // One that is known is read.
+    let (checkpoint, _) = opened(&[("w", of("QInt8Storage"))], &storages());
+    assert!(checkpoint.coding.faults.is_empty() && checkpoint.tensors.len() == 1);
 }
 
 #[test]

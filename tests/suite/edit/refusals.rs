@@ -29,6 +29,10 @@ fn what_cannot_be_done_as_asked_is_refused_by_name() {
         .f32s("b.w", &[2], &[3.0, 4.0])
         .write(&place.at("nan.safetensors"));
     SafeTensors::new()
+        .tensor("a.w", "I32", &[2], &le(&[1i32, 2]))
+        .f32s("b.w", &[2], &[3.0, 4.0])
+        .write(&place.at("whole.safetensors"));
+    SafeTensors::new()
         .tensor("a.w", "F8_E4M3", &[2], &[1, 2])
         .f32s("b.w", &[2], &[3.0, 4.0])
         .write(&place.at("f8.safetensors"));
@@ -45,6 +49,17 @@ fn what_cannot_be_done_as_asked_is_refused_by_name() {
         (&["edit", "small.safetensors", "--rename", "?.w=w"], "`a.w` and `b.w` would both be named `w`"),
         (&["edit", "small.safetensors", "--rename", "a.*=b.*"], "`a.w` and `b.w` would both be named `b.w`"),
         (&["edit", "small.safetensors", "--rename", "/.*/="], "would be renamed to ``"),
+        (&["edit", "small.safetensors", "--rename", "a.w="], "would be renamed to ``"),
+        (&["edit", "small.safetensors", "--rename", "/w/="], "would be renamed to `a.`, which is no name"),
+        (&["edit", source, "--rename", "norm.weight="], "`model_state_dict.`, which is no name"),
+        (
+            &["edit", "whole.safetensors", "small.safetensors", "--average"],
+            "`a.w` is float32 there and int32 in",
+        ),
+        (
+            &["edit", "small.safetensors", "whole.safetensors", "--average"],
+            "`a.w` is int32 there and float32 in",
+        ),
         (
             &["edit", "small.safetensors", "--rename", "/(.)\\.w/=v.$1_x"],
             "refers to the group `1_x`, which its pattern does not have",
@@ -270,7 +285,7 @@ fn hostile_adapters_are_refused_by_name() {
             adapter(
                 &place,
                 "type",
-                keep,
+                set("use_dora", true.into()),
                 &pair(&[r, inp], &[out, r], 1.0)
                     .tensor(&format!("{module}.lora_magnitude_vector"), "I32", &[1], &le(&[1i32]))
                     .bytes(),
@@ -290,12 +305,31 @@ fn hostile_adapters_are_refused_by_name() {
             adapter(
                 &place,
                 "magnitude",
-                keep,
+                set("use_dora", true.into()),
                 &pair(&[r, inp], &[out, r], 1.0)
                     .f32s(&format!("{module}.lora_magnitude_vector"), &[1], &[1.0])
                     .bytes(),
             ),
             "it is an adapter for another base",
+        ),
+        (
+            adapter(
+                &place,
+                "plain-magnitude",
+                keep,
+                &pair(&[r, inp], &[out, r], 1.0)
+                    .f32s(&format!("{module}.lora_magnitude_vector"), &[64], &[1.0; 64])
+                    .bytes(),
+            ),
+            "has a lora_magnitude_vector, and adapter_config.json does not say use_dora",
+        ),
+        (
+            adapter(&place, "no-kind", |c| drop(c.as_object_mut().unwrap().remove("peft_type")), &own),
+            "has no peft_type",
+        ),
+        (
+            adapter(&place, "lacking", keep, &pair(&[r, inp], &[out, r], 1.0).bytes()),
+            "which target_modules in adapter_config.json means",
         ),
     ];
     for (path, why) in cases {
@@ -338,4 +372,50 @@ fn hostile_adapters_are_refused_by_name() {
         .exits(2)
         .complains(&["is Q8_0, and what LoRA changes are floating-point numbers", "--quant q8_0"]);
     place.run(&[&args[..], &["--quant", "q8_0", "--latent"]].concat()).exits(0);
+}
+
+#[test]
+fn an_adapter_says_for_which_model_it_was_made() {
+    let place = place();
+    let folder = ckpt_kit::fixtures::data("infer", "transformers").join("llama");
+    let base = place.at("base");
+    std::fs::create_dir(&base).unwrap();
+    std::fs::copy(folder.join("model.safetensors"), base.join("model.safetensors")).unwrap();
+    let mut config = json(&std::fs::read_to_string(folder.join("config.json")).unwrap());
+    config["_name_or_path"] = "someone/llama-small".into();
+    std::fs::write(base.join("config.json"), config.to_string()).unwrap();
+    let checkpoint = ckpt_inspect::open(&base).unwrap();
+    let queries = checkpoint.tensors.iter().filter(|t| t.name.ends_with("q_proj.weight"));
+    let file = queries.fold(SafeTensors::new(), |file, tensor| {
+        let module = format!("base_model.model.{}", tensor.name.strip_suffix(".weight").unwrap());
+        let (out, inp) = (tensor.shape[0], tensor.shape[1]);
+        file.f32s(&format!("{module}.lora_A.weight"), &[2, inp], &vec![0.01; 2 * inp]).f32s(
+            &format!("{module}.lora_B.weight"),
+            &[out, 2],
+            &vec![0.01; 2 * out],
+        )
+    });
+    let made = |name: &str, trained: &str, library: Option<&str>| {
+        let change = |config: &mut Value| {
+            config["target_modules"] = serde_json::json!(["q_proj"]);
+            config["r"] = 2.into();
+            config["base_model_name_or_path"] = trained.into();
+            if let Some(library) = library {
+                config["auto_mapping"] =
+                    serde_json::json!({"base_model_class": "AnyForCausalLM", "parent_library": library});
+            }
+        };
+        adapter(&place, name, change, &file.bytes())
+    };
+    let merge = |adapter: &str, out: &str| place.run(&["edit", "base", "--lora", adapter, "-o", out]);
+    let own = Some("transformers.models.llama.modeling_llama");
+    let run = merge(&made("same", "/models/llama-small/", own), "same").exits(0);
+    assert!(!run.err().contains("was trained for"), "{run}");
+    merge(&made("named", "other/llama-tiny", None), "named")
+        .exits(0)
+        .complains(&["was trained for other/llama-tiny, and its base calls itself someone/llama-small"]);
+    let other = Some("transformers.models.qwen2.modeling_qwen2");
+    merge(&made("class", "x", other), "class")
+        .exits(2)
+        .complains(&["an adapter for another base: it was made for a class of qwen2"]);
 }

@@ -4,6 +4,7 @@
 //! below.
 
 pub mod blocks;
+mod scales;
 
 use std::fmt;
 use std::ops::Range;
@@ -12,6 +13,8 @@ use crate::tensor::numel;
 use crate::{DType, DamageKind, Error, Result, TernaryPacking};
 use blocks::Block;
 pub use blocks::{Loss, Parts};
+pub(crate) use scales::OddScales;
+use scales::odd_scales;
 
 /// A tensor type of GGML by its number in a GGUF file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -171,12 +174,6 @@ fn decode_blocks<const N: usize, B: Block<N>>(bytes: &[u8], out: &mut [f32]) {
 
 type DecodeBlocks = fn(&[u8], &mut [f32]);
 
-/// Blocks with a scale that is NaN.
-fn count_nan_scales<const N: usize, B: Block<N>>(bytes: &[u8]) -> u64 {
-    let blocks: &[B] = bytemuck::cast_slice(bytes);
-    blocks.iter().filter(|block| block.has_nan_scale()).count() as u64
-}
-
 fn loss<const N: usize, B: Block<N>>() -> Option<Loss> {
     B::LOSS
 }
@@ -292,8 +289,8 @@ impl GgmlType {
             Error::unsupported(format!("{self} blocks are listed but not decoded{why}"))
         };
         let (run, facts) = self.decode_blocks().zip(facts(self)).ok_or_else(not_decoded)?;
-        let nan_scales: fn(&[u8]) -> u64 = with_block!(self, count_nan_scales, return Err(not_decoded()));
-        Ok(Blocks { elements: facts.elements, size: facts.bytes, run, nan_scales })
+        let odd: fn(&[u8]) -> OddScales = with_block!(self, odd_scales, return Err(not_decoded()));
+        Ok(Blocks { elements: facts.elements, size: facts.bytes, run, odd })
     }
 
     /// A decoder of the first `len` elements that `bytes` hold, little-endian and contiguous.
@@ -393,7 +390,7 @@ pub(crate) struct Blocks {
     /// Bytes of a block.
     size: usize,
     run: DecodeBlocks,
-    nan_scales: fn(&[u8]) -> u64,
+    odd: fn(&[u8]) -> OddScales,
 }
 
 impl Blocks {
@@ -402,12 +399,12 @@ impl Blocks {
         len.is_multiple_of(self.elements).then(|| (len / self.elements).checked_mul(self.size))?
     }
 
-    /// How many of the blocks in `range` have a scale that is NaN.
+    /// How many of the blocks in `range` have scales that no encoder writes.
     ///
     /// # Panics
     /// When they are not all within `bytes`.
-    pub fn nan_scales(self, bytes: &[u8], range: Range<usize>) -> u64 {
-        (self.nan_scales)(&bytes[range.start * self.size..range.end * self.size])
+    pub fn odd_scales(self, bytes: &[u8], range: Range<usize>) -> OddScales {
+        (self.odd)(&bytes[range.start * self.size..range.end * self.size])
     }
 
     /// Fills `out` with the elements from `start`, times `scale`. Whole blocks are written in place.

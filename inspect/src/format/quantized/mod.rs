@@ -169,6 +169,25 @@ pub enum QuantFault {
     },
     /// It holds codes that no scheme explains, in a model that is quantized.
     Unexplained,
+    /// It holds codes: a scale or the like is beside it, by a name that no scheme knows.
+    Beside {
+        /// The tensor beside it.
+        part: String,
+    },
+    /// Something is subtracted from its codes, or added, of which what reads such codes does not know.
+    Unused {
+        /// The tensor that has it.
+        part: String,
+    },
+    /// A tensor of the weight has another shape than those of the other weights of the model have for theirs.
+    Unlike {
+        /// The tensor.
+        part: String,
+        /// Its shape.
+        found: Vec<u64>,
+        /// What the others have, in words.
+        others: String,
+    },
     /// What says how it was quantized is not understood.
     State {
         /// The tensor or the key that says it.
@@ -206,6 +225,8 @@ impl QuantFault {
                 | QuantFault::Class { .. }
                 | QuantFault::Unread { .. }
                 | QuantFault::Unexplained
+                | QuantFault::Beside { .. }
+                | QuantFault::Unused { .. }
         )
     }
 
@@ -256,6 +277,23 @@ impl fmt::Display for QuantFault {
                 write!(f, "it is quantized by {}, which is not read", scheme.escape_debug())
             }
             QuantFault::Unexplained => f.write_str("it holds codes of a quantization that is not understood"),
+            QuantFault::Beside { part } => {
+                write!(
+                    f,
+                    "it holds codes of a quantization that is not understood: {} is beside it",
+                    part.escape_debug()
+                )
+            }
+            QuantFault::Unused { part } => {
+                write!(f, "its codes are shifted by {}, which is not read", part.escape_debug())
+            }
+            QuantFault::Unlike { part, found, others } => {
+                write!(
+                    f,
+                    "{} has shape {found:?}, where the other weights have {others}",
+                    part.escape_debug()
+                )
+            }
             QuantFault::Type { part, found } => {
                 write!(f, "{} has elements of {found}, which are not used so", part.escape_debug())
             }

@@ -86,12 +86,31 @@ impl<'p> Walker<'p, '_> {
                 if !self.afford(value.len()) {
                     return None;
                 }
+                if let Some(tensor) = self.of_unknown_storage(args) {
+                    self.list(tensor, Some(name));
+                }
                 // Its arguments may still contain tensors.
                 let child = self.child_name(Some(name), "args")?;
                 self.walk_items(args, Some(&child), depth);
                 Some(Value::String(value))
             }
         }
+    }
+
+    /// A tensor whose storage is of a class of PyTorch's that is not known, such as four bits of whole numbers: without its
+    /// data, so that its scales are no tensors of their own.
+    fn of_unknown_storage(&self, args: &[Id]) -> Option<TensorInfo> {
+        let args = Args { pickle: self.pickle, ids: args };
+        let Node::Persistent(pid) = self.pickle.node(args.get(0).ok()?) else { return None };
+        let class = self.pickle.sequence(*pid)?.get(1).copied()?;
+        let (module, class) = self.pickle.global(class)?;
+        if !class.ends_with("Storage") || storage_dtype(class).is_some() {
+            return None;
+        }
+        let class = dotted(&quoted(module), &quoted(class));
+        let mut tensor = no_storage(DType::QU8, args.shape(2).ok()?, None, None);
+        tensor.instance = Some(Arc::new(Instance { class, attributes: Value::None }));
+        Some(tensor)
     }
 
     /// Keeps with the wrapper that is listed at `at` its class and what `state` says besides tensors.

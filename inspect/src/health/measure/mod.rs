@@ -292,6 +292,8 @@ impl Moments {
             nan,
             inf,
             nan_scales: 0,
+            lost_scales: 0,
+            negative_scales: 0,
             computed: Computed::default(),
             histogram: None,
         }

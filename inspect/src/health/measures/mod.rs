@@ -6,6 +6,7 @@ mod accumulate;
 mod fields;
 mod flat;
 mod kurtosis;
+mod repeated;
 mod runs;
 
 use std::fmt;
@@ -21,6 +22,7 @@ pub use accumulate::{Accumulate, Accumulator, accumulator};
 pub use fields::STD;
 pub(crate) use flat::KEY as FLAT;
 pub(crate) use kurtosis::KEY as TAILS;
+pub(crate) use repeated::KEY as REPEATED;
 
 /// Every measure, in the order in which they are shown.
 pub static MEASURES: &[Measure] = &[
@@ -38,6 +40,7 @@ pub static MEASURES: &[Measure] = &[
     runs::ZERO_RUN_AT,
     runs::CONSTANT_RUN,
     flat::MEASURE,
+    repeated::MEASURE,
     fields::NAN,
     fields::INF,
     fields::NEG,

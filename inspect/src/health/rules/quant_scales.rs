@@ -14,7 +14,27 @@ pub(super) const RULE: Rule = Rule {
     check: Check::Tensor(check),
 };
 
+/// The share of GGML's blocks from which on lost scales are no blocks whose values f16 has no scale for.
+const MANY: f64 = 0.01;
+
+/// What is wrong with the scales of GGML's blocks.
+fn of_blocks(tensor: &TensorRecord) -> Option<Ruling> {
+    let (DType::Ggml(kind), Some(stats)) = (tensor.dtype, &tensor.stats) else { return None };
+    let count = stats.count / kind.block_elements() as u64;
+    // Where all of it is zero, that says more.
+    let lost = stats.lost_scales;
+    let is_many = lost as f64 >= MANY * count as f64 && stats.zeros < stats.count;
+    let zero = if is_many { lost } else { 0 };
+    let negative = stats.negative_scales;
+    let finding = Finding::QuantScales { nan: 0, inf: 0, zero, negative, count };
+    (zero + negative > 0).then(|| Ruling::new(Verdict::Corrupt, finding))?
+}
+
 fn check(tensor: &TensorRecord) -> Option<Ruling> {
+    of_blocks(tensor).or_else(|| of_parts(tensor))
+}
+
+fn of_parts(tensor: &TensorRecord) -> Option<Ruling> {
     let scales = tensor.quantized.as_ref()?.scales?;
     let DType::Quantized(kind) = tensor.dtype else { return None };
     // MLX's groups may be stored upside down.

@@ -48,6 +48,7 @@ pub(super) static GEMMA2: Architecture = Architecture {
     biases: Biases::Configured,
     graph: Graph { biased: false, untied: false, factors: false, period: Some(PERIOD), ..WHOLE },
     defaults: Defaults {
+        max_seq_len: 8192,
         head_dim: 256,
         norm_eps: 1e-6,
         attn_logit_soft_cap: Some(50.0),

@@ -53,6 +53,7 @@ pub(super) static GEMMA3: Architecture = Architecture {
     biases: Biases::Configured,
     graph: Graph { biased: false, factors: false, period: Some(PERIOD), ..WHOLE },
     defaults: Defaults {
+        max_seq_len: 131_072,
         head_dim: 256,
         rope_base: 1e6,
         norm_eps: 1e-6,

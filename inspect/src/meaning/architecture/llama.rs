@@ -5,7 +5,7 @@ use super::tensors::{
     GATE_INPUT_NORM, HEAD, K, K_BIAS, K_INPUT_NORM, O, O_BIAS, O_INPUT_NORM, Q, Q_BIAS, Q_INPUT_NORM,
     ROPE_FACTORS, Tensor, UP, UP_BIAS, UP_INPUT_NORM, V, V_BIAS, V_INPUT_NORM,
 };
-use super::{Architecture, Biases, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE};
+use super::{Architecture, Biases, Defaults, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE};
 
 pub(super) static LLAMA: Architecture = Architecture {
     name: "llama",
@@ -17,7 +17,7 @@ pub(super) static LLAMA: Architecture = Architecture {
     tensors: &TENSORS,
     biases: Biases::Configured,
     graph: WHOLE,
-    defaults: PLAIN,
+    defaults: Defaults { norm_eps: 1e-6, ..PLAIN },
     network: PLAIN_NETWORK,
     words: PLAIN_WORDS,
     unsaid: |_| None,

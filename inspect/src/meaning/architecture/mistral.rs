@@ -5,7 +5,7 @@ use super::super::config::AttentionBias;
 use super::tensors::{
     ATTENTION_NORM, DOWN, EMBEDDING, FFN_NORM, FINAL_NORM, GATE, HEAD, K, O, Q, ROPE_FACTORS, UP, V,
 };
-use super::{Architecture, Biases, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, Words, windows};
+use super::{Architecture, Biases, Defaults, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, Words, windows};
 
 pub(super) static MISTRAL: Architecture = Architecture {
     name: "mistral",
@@ -31,7 +31,7 @@ pub(super) static MISTRAL: Architecture = Architecture {
     ],
     biases: Biases::Fixed(AttentionBias::None),
     graph: WHOLE,
-    defaults: PLAIN,
+    defaults: Defaults { max_seq_len: 131_072, norm_eps: 1e-6, ..PLAIN },
     network: PLAIN_NETWORK,
     words: Words { windows: windows::everywhere_by_default, ..PLAIN_WORDS },
     unsaid: |_| None,

@@ -35,7 +35,7 @@ pub(super) static MIXTRAL: Architecture = Architecture {
     ],
     biases: Biases::Fixed(AttentionBias::None),
     graph: WHOLE,
-    defaults: Defaults { rope_base: 1e6, ..PLAIN },
+    defaults: Defaults { max_seq_len: 131_072, rope_base: 1e6, ..PLAIN },
     network: PLAIN_NETWORK,
     words: Words {
         windows: windows::everywhere,

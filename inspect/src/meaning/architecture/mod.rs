@@ -137,6 +137,8 @@ pub(super) struct Words {
     pub own: &'static [&'static str],
     /// The token that transformers' class pads with where config.json names none.
     pub padding: Option<usize>,
+    /// `original_max_position_embeddings` of transformers' class where config.json has none.
+    pub original: Option<f64>,
     /// Which layers have a window by config.json.
     pub windows: fn(&WindowWords<'_>) -> windows::Found,
     /// Reads its own words of config.json.
@@ -153,6 +155,7 @@ pub(super) struct Words {
 const PLAIN_WORDS: Words = Words {
     own: &[],
     padding: None,
+    original: None,
     windows: windows::none,
     read: |_, _| (),
     write: |_, _| (),

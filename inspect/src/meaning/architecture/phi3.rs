@@ -9,7 +9,9 @@ use super::super::rope::RopeScaling;
 use super::tensors::{
     ATTENTION_NORM, DOWN, EMBEDDING, FFN_NORM, FINAL_NORM, GATE_UP, HEAD, LONG_FACTORS, O, QKV, SHORT_FACTORS,
 };
-use super::{Architecture, Biases, Graph, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, Words, windows};
+use super::{
+    Architecture, Biases, Defaults, Graph, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, Words, windows,
+};
 use crate::metadata::as_f64;
 
 pub(super) static PHI3: Architecture = Architecture {
@@ -34,11 +36,12 @@ pub(super) static PHI3: Architecture = Architecture {
     ],
     biases: Biases::Fixed(AttentionBias::None),
     graph: Graph { factors: false, ..WHOLE },
-    defaults: PLAIN,
+    defaults: Defaults { max_seq_len: 4096, ..PLAIN },
     network: PLAIN_NETWORK,
     words: Words {
         own: &["partial_rotary_factor"],
         padding: Some(32000),
+        original: Some(4096.0),
         windows: windows::everywhere,
         read: |config, given| {
             let share = word(config, "partial_rotary_factor").and_then(as_f64);

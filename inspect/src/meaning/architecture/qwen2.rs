@@ -5,7 +5,7 @@ use super::tensors::{
     ATTENTION_NORM, DOWN, EMBEDDING, FFN_NORM, FINAL_NORM, GATE, HEAD, K, K_BIAS, O, Q, Q_BIAS, ROPE_FACTORS,
     UP, V, V_BIAS,
 };
-use super::{Architecture, Biases, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, Words, windows};
+use super::{Architecture, Biases, Defaults, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, Words, windows};
 
 pub(super) static QWEN2: Architecture = Architecture {
     name: "qwen2",
@@ -34,7 +34,7 @@ pub(super) static QWEN2: Architecture = Architecture {
     ],
     biases: Biases::Fixed(AttentionBias::Qkv),
     graph: WHOLE,
-    defaults: PLAIN,
+    defaults: Defaults { max_seq_len: 32_768, norm_eps: 1e-6, ..PLAIN },
     network: PLAIN_NETWORK,
     words: Words { windows: windows::switched_from, ..PLAIN_WORDS },
     unsaid: |_| None,

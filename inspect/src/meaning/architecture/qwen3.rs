@@ -4,7 +4,9 @@ use super::tensors::{
     ATTENTION_NORM, DOWN, EMBEDDING, FFN_NORM, FINAL_NORM, GATE, HEAD, K, K_BIAS, K_NORM, O, O_BIAS, Q,
     Q_BIAS, Q_NORM, ROPE_FACTORS, UP, V, V_BIAS,
 };
-use super::{Architecture, Biases, Graph, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, Words, windows};
+use super::{
+    Architecture, Biases, Defaults, Graph, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, Words, windows,
+};
 
 pub(super) static QWEN3: Architecture = Architecture {
     name: "qwen3",
@@ -36,7 +38,7 @@ pub(super) static QWEN3: Architecture = Architecture {
     ],
     biases: Biases::Configured,
     graph: Graph { biased: false, ..WHOLE },
-    defaults: PLAIN,
+    defaults: Defaults { max_seq_len: 32_768, norm_eps: 1e-6, ..PLAIN },
     network: PLAIN_NETWORK,
     words: Words { windows: windows::switched_from, ..PLAIN_WORDS },
     unsaid: |_| None,

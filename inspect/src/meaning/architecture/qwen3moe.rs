@@ -42,7 +42,7 @@ pub(super) static QWEN3MOE: Architecture = Architecture {
     ],
     biases: Biases::Configured,
     graph: Graph { biased: false, factors: false, ..WHOLE },
-    defaults: Defaults { norm_eps: 1e-6, ..PLAIN },
+    defaults: Defaults { max_seq_len: 32_768, norm_eps: 1e-6, ..PLAIN },
     network: PLAIN_NETWORK,
     words: Words {
         windows: windows::switched_everywhere,

@@ -23,7 +23,7 @@ pub(super) static SMOLLM3: Architecture = Architecture {
     tensors: &llama::TENSORS,
     biases: Biases::Configured,
     graph: Graph { biased: false, factors: false, unrotated: Some(UNROTATED), ..WHOLE },
-    defaults: Defaults { rope_base: 2e6, norm_eps: 1e-6, ..PLAIN },
+    defaults: Defaults { max_seq_len: 32_768, rope_base: 2e6, norm_eps: 1e-6, ..PLAIN },
     network: PLAIN_NETWORK,
     words: Words {
         padding: Some(128_004),

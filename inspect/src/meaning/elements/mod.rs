@@ -23,7 +23,7 @@ use rayon::prelude::*;
 
 use crate::checkpoint::Checkpoint;
 use crate::format::packing;
-use crate::ggml::Blocks;
+use crate::ggml::{Blocks, OddScales};
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, Result};
 use affine::Affine;
@@ -359,17 +359,17 @@ impl<'a> Elements<'a> {
         Ok(Some(ordered))
     }
 
-    /// Blocks with a scale that is NaN by the standard of its type, and a number for GGML's decoder.
-    pub(crate) fn nan_scales(&self) -> u64 {
+    /// GGML's blocks with scales that no encoder writes.
+    pub(crate) fn odd_scales(&self) -> OddScales {
         match &self.encoding {
             Encoding::Blocks(blocks, _) => {
                 let unit = blocks.elements;
                 let count = |range: Range<usize>| {
-                    blocks.nan_scales(&self.bytes, range.start / unit..range.end / unit)
+                    blocks.odd_scales(&self.bytes, range.start / unit..range.end / unit)
                 };
-                in_chunks(self.len, unit, count).into_iter().sum()
+                in_chunks(self.len, unit, count).into_iter().fold(OddScales::default(), OddScales::with)
             }
-            _ => 0,
+            _ => OddScales::default(),
         }
     }
 

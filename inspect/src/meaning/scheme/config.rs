@@ -19,6 +19,9 @@ pub(crate) struct Config {
     unknown: Option<Rounding>,
 }
 
+/// The key by which ModelSlim's description of a model is known.
+const MODELSLIM: &str = "model_quant_type";
+
 /// Parts of parts of a model have configurations, and theirs hardly any.
 const MAX_DEPTH: usize = 3;
 
@@ -55,7 +58,8 @@ impl Config {
         // MLX names no method, ModelOpt an algorithm.
         let nameless = || is_mlx.then(|| "mlx".to_string());
         let modelopt = || text("quant_algo").map(|_| "modelopt".to_string());
-        let method = text("quant_method").or_else(modelopt).or_else(nameless);
+        let modelslim = || text(MODELSLIM).map(|_| "modelslim".to_string());
+        let method = text("quant_method").or_else(modelopt).or_else(modelslim).or_else(nameless);
         let other = config.and_then(Quantization::of_config).and_then(|quantization| quantization.other);
         let unknown = other.filter(|other| matches!(other, Rounding::Unknown { .. }));
         Config { method, objects, unknown }

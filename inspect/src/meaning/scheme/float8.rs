@@ -9,6 +9,7 @@ use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
 
 /// Blocks where nothing else is said.
 const USUAL: (usize, usize) = (128, 128);
+pub(super) const USUAL_BLOCK: Blocking = Blocking::Block(128, 128);
 
 /// The codes of a type of 8-bit floats.
 pub(super) fn code(dtype: DType) -> Option<Code> {
@@ -21,14 +22,15 @@ pub(super) fn code(dtype: DType) -> Option<Code> {
     })
 }
 
-/// The scale of the codes called `name`: by Hugging Face's names, Mistral's and ComfyUI's, and those of DeepSeek's own
-/// files.
+/// The scale of the codes called `name`: by Hugging Face's names, Mistral's and ComfyUI's, TensorRT-LLM's, and those of
+/// DeepSeek's own files.
 pub(super) fn scale(stored: &Stored<'_>, name: &str) -> Option<usize> {
     // Experts that lie in one tensor have no `.weight` in their name.
     let beside = stored.first_of([format!("{name}_scale_inv"), format!("{name}_scale")]);
     beside.or_else(|| {
         let layer = name.strip_suffix(".weight")?;
-        let names = ["qscale_weight", "scale_weight", "scale"].map(|field| format!("{layer}.{field}"));
+        let names = ["qscale_weight", "scale_weight", "weights_scaling_factor", "scale"]
+            .map(|field| format!("{layer}.{field}"));
         stored.first_of(names)
     })
 }
@@ -67,7 +69,10 @@ fn weight(stored: &Stored<'_>, at: usize, scale: usize, name: String, code: Code
     let exponents = matches!(dtype, DType::U8 | DType::F8E8M0FNU);
     let mut said = stored.config.blockings();
     // Powers of two may be those of microscaling floats all the same.
-    if exponents && !said.is_empty() {
+    if exponents {
+        if said.is_empty() {
+            said.push(USUAL_BLOCK);
+        }
         said.push(Blocking::Group(32));
     }
     let shared = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, Asked::of(&said, USUAL), codes)?;
@@ -85,11 +90,15 @@ fn weight(stored: &Stored<'_>, at: usize, scale: usize, name: String, code: Code
         scale: Some(shared.grid),
         ..Form::default()
     };
+    let mut parts = vec![(PartRole::Codes, at), (PartRole::Scale, scale)];
+    // How ComfyUI is to compute with it.
+    let state = name.strip_suffix(".weight").and_then(|layer| stored.at(&format!("{layer}.comfy_quant")));
+    parts.extend(state.map(|at| (PartRole::State, at)));
     Ok(Weight {
         name,
         shape: codes.shape.clone(),
         kind: QuantType::new(maker(stored), code, shared.blocking),
-        parts: vec![(PartRole::Codes, at), (PartRole::Scale, scale)],
+        parts,
         form,
         assumed: shared.guessed.then_some(GUESSED),
     })

@@ -112,7 +112,7 @@ impl<'a> Asked<'a> {
 }
 
 /// "blocks of 128x128".
-fn in_words(said: &[Blocking]) -> String {
+pub(super) fn in_words(said: &[Blocking]) -> String {
     let word = |blocking: &Blocking| match blocking {
         Blocking::Tensor => "one number for a matrix".to_string(),
         Blocking::Channel => "one number for a row".to_string(),
@@ -162,6 +162,12 @@ pub(super) fn in_blocks(
         _ => 1,
     };
     let of_slice = rows.checked_mul(cols).ok_or_else(misfit)?;
+    // Numbers of as many dimensions as the weight has are as many along each.
+    let along = [slices, rows, cols];
+    let is_turned = tensor.shape.len() == shape.len() && tensor.shape[..] != along[3 - shape.len()..];
+    if is_turned {
+        return Err(misfit());
+    }
     // Slices have numbers of their own, or all of them the same.
     let right = of_slice.checked_mul(slices).map(|n| n as u64) == Some(tensor.numel());
     if !right || !(slices == 1 || slices == sizes.slices) {

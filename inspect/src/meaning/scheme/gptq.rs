@@ -104,6 +104,10 @@ fn weight(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
     if !packed(cols, words) {
         return Err(QuantFault::shape(codes, codes));
     }
+    // Rows of codes are packed into whole words, each full.
+    if let Some(index) = index.filter(|_| cols != whole) {
+        return Err(QuantFault::shape(stored.tensor(index), codes));
+    }
     if !packed(rows, zero_words) {
         return Err(QuantFault::shape(zeros, codes));
     }

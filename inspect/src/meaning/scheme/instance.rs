@@ -90,6 +90,11 @@ pub(super) fn unread(stored: &Stored<'_>, known: &HashSet<usize>) -> Vec<Unread>
         }
     }
     below.retain(|_, parts| parts.iter().any(|&part| !is_shell(&tensors[part])));
+    // One whose own elements are of a type that is not known wraps nothing.
+    let has_data = |at: &&usize| of(stored, &tensors[**at].name).is_some_and(Instance::is_storage);
+    for &at in shells.values().filter(has_data) {
+        below.entry(at).or_default();
+    }
     below.into_iter().map(|(at, below)| Unread { at, what: what(stored, at, &below), below }).collect()
 }
 

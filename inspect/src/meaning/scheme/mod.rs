@@ -3,6 +3,7 @@
 
 mod affine;
 mod awq;
+mod beside;
 mod bitsandbytes;
 mod compressed_tensors;
 pub(crate) mod config;
@@ -19,12 +20,13 @@ mod sparse;
 mod torchao;
 mod unread;
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
 use crate::metadata::{HashableValue, Value};
-use crate::quantized::{Form, Part, PartRole, QuantFault, QuantType, Quantized};
+use crate::quantized::{Blocking, Code, Form, Maker, Part, PartRole, QuantFault, QuantType, Quantized};
 use crate::tensor::{TensorInfo, contiguous_strides};
 use crate::{DType, Group, Notice, NoticeKind, Role};
 pub use config::Coding;
@@ -33,8 +35,8 @@ pub(crate) use config::Config;
 /// One scheme: the weight whose codes are the tensor at a place, if they are of it.
 type Scheme = fn(&Stored<'_>, usize) -> Option<Found>;
 
-/// Every scheme, in the order in which they are asked; the last one knows those that are not read.
-static SCHEMES: [Scheme; 13] = [
+/// Every scheme, in the order in which they are asked; the last ones know those that are not read.
+static SCHEMES: [Scheme; 14] = [
     torchao::find,
     affine::find,
     sparse::find,
@@ -48,6 +50,7 @@ static SCHEMES: [Scheme; 13] = [
     awq::find,
     mlx::find,
     unread::find,
+    beside::find,
 ];
 
 /// A weight, or why its codes cannot be read.
@@ -70,6 +73,8 @@ struct Stored<'c> {
     checkpoint: &'c Checkpoint,
     config: &'c Config,
     index: HashMap<&'c str, usize>,
+    /// Places by name.
+    sorted: OnceCell<Vec<usize>>,
     /// Whether some 8-bit floats have scales beside them.
     float8_is_scaled: bool,
 }
@@ -80,7 +85,8 @@ impl<'c> Stored<'c> {
         for (i, tensor) in checkpoint.tensors.iter().enumerate() {
             index.entry(tensor.name.as_str()).or_insert(i);
         }
-        let mut stored = Stored { checkpoint, config, index, float8_is_scaled: false };
+        let mut stored =
+            Stored { checkpoint, config, index, sorted: OnceCell::new(), float8_is_scaled: false };
         let is_scaled = |tensor: &TensorInfo| {
             float8::code(tensor.dtype).is_some() && float8::scale(&stored, &tensor.name).is_some()
         };
@@ -95,6 +101,17 @@ impl<'c> Stored<'c> {
     /// The place of the tensor called `name`.
     fn at(&self, name: &str) -> Option<usize> {
         self.index.get(name).copied()
+    }
+
+    /// Places of the tensors whose names begin with `stem`, by name.
+    fn beginning_with<'s>(&'s self, stem: &'s str) -> impl Iterator<Item = usize> {
+        let sorted = self.sorted.get_or_init(|| {
+            let mut all: Vec<usize> = (0..self.checkpoint.tensors.len()).collect();
+            all.sort_by_key(|&at| self.tensor(at).name.as_str());
+            all
+        });
+        let first = sorted.partition_point(|&at| self.tensor(at).name.as_str() < stem);
+        sorted[first..].iter().copied().take_while(move |&at| self.tensor(at).name.starts_with(stem))
     }
 
     /// The place of the first that there is of `names`.
@@ -184,6 +201,7 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, config: &Config, stored: bo
             let found = SCHEMES.iter().find_map(|find| find(&stored, at));
             let found = found.map(|found| {
                 let weight = modelopt::completed(found?, &stored)?.checked(&stored)?;
+                let weight = beside::used(weight, &stored)?;
                 let other = stored.at(&weight.name).filter(|&other| other != at);
                 match other.is_some_and(|other| !is_shell(stored.tensor(other))) {
                     true => Err(QuantFault::Twice { name: weight.name }),
@@ -202,6 +220,9 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, config: &Config, stored: bo
                 }
                 Some(Err(fault)) => faults.push((at, fault)),
             }
+        }
+        for (nth, fault) in unlike(&weights, &stored).into_iter().rev() {
+            faults.push((weights.remove(nth).0, fault));
         }
         if let Some(scheme) = &unread {
             let codes = unread::codes(&stored).into_iter();
@@ -281,6 +302,44 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, config: &Config, stored: bo
     }
     coding.describe(checkpoint);
     checkpoint.coding = coding;
+}
+
+/// Which of `weights` have scales of blocks that nothing asks for, where most of their kind have others: they are another
+/// weight's. Only 8-bit floats have blocks that nothing but the shape of their scales tells.
+fn unlike(weights: &[(usize, Weight)], stored: &Stored<'_>) -> Vec<(usize, QuantFault)> {
+    if !stored.config.blockings().is_empty() {
+        return Vec::new();
+    }
+    // Those of instances and of microscaling formats are asked for.
+    let is_float8 = |weight: &Weight| {
+        let is_free = weight.kind.maker != Maker::Torchao && weight.kind.code != Code::Mxfp8;
+        is_free && float8::code(stored.tensor(weight.parts[0].1).dtype).is_some()
+    };
+    let float8s = || weights.iter().enumerate().filter(|(_, (_, weight))| is_float8(weight));
+    let mut counts: Vec<(Blocking, usize)> = Vec::new();
+    for (_, (_, weight)) in float8s() {
+        let blocking = weight.kind.blocking;
+        match counts.iter_mut().find(|(known, _)| *known == blocking) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((blocking, 1)),
+        }
+    }
+    let total: usize = counts.iter().map(|(_, count)| count).sum();
+    let Some(&(most, _)) = counts.iter().find(|(_, count)| *count > 1 && 2 * count > total) else {
+        return Vec::new();
+    };
+    let differs = |weight: &Weight| {
+        let own = weight.kind.blocking;
+        let is_usual = matches!(own, Blocking::Tensor | Blocking::Channel) || own == float8::USUAL_BLOCK;
+        own != most && !is_usual
+    };
+    let differing = float8s().filter(|(_, (_, weight))| differs(weight) && weight.parts.len() > 1);
+    let fault = |weight: &Weight| {
+        let part = stored.tensor(weight.parts[1].1);
+        let found = part.shape.iter().map(|&d| d as u64).collect();
+        QuantFault::Unlike { part: part.name.clone(), found, others: geometry::in_words(&[most]) }
+    };
+    differing.map(|(nth, (_, weight))| (nth, fault(weight))).collect()
 }
 
 /// Places of the matrices of a quantized checkpoint that must be codes, by their type, and are none that is `known`.

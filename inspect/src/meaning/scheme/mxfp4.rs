@@ -24,7 +24,10 @@ pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     let packed = codes.name.strip_suffix("_packed").filter(|_| codes.dtype == DType::U8);
     let name = packed.unwrap_or(&codes.name);
     let scale = match (packed, codes.dtype) {
-        (Some(_), _) => stored.at(&format!("{name}_scale")),
+        (Some(_), _) => match stored.need(PartRole::Scale, format!("{name}_scale")) {
+            Ok(scale) => Some(scale),
+            Err(fault) => return name.ends_with(".weight").then_some(Err(fault)),
+        },
         (None, DType::I8 | DType::F4E2M1X2) => super::float8::scale(stored, name),
         _ => None,
     }?;

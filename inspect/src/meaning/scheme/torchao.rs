@@ -63,9 +63,20 @@ fn parts_of(name: &str) -> Option<(String, impl Fn(&str) -> String)> {
     Some((whole, move |part: &str| format!("{stem}{part}")))
 }
 
+/// The names of the instance that a scale or zero points in SafeTensors belong to, and of its codes.
+fn codes_of(name: &str) -> Option<(String, String)> {
+    let stem = ["scale", "zero_point"].iter().find_map(|part| name.strip_suffix(part)?.strip_suffix('_'))?;
+    let (module, field) = stem.rsplit_once("._")?;
+    Some((format!("{module}.{field}"), format!("{stem}_qdata")))
+}
+
 pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     let codes = stored.tensor(at);
-    let (name, own) = parts_of(&codes.name)?;
+    let Some((name, own)) = parts_of(&codes.name) else {
+        let (name, wanted) = codes_of(&codes.name)?;
+        let is_lost = stored.at(&wanted).is_none() && Said::of(stored, &name).is_some();
+        return is_lost.then_some(Err(QuantFault::Missing { part: PartRole::Codes, wanted }));
+    };
     let said = Said::of(stored, &name);
     if said.is_none() && super::instance::of(stored, &name).is_some() {
         // Of another library, which is named where no instance is read.

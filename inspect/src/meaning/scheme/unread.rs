@@ -88,16 +88,21 @@ const SIGNS: [(&str, &str, &[&str]); 10] = [
 /// Codes of a scheme that is known by its names for them.
 pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     let (layer, field) = stored.tensor(at).name.rsplit_once('.')?;
+    // Codes may be an instance of their own within the weight's, and numbers in a dict beside them.
+    let outer = layer.strip_suffix(field).and_then(|outer| outer.strip_suffix('.')).unwrap_or(layer);
     let (scheme, ..) = SIGNS.iter().find(|(_, codes, beside)| {
-        let has = |name: &&str| stored.at(&format!("{layer}.{name}")).is_some();
-        field == *codes && is_whole(stored.tensor(at)) && beside.iter().any(has)
+        let has = |name: &&str| {
+            stored.at(&format!("{outer}.{name}")).is_some()
+                || stored.beginning_with(&format!("{outer}.{name}.")).next().is_some()
+        };
+        field == *codes && is_code(stored.tensor(at)) && beside.iter().any(has)
     })?;
     Some(Err(QuantFault::Unread { scheme: (*scheme).to_string() }))
 }
 
-/// Whether its elements are whole numbers, more than one.
-fn is_whole(tensor: &TensorInfo) -> bool {
-    tensor.dtype.is_integer() && tensor.numel() > 1
+/// Whether its elements are whole numbers or 8-bit floats, more than one.
+fn is_code(tensor: &TensorInfo) -> bool {
+    (tensor.dtype.is_integer() || super::float8::code(tensor.dtype).is_some()) && tensor.numel() > 1
 }
 
 /// Places of the codes of each layer in a model that is quantized by a scheme that is not read: what is largest in it, if

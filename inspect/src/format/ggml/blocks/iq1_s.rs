@@ -17,6 +17,7 @@ block! {
 
 impl Block<256> for Iq1S {
     const LOSS: Option<Loss> = Some(Loss { share: 1.4, levels: 17.0 });
+    const SCALES: &[usize] = &[0];
 
     fn decode(&self, out: &mut [f32; 256]) {
         let d = from_half(self.d);

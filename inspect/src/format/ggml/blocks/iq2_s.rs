@@ -20,6 +20,7 @@ block! {
 
 impl Block<256> for Iq2S {
     const LOSS: Option<Loss> = Some(Loss { share: 0.7, levels: 167.0 });
+    const SCALES: &[usize] = &[0];
 
     fn decode(&self, out: &mut [f32; 256]) {
         let d = from_half(self.d);

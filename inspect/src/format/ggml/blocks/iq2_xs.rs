@@ -15,6 +15,7 @@ block! {
 
 impl Block<256> for Iq2Xs {
     const LOSS: Option<Loss> = Some(Loss { share: 1.5, levels: 167.0 });
+    const SCALES: &[usize] = &[0];
 
     fn decode(&self, out: &mut [f32; 256]) {
         let d = from_half(self.d);

@@ -14,6 +14,7 @@ block! {
 
 impl Block<256> for Iq2Xxs {
     const LOSS: Option<Loss> = Some(Loss { share: 1.6, levels: 167.0 });
+    const SCALES: &[usize] = &[0];
 
     fn decode(&self, out: &mut [f32; 256]) {
         let d = from_half(self.d);

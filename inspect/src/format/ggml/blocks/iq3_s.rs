@@ -19,6 +19,7 @@ block! {
 
 impl Block<256> for Iq3S {
     const LOSS: Option<Loss> = Some(Loss { share: 2.4, levels: 465.0 });
+    const SCALES: &[usize] = &[0];
 
     fn decode(&self, out: &mut [f32; 256]) {
         let d = from_half(self.d);

@@ -16,6 +16,7 @@ block! {
 
 impl Block<256> for Iq3Xxs {
     const LOSS: Option<Loss> = Some(Loss { share: 1.35, levels: 481.0 });
+    const SCALES: &[usize] = &[0];
 
     fn decode(&self, out: &mut [f32; 256]) {
         let d = from_half(self.d);

@@ -107,6 +107,13 @@ pub trait Block<const N: usize>: Pod {
     /// instead.
     const LOSS: Option<Loss>;
 
+    /// Where in its bytes its f16 scales are, those that what it has of them multiplies or adds to; empty where they are kept
+    /// otherwise, or encoders leave what was before beside a scale of zero.
+    const SCALES: &[usize] = &[];
+
+    /// Whether encoders write negative scales in the first of these places.
+    const IS_SIGNED: bool = true;
+
     /// Writes its elements to `out`.
     fn decode(&self, out: &mut [f32; N]);
 

@@ -20,6 +20,7 @@ block! {
 impl Block<256> for Q2K {
     // Levels of a sub-block's grid times those of its scale, and half as many again.
     const LOSS: Option<Loss> = Some(Loss { share: 0.7, levels: 6.0 * 16.0 });
+    const SCALES: &[usize] = &[80, 82];
 
     fn decode(&self, out: &mut [f32; 256]) {
         let (d, dmin) = (from_half(self.d), from_half(self.dmin));

@@ -29,6 +29,7 @@ impl Q3K {
 impl Block<256> for Q3K {
     // Levels of a sub-block's grid times those of its scale, and half as many again.
     const LOSS: Option<Loss> = Some(Loss { share: 1.0 / 3.0, levels: 6.0 * 32.0 });
+    const SCALES: &[usize] = &[108];
 
     fn decode(&self, out: &mut [f32; 256]) {
         let d = from_half(self.d);

@@ -14,6 +14,7 @@ block! {
 
 impl Block<32> for Q4_0 {
     const LOSS: Option<Loss> = Some(Loss { share: 1.0 / 8.0, levels: 8.0 });
+    const SCALES: &[usize] = &[0];
 
     fn decode(&self, out: &mut [f32; 32]) {
         let d = from_half(self.d);

@@ -17,6 +17,8 @@ block! {
 
 impl Block<32> for Q4_1 {
     const LOSS: Option<Loss> = Some(Loss { share: 1.0 / 15.0, levels: 16.0 });
+    const SCALES: &[usize] = &[0, 2];
+    const IS_SIGNED: bool = false;
 
     fn decode(&self, out: &mut [f32; 32]) {
         let (d, m) = (from_half(self.d), from_half(self.m));

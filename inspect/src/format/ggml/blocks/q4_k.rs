@@ -31,6 +31,7 @@ pub fn scale_min(scales: &[u8; 12], g: usize) -> (u8, u8) {
 impl Block<256> for Q4K {
     // Levels of a sub-block's grid times those of its scale, and half as many again.
     const LOSS: Option<Loss> = Some(Loss { share: 1.0 / 6.0, levels: 24.0 * 64.0 });
+    const SCALES: &[usize] = &[0, 2];
 
     fn decode(&self, out: &mut [f32; 256]) {
         let (d, dmin) = (from_half(self.d), from_half(self.dmin));

@@ -17,6 +17,7 @@ block! {
 
 impl Block<32> for Q5_0 {
     const LOSS: Option<Loss> = Some(Loss { share: 1.0 / 16.0, levels: 16.0 });
+    const SCALES: &[usize] = &[0];
 
     fn decode(&self, out: &mut [f32; 32]) {
         let (d, q) = (from_half(self.d), five_bits(self.qh, &self.qs));

@@ -20,6 +20,8 @@ block! {
 
 impl Block<32> for Q5_1 {
     const LOSS: Option<Loss> = Some(Loss { share: 1.0 / 31.0, levels: 32.0 });
+    const SCALES: &[usize] = &[0, 2];
+    const IS_SIGNED: bool = false;
 
     fn decode(&self, out: &mut [f32; 32]) {
         let (d, m, q) = (from_half(self.d), from_half(self.m), five_bits(self.qh, &self.qs));

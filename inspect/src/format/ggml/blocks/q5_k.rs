@@ -23,6 +23,7 @@ block! {
 impl Block<256> for Q5K {
     // Levels of a sub-block's grid times those of its scale, and half as many again.
     const LOSS: Option<Loss> = Some(Loss { share: 1.0 / 10.0, levels: 48.0 * 64.0 });
+    const SCALES: &[usize] = &[0, 2];
 
     fn decode(&self, out: &mut [f32; 256]) {
         let (d, dmin) = (from_half(self.d), from_half(self.dmin));

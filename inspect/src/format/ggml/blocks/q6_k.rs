@@ -20,6 +20,7 @@ block! {
 impl Block<256> for Q6K {
     // Levels of a sub-block's grid times those of its scale, and half as many again.
     const LOSS: Option<Loss> = Some(Loss { share: 1.0 / 20.0, levels: 48.0 * 128.0 });
+    const SCALES: &[usize] = &[208];
 
     fn decode(&self, out: &mut [f32; 256]) {
         let d = from_half(self.d);

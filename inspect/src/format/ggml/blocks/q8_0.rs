@@ -14,6 +14,8 @@ block! {
 
 impl Block<32> for Q8_0 {
     const LOSS: Option<Loss> = Some(Loss { share: 0.5 / 127.0, levels: 127.0 });
+    const SCALES: &[usize] = &[0];
+    const IS_SIGNED: bool = false;
 
     fn decode(&self, out: &mut [f32; 32]) {
         let d = from_half(self.d);

@@ -90,7 +90,23 @@ impl Coded<'_> {
                 }
             }
             Packed::Awq { stride } => {
-                for c in 0..cols {
+                let word = |c: usize, nth: usize| {
+                    let word = &bytes[(col + c) * stride + (row / 8 + nth) * 4..];
+                    word.first_chunk().map_or(0, |word| u32::from_le_bytes(*word))
+                };
+                // Rows of a weight are a multiple of eight.
+                let squares = if rows.is_multiple_of(8) { cols / 8 * 8 } else { 0 };
+                for c in (0..squares).step_by(8) {
+                    for nth in 0..rows / 8 {
+                        let mut square = std::array::from_fn(|i| spread(word(c + i, nth)));
+                        transpose(&mut square);
+                        for (r, shift) in AWQ_SHIFTS.iter().enumerate() {
+                            let own = square[*shift as usize / 4].to_le_bytes();
+                            codes[(8 * nth + r) * cols + c..][..8].copy_from_slice(&own);
+                        }
+                    }
+                }
+                for c in squares..cols {
                     let words = bytes[(col + c) * stride + row / 8 * 4..].as_chunks::<4>().0;
                     for r in 0..rows {
                         let word = u32::from_le_bytes(words[r / 8]);
@@ -135,6 +151,17 @@ fn nibbles_down(words: &[u8], width: usize, rows: usize, cols: usize, codes: &mu
     }
 }
 
+/// Makes columns of the rows of a square of bytes.
+fn transpose(square: &mut [u64; 8]) {
+    for (step, mask) in [(4, 0x0000_0000_ffff_ffff), (2, 0x0000_ffff_0000_ffff), (1, 0x00ff_00ff_00ff_00ff)] {
+        for i in (0..8).filter(|i| i & step == 0) {
+            let swapped = (square[i] >> (8 * step) ^ square[i + step]) & mask;
+            square[i + step] ^= swapped;
+            square[i] ^= swapped << (8 * step);
+        }
+    }
+}
+
 /// The eight codes of `word` in the bytes of the result, the lowest first.
 fn spread(word: u32) -> u64 {
     let wide = u64::from(word);
@@ -169,5 +196,20 @@ fn stream(bytes: &[u8], bits: u8, col: usize, out: &mut [u8]) {
         let low = bytes.get(bit / 8).copied().unwrap_or(0);
         let high = bytes.get(bit / 8 + 1).copied().unwrap_or(0);
         *slot = (u16::from_le_bytes([low, high]) >> (bit % 8)) as u8 & mask;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_square_of_bytes_is_turned() {
+        let mut square: [u64; 8] =
+            std::array::from_fn(|row| u64::from_le_bytes(std::array::from_fn(|col| (16 * row + col) as u8)));
+        transpose(&mut square);
+        for (row, bytes) in square.iter().enumerate() {
+            assert_eq!(bytes.to_le_bytes(), std::array::from_fn(|col| (16 * col + row) as u8));
+        }
     }
 }
