@@ -313,10 +313,8 @@ impl Args {
                 ),
             ));
         }
-        s.data.tokenizer = match &self.tokenizer {
-            Some(path) => Some(tokenizer(path)?),
-            None => s.data.tokenizer.or(beside),
-        };
+        let given = self.tokenizer.clone().or(s.data.tokenizer).or(beside);
+        s.data.tokenizer = given.map(|path| tokenizer(&path)).transpose()?;
         set(&mut s.steps, self.steps);
         set(&mut s.schedule.warmup, self.warmup);
         if self.cosine {

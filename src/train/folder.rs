@@ -120,7 +120,18 @@ impl Place {
             let beside = BESIDE.iter().map(|name| (name.to_string(), folder.join(name)));
             files.extend(beside.filter_map(|(name, file)| Some((name, std::fs::read(file).ok()?))));
         }
-        let mut other = false;
+        // The folder's own, of whatever kind, is what other commands find.
+        let rival = FILE_NAMES.iter().map(|name| self.path.join(name)).find(|path| {
+            path.is_file() && !path.ends_with(self.tokenizer) && path.parent() != from.parent()
+        });
+        let mut other = rival.is_some();
+        if let Some(rival) = rival.filter(|_| !force) {
+            return Err(Failure::unwritable(format!(
+                "{}: is another tokenizer than {}; choose another folder with -o, or use --force to replace it",
+                rival.display(),
+                from.display()
+            )));
+        }
         for (name, bytes) in &files {
             match std::fs::read(self.path.join(name)) {
                 Ok(there) if there == *bytes => {}

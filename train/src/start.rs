@@ -95,6 +95,7 @@ pub fn trainable(mut config: ModelConfig) -> Result<ModelConfig, String> {
     // Within a window nothing is out of sight.
     config.max_seq_len = config.sliding_window.unwrap_or(usize::MAX).min(config.max_seq_len);
     config.sliding_window = None;
+    config.rotated_layers = None;
     config.architecture = &STUDENT;
     // Its BitLinears add to their scales.
     config.quantization_floor = Floor::Added(config.quantization_floor.number());
@@ -106,7 +107,7 @@ const FUSED: [Part; 2] = [Part::Qkv, Part::GateUp];
 
 fn plain_positions(config: &ModelConfig) -> Result<(), String> {
     let all =
-        config.rotated_layers.is_none() && config.rotary_dim.is_none() && config.local_rope_base.is_none();
+        (0..config.num_layers).all(|layer| config.rotates(layer)) && config.rotary_dim.is_none() && config.local_rope_base.is_none();
     match all && config.rope_scaling == RopeScaling::None && config.rope_pairing == RopePairing::Halves {
         true => Ok(()),
         false => Err("its rotary positions are scaled, pair neighbouring elements or are not those of all layers; only the plain form can be trained".into()),

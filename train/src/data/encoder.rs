@@ -45,7 +45,10 @@ impl Encoder {
         };
         let Some(path) = settings.tokenizer.as_deref() else { return Ok(encoder) };
         let tokenizer = Tokenizer::open(path).map_err(|e| Error::data(path, e.to_string()))?;
-        let named = || ENDS.iter().find_map(|end| tokenizer.special(end));
+        let named = || {
+            let ids = called(&tokenizer, &ENDS);
+            ids.into_iter().find_map(|id| id)
+        };
         encoder.end = tokenizer.role(TokenRole::Eos).or_else(named);
         let chat = Writer::new(&tokenizer, settings.template)?;
         let mut hash = Sha256::new();
@@ -97,11 +100,8 @@ impl Encoder {
 
     /// The tokens before prefix, middle and suffix, if the tokenizer has them.
     pub fn fill_in(&self) -> Option<[u32; 3]> {
-        let tokenizer = self.tokenizer.as_ref()?;
-        FIM_TEXTS.iter().find_map(|[prefix, suffix, middle]| {
-            let id = |name: &str| tokenizer.special(name);
-            Some([id(prefix)?, id(middle)?, id(suffix)?])
-        })
+        let ids = called(self.tokenizer.as_ref()?, FIM_TEXTS.as_flattened());
+        ids.chunks_exact(3).find_map(|ids| Some([ids[0]?, ids[2]?, ids[1]?]))
     }
 
     pub fn text(&self, text: &str, learn: bool, out: &mut Vec<Token>) -> Result<(), String> {
@@ -203,6 +203,18 @@ impl Encoder {
         self.whole(text, &mut out)?;
         Ok(out)
     }
+}
+
+/// The tokens with the texts `names`, each if there is one.
+fn called(tokenizer: &Tokenizer, names: &[&str]) -> Vec<Option<u32>> {
+    let mut ids = vec![None; names.len()];
+    for id in (0..tokenizer.vocab_size() as u32).rev() {
+        let text = tokenizer.token(id);
+        if let Some(at) = names.iter().position(|name| text.as_deref() == Some(name)) {
+            ids[at] = Some(id);
+        }
+    }
+    ids
 }
 
 /// Adds to `hash` what tells the tokenizer at `path` from others: its bytes, or of a GGUF file, which may hold a whole
