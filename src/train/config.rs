@@ -169,7 +169,10 @@ fn tokenizer(path: &Path) -> Result<PathBuf, Failure> {
         return Ok(path.to_path_buf());
     }
     FILE_NAMES.map(|name| path.join(name)).into_iter().find(|path| path.is_file()).ok_or_else(|| {
-        Failure::new(exit::UNREADABLE, format!("{}: contains neither {}", path.display(), FILE_NAMES.join(" nor ")))
+        Failure::new(
+            exit::UNREADABLE,
+            format!("{}: contains neither {}", path.display(), FILE_NAMES.join(" nor ")),
+        )
     })
 }
 
@@ -302,8 +305,10 @@ impl Args {
         }
         set(&mut s.data.fill_in_rate, self.fim_rate);
         let folders = self.resume.as_deref().map(around).into_iter().flatten();
-        let beside = folders.flat_map(|folder| FILE_NAMES.map(|name| folder.join(name))).find(|path| path.is_file());
-        if let (None, Some(path)) = (&self.tokenizer, s.data.tokenizer.as_ref().filter(|path| !path.exists())) {
+        let beside =
+            folders.flat_map(|folder| FILE_NAMES.map(|name| folder.join(name))).find(|path| path.is_file());
+        if let (None, Some(path)) = (&self.tokenizer, s.data.tokenizer.as_ref().filter(|path| !path.exists()))
+        {
             return Err(Failure::new(
                 exit::UNREADABLE,
                 format!(

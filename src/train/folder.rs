@@ -43,8 +43,13 @@ fn is_checkpoint(path: &Path) -> Result<(), Failure> {
         let all = std::fs::read_dir(if folder == Path::new("") { Path::new(".") } else { folder });
         let all = all.into_iter().flatten().filter_map(|entry| step(folder.join(entry.ok()?.file_name())));
         let last = all.filter(|(_, path)| path.extension().is_some_and(|e| e == "pt")).max();
-        let last = last.map_or(String::new(), |(_, last)| format!("; the last checkpoint there is {}", last.display()));
-        let what = if is_run { "is a run folder, and --resume takes one of its checkpoints" } else { "no such file" };
+        let last = last
+            .map_or(String::new(), |(_, last)| format!("; the last checkpoint there is {}", last.display()));
+        let what = if is_run {
+            "is a run folder, and --resume takes one of its checkpoints"
+        } else {
+            "no such file"
+        };
         return Err(Failure::new(exit::UNREADABLE, format!("{}: {what}{last}", path.display())));
     }
     Ok(())
@@ -98,8 +103,13 @@ impl Place {
                 path.display()
             )));
         }
-        let mut place =
-            Place { path, copies: Vec::new(), stale: Vec::new(), tokenizer: TOKENIZER, taken_over: run && !same };
+        let mut place = Place {
+            path,
+            copies: Vec::new(),
+            stale: Vec::new(),
+            tokenizer: TOKENIZER,
+            taken_over: run && !same,
+        };
         if let Some(tokenizer) = &settings.data.tokenizer {
             place.copy_tokenizer(tokenizer, args.force)?;
         }
@@ -121,9 +131,10 @@ impl Place {
             files.extend(beside.filter_map(|(name, file)| Some((name, std::fs::read(file).ok()?))));
         }
         // The folder's own, of whatever kind, is what other commands find.
-        let rival = FILE_NAMES.iter().map(|name| self.path.join(name)).find(|path| {
-            path.is_file() && !path.ends_with(self.tokenizer) && path.parent() != from.parent()
-        });
+        let rival = FILE_NAMES
+            .iter()
+            .map(|name| self.path.join(name))
+            .find(|path| path.is_file() && !path.ends_with(self.tokenizer) && path.parent() != from.parent());
         let mut other = rival.is_some();
         if let Some(rival) = rival.filter(|_| !force) {
             return Err(Failure::unwritable(format!(

@@ -11,7 +11,8 @@ const HEALTHY: &str = "tests/fixtures/healthy-run/step-02000.pt";
 const DATA: &str = "tests/fixtures/trajectories/truth.safetensors";
 const PROGRAMS: &str = "tests/fixtures/python/programs.jsonl";
 const TOKENIZER: &str = "tests/fixtures/tokenizer.json";
-const SMALL: &str = "hidden_dim = 32\nnum_layers = 2\nnum_heads = 4\nnum_kv_heads = 2\nhead_dim = 8\nmlp_hidden_dim = 48\n";
+const SMALL: &str =
+    "hidden_dim = 32\nnum_layers = 2\nnum_heads = 4\nnum_kv_heads = 2\nhead_dim = 8\nmlp_hidden_dim = 48\n";
 
 fn train(folder: &Path, arguments: &[&str]) -> Ran {
     program().run(&[&["train"], arguments, &["-o", text(folder)]].concat())
@@ -79,7 +80,8 @@ fn copies_whose_rows_are_ordered_or_joined_otherwise_are_resumed() {
 fn a_runs_own_tokenizer_is_not_another_one_of_that_name() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
-    let start = ["--resume", HEALTHY, "--reset-optimizer", "--steps", "2001", "--length", "16", "--data", PROGRAMS];
+    let start =
+        ["--resume", HEALTHY, "--reset-optimizer", "--steps", "2001", "--length", "16", "--data", PROGRAMS];
     train(&run, &[&start[..], &["--tokenizer", TOKENIZER]].concat()).exits(0);
     std::fs::remove_file(run.join("tokenizer.json")).unwrap();
     let elsewhere = folder.path().join("elsewhere");
@@ -87,7 +89,11 @@ fn a_runs_own_tokenizer_is_not_another_one_of_that_name() {
     std::fs::copy(TOKENIZER, elsewhere.join("tokenizer.json")).unwrap();
     let from = run.join("step-002001.pt");
     let resume = ["train", "--resume", text(&from), "--steps", "2002"];
-    program().in_folder(&elsewhere).run(&resume).exits(3).complains(&[text(&run.join("tokenizer.json")), "--tokenizer"]);
+    program()
+        .in_folder(&elsewhere)
+        .run(&resume)
+        .exits(3)
+        .complains(&[text(&run.join("tokenizer.json")), "--tokenizer"]);
     let named = [&resume[..], &["--tokenizer", "tokenizer.json"]].concat();
     program().in_folder(&elsewhere).run(&named).exits(0);
     assert!(run.join("tokenizer.json").is_file(), "it is in the run folder again");
@@ -100,10 +106,12 @@ fn tokenizers_are_taken_as_infer_takes_them() {
     std::fs::create_dir(file("hf")).unwrap();
     std::fs::copy(TOKENIZER, file("hf/tokenizer.json")).unwrap();
     std::fs::write(file("hf/tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).unwrap();
-    let start = ["--resume", HEALTHY, "--reset-optimizer", "--steps", "2001", "--length", "16", "--no-token-cache"];
+    let start =
+        ["--resume", HEALTHY, "--reset-optimizer", "--steps", "2001", "--length", "16", "--no-token-cache"];
     let with = |tokenizer: &Path, name: &str, more: &[&str]| {
         let run = file(name);
-        train(&run, &[&start[..], &["--data", PROGRAMS, "--tokenizer", text(tokenizer)], more].concat()).exits(0);
+        train(&run, &[&start[..], &["--data", PROGRAMS, "--tokenizer", text(tokenizer)], more].concat())
+            .exits(0);
         losses(&run)
     };
     let wanted = with(Path::new(TOKENIZER), "of-file", &[]);
@@ -111,7 +119,9 @@ fn tokenizers_are_taken_as_infer_takes_them() {
     let run = file("of-folder");
     assert!(run.join("tokenizer_config.json").is_file());
     let gguf = file("model.gguf");
-    program().run(&["convert", text(&run.join("step-002001.pt")), "--to", "gguf", "-o", text(&gguf)]).exits(0);
+    program()
+        .run(&["convert", text(&run.join("step-002001.pt")), "--to", "gguf", "-o", text(&gguf)])
+        .exits(0);
     assert_eq!(with(&gguf, "of-gguf", &[]), wanted);
     // The run goes on, and its checkpoints are run, by what is in its folder.
     let from = file("of-gguf/step-002001.pt");
@@ -156,8 +166,12 @@ fn settings_files_take_patterns_and_refuse_what_is_no_number() {
     ] {
         with(&format!("{text}{data}"), "none").exits(2).complains(&["c.toml", &format!("`{key}`"), "finite"]);
     }
-    with(&format!("[schedule]\nmin_factor = -3.0\n{data}"), "none").exits(2).complains(&["schedule.min_factor"]);
-    for (key, setting) in [("rope_base", "rope_base = -1.0"), ("norm_eps", "norm_eps = nan"), ("norm_eps", "norm_eps = -1.0")] {
+    with(&format!("[schedule]\nmin_factor = -3.0\n{data}"), "none")
+        .exits(2)
+        .complains(&["schedule.min_factor"]);
+    for (key, setting) in
+        [("rope_base", "rope_base = -1.0"), ("norm_eps", "norm_eps = nan"), ("norm_eps", "norm_eps = -1.0")]
+    {
         std::fs::write(file("model.toml"), format!("{SMALL}{setting}\n")).unwrap();
         with(data, "none").exits(2).complains(&[key]);
     }
@@ -171,7 +185,8 @@ fn settings_files_take_patterns_and_refuse_what_is_no_number() {
 fn a_checkpoint_that_is_not_there_is_said_not_to_be_and_the_last_one_named() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
-    let start = ["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--batch", "2", "--save-every", "1"];
+    let start =
+        ["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--batch", "2", "--save-every", "1"];
     train(&run, &[&start[..], &["--steps", "2002"]].concat()).exits(0);
     let last = run.join("step-002002.pt");
     let resume = |from: &Path| program().run(&["train", "--resume", text(from), "--steps", "2004"]);

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 
-use ckpt_convert::Rotary;
 use ckpt_inspect::meaning::architecture::{self as place, Part, Tensor};
 use ckpt_inspect::meaning::names::{Names, Style, canonical};
 use ckpt_inspect::{Checkpoint, Group, ModelConfig, TensorInfo};
@@ -115,7 +114,8 @@ impl Parameters {
         for parameter in &mut list {
             let role = roles.get(&parameter.name);
             let wrong_shape = |tensor: &TensorInfo, rows: usize| {
-                let needed: Vec<usize> = [rows].into_iter().chain(parameter.shape[1..].iter().copied()).collect();
+                let needed: Vec<usize> =
+                    [rows].into_iter().chain(parameter.shape[1..].iter().copied()).collect();
                 (tensor.shape != needed).then(|| {
                     Error::settings(format!(
                         "{}: tensor `{}` has shape {:?}, but the configuration needs {needed:?}",
@@ -149,9 +149,12 @@ impl Parameters {
                 values = values[first * cols..(first + rows) * cols].to_vec();
             }
             if interleaved && matches!(role, Some(place::Role::Layer(_, Part::Q | Part::K))) {
-                let order = Rotary { head_dim: config.head_dim, interleave: false };
-                let row = |row: usize| &values[order.source_row(row) * cols..][..cols];
-                values = (0..rows).flat_map(row).copied().collect();
+                let half = config.head_dim / 2;
+                let stored = |row: usize| {
+                    let (head, within) = (row / config.head_dim, row % config.head_dim);
+                    head * config.head_dim + 2 * (within % half) + within / half
+                };
+                values = (0..rows).flat_map(|row| &values[stored(row) * cols..][..cols]).copied().collect();
             }
             parameter.values = values;
         }

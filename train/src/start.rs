@@ -106,8 +106,9 @@ pub fn trainable(mut config: ModelConfig) -> Result<ModelConfig, String> {
 const FUSED: [Part; 2] = [Part::Qkv, Part::GateUp];
 
 fn plain_positions(config: &ModelConfig) -> Result<(), String> {
-    let all =
-        (0..config.num_layers).all(|layer| config.rotates(layer)) && config.rotary_dim.is_none() && config.local_rope_base.is_none();
+    let all = (0..config.num_layers).all(|layer| config.rotates(layer))
+        && config.rotary_dim.is_none()
+        && config.local_rope_base.is_none();
     match all && config.rope_scaling == RopeScaling::None && config.rope_pairing == RopePairing::Halves {
         true => Ok(()),
         false => Err("its rotary positions are scaled, pair neighbouring elements or are not those of all layers; only the plain form can be trained".into()),

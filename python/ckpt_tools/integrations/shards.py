@@ -18,13 +18,13 @@ def is_sharded(model: Any) -> bool:
     for parameter in parameters:
         if hasattr(parameter, "ds_id"):
             raise UnsupportedError(
-                "DeepSpeed's ZeRO-3 leaves no parameters that could be measured while it trains; inspect its checkpoints, or "
-                "train with FSDP2"
+                "DeepSpeed's ZeRO-3 leaves no parameters that could be measured while it trains; inspect its checkpoints, "
+                "or train with FSDP2"
             )
         if getattr(parameter, "_fsdp_flattened", False) or type(parameter).__name__ == "FlatParameter":
             raise UnsupportedError(
-                "FSDP1 makes vectors of the parameters, which cannot be measured while it trains; inspect its checkpoints, or "
-                "use FSDP2 (`fully_shard`)"
+                "FSDP1 makes vectors of the parameters, which cannot be measured while it trains; inspect its checkpoints, "
+                "or use FSDP2 (`fully_shard`)"
             )
     distributed = _distributed()
     if distributed is None or distributed.get_world_size() == 1:
@@ -38,7 +38,8 @@ def own_part(state: Any) -> Any:
         state = state.state_dict()
     if not isinstance(state, Mapping):
         return state
-    return {name: value for name, value in state.items() if not (hasattr(value, "to_local") and not value.to_local().numel())}
+    is_empty = lambda value: hasattr(value, "to_local") and value.to_local().numel() == 0  # noqa: E731
+    return {name: value for name, value in state.items() if not is_empty(value)}
 
 
 def is_first() -> bool:
@@ -71,7 +72,7 @@ def _parameters(model: Any) -> Iterator[Any]:
     parameters = getattr(model, "parameters", None)
     if callable(parameters):
         yield from parameters()
-    elif callable(model) and not hasattr(model, "state_dict"):
+    elif callable(model) and not hasattr(model, "state_dict") and _distributed() is not None:
         state = model()
         yield from state.values() if hasattr(state, "values") else ()
 

@@ -115,7 +115,8 @@ impl Encoder {
     /// are there. They are given to every prompt, so they need not be learnt.
     pub fn begin(&self, at: usize, out: &mut Vec<Token>) {
         let begin = self.begin_tokens();
-        let written = out[at..].len() >= begin.len() && out[at..].iter().map(|t| &t.id).zip(begin).all(|(a, b)| a == b);
+        let written =
+            out[at..].len() >= begin.len() && out[at..].iter().map(|t| &t.id).zip(begin).all(|(a, b)| a == b);
         if written {
             out[at..at + begin.len()].iter_mut().for_each(|token| token.learn = false);
         } else {

@@ -35,7 +35,8 @@ impl FillIn {
                 Some(last) if Some(last.id) == self.end => part.split_at(part.len() - 1),
                 _ => (part, &[][..]),
             };
-            let begins = text.len() >= self.begin.len() && text.iter().zip(&self.begin).all(|(t, id)| t.id == *id);
+            let begins =
+                text.len() >= self.begin.len() && text.iter().zip(&self.begin).all(|(t, id)| t.id == *id);
             let (begin, text) = text.split_at(if begins { self.begin.len() } else { 0 });
             out.extend_from_slice(begin);
             match random.uniform() < self.rate && text.len() >= SHORTEST {

@@ -38,12 +38,15 @@ impl Parquet {
         let is_read = |chunk: &&ColumnChunkMetaData| {
             chunk.column_path().parts().first().is_some_and(|name| wanted.contains(&name.as_str()))
         };
-        if let Some(unread) = chunks.filter(is_read).map(|chunk| chunk.compression()).find(|c| !is_known(*c)) {
+        if let Some(unread) = chunks.filter(is_read).map(|chunk| chunk.compression()).find(|c| !is_known(*c))
+        {
             let name = unread.to_string();
             let name = name.split('(').next().unwrap_or_default();
             return Err(Error::data(
                 path,
-                format!("is compressed with {name}, which is not read here; write it with Snappy, Zstandard, gzip or LZ4"),
+                format!(
+                    "is compressed with {name}, which is not read here; write it with Snappy, Zstandard, gzip or LZ4"
+                ),
             ));
         }
         let (mut skipped, mut before) = (0, 0u64);

@@ -11,7 +11,7 @@ use super::documents;
 use super::encoder::Encoder;
 use super::fill_in::FillIn;
 use super::source::{Shared, Source};
-use super::{LARGEST_BATCH, Restored, Settings, Window, batch_of};
+use super::{LARGEST_BATCH, Restored, Settings, Token, Window, batch_of};
 use crate::batch::Batch;
 use crate::{Error, Random, Result};
 

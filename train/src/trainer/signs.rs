@@ -50,7 +50,13 @@ pub(super) struct Signs {
 impl Signs {
     /// For a vocabulary of `vocab` tokens.
     pub fn new(vocab: usize) -> Self {
-        Signs { guess: (vocab as f64).ln(), recent: VecDeque::new(), lowest: f64::INFINITY, first: None, quiet: QUIET }
+        Signs {
+            guess: (vocab as f64).ln(),
+            recent: VecDeque::new(),
+            lowest: f64::INFINITY,
+            first: None,
+            quiet: QUIET,
+        }
     }
 
     /// Takes note of a loss that the model had.

@@ -50,9 +50,11 @@ fn ids(text: &str) -> Vec<u32> {
 #[test]
 fn a_tokenizer_that_truncates_and_pads_leaves_training_text_whole() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = in_order(folder.path(), "a.jsonl", b"{\"text\": \"abcdefghijkl\"}\n{\"text\": \"mn\"}\n", 15);
+    let settings =
+        in_order(folder.path(), "a.jsonl", b"{\"text\": \"abcdefghijkl\"}\n{\"text\": \"mn\"}\n", 15);
     change(folder.path(), |file| {
-        file["truncation"] = json!({ "direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0 });
+        file["truncation"] =
+            json!({ "direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0 });
         file["padding"] = json!({ "strategy": { "Fixed": 9 }, "direction": "Right", "pad_to_multiple_of": null,
             "pad_id": 256, "pad_type_id": 0, "pad_token": "</s>" });
     });
