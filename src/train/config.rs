@@ -57,6 +57,10 @@ pub(super) fn read(path: &Path) -> Result<(Settings, toml::Table), Failure> {
     let text = load::text(path, MAX_CONFIG)?;
     let wrong =
         |e: toml::de::Error| Failure::usage(format!("{}: {}", path.display(), e.to_string().trim_end()));
+    // First of all: numbers that JSON does not have would be lost on the way.
+    if let Some(key) = toml::from_str(&text).ok().and_then(|table| endless(&table, "")) {
+        return Err(Failure::usage(format!("{}: `{key}` must be a finite number", path.display())));
+    }
     let settings = toml::from_str(&text).or_else(|error| {
         let mut whole: toml::Table = toml::from_str(&text)?;
         for (table, key) in FORMER {
@@ -69,9 +73,6 @@ pub(super) fn read(path: &Path) -> Result<(Settings, toml::Table), Failure> {
     });
     let mut settings: Settings = settings.map_err(wrong)?;
     let Part { optimizer } = toml::from_str(&text).map_err(wrong)?;
-    if let Some(key) = endless(&toml::from_str(&text).map_err(wrong)?, "") {
-        return Err(Failure::usage(format!("{}: `{key}` must be a finite number", path.display())));
-    }
     let folder = path.parent().unwrap_or(Path::new(""));
     let own_tokenizer = settings.data.tokenizer.as_deref().map(|tokenizer| folder.join(tokenizer));
     each_path(&mut settings, |path| {

@@ -402,7 +402,8 @@ fn the_best_checkpoint_of_a_folder_is_replaced_only_by_a_better_one() {
         checkpoint.meta(&format!("training_state.{name}")).and_then(ckpt_inspect::metadata::as_f64).unwrap()
     };
     let (best, step) = (number("best.pt", "best_loss"), number("best.pt", "step"));
-    assert_eq!(step, 2012.0, "what is learnt makes it better");
+    assert!(step > 2006.0, "what is learnt makes it better: {step}");
+    let usual = all.clone().with(|s| s.steps = 2006);
     // On from the second step, too slowly to get there.
     all.steps = 2006;
     all.optimizer = sgd::Settings::default().with(|s| s.lr = Some(1e-4)).into();
@@ -424,10 +425,10 @@ fn the_best_checkpoint_of_a_folder_is_replaced_only_by_a_better_one() {
         told
     };
     let told = again(false, &all);
-    assert!(told[0].contains("best.pt of step 2012") && told.len() == 1, "{told:?}");
+    assert!(told[0].contains(&format!("best.pt of step {step}")) && told.len() == 1, "{told:?}");
     assert_eq!((number("best.pt", "best_loss"), number("best.pt", "step")), (best, step));
     // Of another run, it is no measure.
-    let told = again(true, &all);
+    let told = again(true, &usual);
     assert!(told.contains(&"best".to_string()), "{told:?}");
     assert!(number("best.pt", "step") < 2007.0);
 }
