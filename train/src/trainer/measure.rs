@@ -85,10 +85,11 @@ impl Trainer {
     ) -> Result<bool> {
         let (step, last) = (self.step, self.step == self.settings.steps);
         let due = |every: u64| every > 0 && (step.is_multiple_of(every) || last);
+        let mut sign = sign;
         if due(self.settings.validate_every)
             && let Some(loss) = self.validation_loss(&AtomicBool::new(false))?
         {
-            signs.note(loss);
+            sign = sign.or(signs.of_validation(loss));
             self.judge_validation(folder, loss, watch)?;
         }
         let mut wrong = sign.map(|sign| format!("step {step}: the run explodes: {sign}"));

@@ -29,7 +29,7 @@ pub(super) enum Sign {
     /// The loss is that of a guess among all tokens, and was lower before.
     Guess { loss: f64, guess: f64, lowest: f64 },
     /// The loss rose to twice that of a guess, and never was lower than one.
-    Diverged { loss: f64, guess: f64, first: f64 },
+    Diverged { of: &'static str, loss: f64, guess: f64, first: f64 },
     /// No gradient reaches any weight.
     NoGradient,
     /// A matrix holds numbers out of all proportion, or none.
@@ -65,6 +65,18 @@ impl Signs {
         self.first.get_or_insert(loss);
     }
 
+    /// The sign that a validation's loss is, if it is one.
+    pub fn of_validation(&mut self, loss: f64) -> Option<Sign> {
+        self.note(loss);
+        self.diverged("validation loss", loss)
+    }
+
+    fn diverged(&self, of: &'static str, loss: f64) -> Option<Sign> {
+        let first = self.first?;
+        let rose = loss >= DIVERGED * self.guess && loss >= ROSE * first;
+        rose.then_some(Sign::Diverged { of, loss, guess: self.guess, first })
+    }
+
     /// The sign that the loss and gradient norm of a step are, if it is one and none was told lately.
     pub fn of_step(&mut self, loss: f64, norm: f64) -> Option<Sign> {
         self.recent.push_back(loss);
@@ -73,13 +85,13 @@ impl Signs {
         }
         let mean = self.recent.iter().sum::<f64>() / self.recent.len() as f64;
         let whole = self.recent.len() == STEPS;
-        let first = *self.first.get_or_insert(loss);
+        self.first.get_or_insert(loss);
         let sign = if norm == 0.0 {
             Some(Sign::NoGradient)
         } else if whole && mean >= GUESS * self.guess && self.lowest < LEARNT * self.guess {
             Some(Sign::Guess { loss: mean, guess: self.guess, lowest: self.lowest })
-        } else if whole && mean >= DIVERGED * self.guess && mean >= ROSE * first {
-            Some(Sign::Diverged { loss: mean, guess: self.guess, first })
+        } else if whole {
+            self.diverged("loss of the last 20 steps", mean)
         } else {
             None
         };
@@ -125,9 +137,9 @@ impl fmt::Display for Sign {
                 f,
                 "the loss of the last {STEPS} steps, {loss:.2}, is no better than a guess (ln of the vocabulary, {guess:.2}), and was {lowest:.2}"
             ),
-            Sign::Diverged { loss, guess, first } => write!(
+            Sign::Diverged { of, loss, guess, first } => write!(
                 f,
-                "the loss of the last {STEPS} steps, {loss:.2}, is more than twice that of a guess (ln of the vocabulary, {guess:.2}), and was {first:.2} at first"
+                "the {of}, {loss:.2}, is more than twice that of a guess (ln of the vocabulary, {guess:.2}), and was {first:.2} at first"
             ),
             Sign::NoGradient => write!(f, "the gradient is exactly 0, so no weight learns any more"),
             Sign::Size { name, std, others } => {
@@ -179,6 +191,11 @@ mod tests {
         assert!(steps(&mut signs, [1.9 * guess; 50]).is_empty());
         let told = steps(&mut signs, [2.2 * guess; 50]);
         assert!(matches!(&told[..], [Sign::Diverged { first, .. }] if *first == guess), "{told:?}");
+        // A validation tells it by itself.
+        let mut signs = Signs::new(1000);
+        signs.note(guess);
+        assert_eq!(signs.of_validation(1.9 * guess), None);
+        assert!(matches!(signs.of_validation(2.1 * guess), Some(Sign::Diverged { .. })));
         // A model that was as bad at first, and does not get worse, has not diverged here.
         let mut signs = Signs::new(1000);
         signs.note(2.5 * guess);
