@@ -40,7 +40,7 @@ fn families_that_compute_the_same_are_trained_and_others_refused_with_the_reason
         given.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         std::fs::write(&config, given.to_string()).unwrap();
         let run = folder.path().join(class);
-        train(&run, &["--init", text(&config), "--data", DATA, "--batch", "2", "--steps", "1"])
+        train(&run, &["--init", text(&config), "--data", DATA, "--batch", "2", "--steps", "1", "--force"])
     };
     of("LlamaForCausalLM", "llama", json!({})).exits(0);
     of("MistralForCausalLM", "mistral", json!({})).exits(0);
