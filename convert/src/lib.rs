@@ -64,5 +64,6 @@ pub use save::{Object, save};
 pub use source::row_order;
 pub use target::{Form, Target};
 pub use ternary::Grid;
+pub use tokenizer::tokenizer_files;
 pub use verify::{Report, verify, verify_written};
 pub use write::{Written, write};

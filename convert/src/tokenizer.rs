@@ -11,6 +11,13 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::note::Note;
 
+/// The files of Hugging Face's tokenizers that say what `vocabulary` does, by their names: none for a kind that is not written,
+/// and then a note that says so.
+pub fn tokenizer_files(vocabulary: &Vocabulary) -> (Vec<(String, Vec<u8>)>, Vec<Note>) {
+    let mut notes = Vec::new();
+    (files(vocabulary, &mut notes), notes)
+}
+
 /// The file names, with their contents; nothing for kinds of vocabularies that are not written, which is noted.
 pub(crate) fn files(vocabulary: &Vocabulary, notes: &mut Vec<Note>) -> Vec<(String, Vec<u8>)> {
     let texts = Texts::of(vocabulary);

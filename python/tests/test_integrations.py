@@ -156,6 +156,11 @@ def test_what_ends_a_loop_is_what_is_raised():
 
 
 def test_wrong_settings_are_refused():
+    for every in (1.5, True, 0):
+        with pytest.raises(ValueError, match="every"):
+            HealthMonitor(Network(), every=every)
+    with pytest.raises(ValueError, match="log is 'auto'"):
+        HealthMonitor(Network(), log="tensorboard")
     for settings in [{"every": 0}, {"stop_on": "healthy"}, {"stop_on": "ill"}]:
         with pytest.raises(ValueError):
             HealthMonitor(Network(), **settings)
@@ -224,6 +229,34 @@ def test_lightnings_trainer_is_stopped(tmp_path):
     assert trainer.global_step < 2000
     was_stopped_in_time(callback.monitor, module)
     assert "health/median_std" in events(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_ends_lightnings_training_ends_the_monitor(tmp_path):
+    lightning = pytest.importorskip("lightning")
+    from ckpt_tools.integrations import LightningCallback
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network = Network()
+
+        def training_step(self, batch, index):
+            if index == 2:
+                raise RuntimeError("out of memory")
+            return self.network(*batch)["loss"]
+
+        def configure_optimizers(self):
+            return sgd(self)
+
+    callback = LightningCallback(every=1, stop_on=None)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = lightning.Trainer(callbacks=[callback], max_steps=9, accelerator="cpu", default_root_dir=tmp_path, **quiet)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.fit(Module(), torch.utils.data.DataLoader(list(batches(9)), batch_size=None))
+    assert callback.monitor.health is not None
+    with pytest.raises(ckpt_tools.UsageError, match="closed"):
+        callback.monitor.step(10)
 
 
 def events(folder):

@@ -5,11 +5,11 @@ import re
 import pytest
 import torch
 from ckpt_tools import UnsupportedError
-from ckpt_tools.torch import BitNetSpinSolver, optimizer, polarize
+from ckpt_tools.torch import BitNetSpinSolver, Muon, optimizer, polarize
 from torch import nn
 
 from conftest import REPOSITORY
-from ternary import TERNARY, Network, batch, same, train, weights
+from ternary import TERNARY, Network, batch, loss_of, same, train, weights
 
 
 def test_models_of_several_ranks(tmp_path):
@@ -110,3 +110,38 @@ def test_lightning_trains_as_the_page_shows(tmp_path):
     (path,) = tmp_path.rglob("*.ckpt")
     (state,) = torch.load(path, weights_only=False)["optimizer_states"]
     assert state["polarizer"]["step"] == 205
+
+
+def test_an_optimizer_that_accelerate_prepared_is_polarized_when_it_steps():
+    accelerate = pytest.importorskip("accelerate")
+    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=4)
+    network = Network()
+    model, inner = accelerator.prepare(network, torch.optim.SGD(network.parameters(), lr=0.1))
+    made = polarize(inner, model, ternary=lambda name, _: any(name.endswith(ternary) for ternary in TERNARY))
+    for step in range(8):
+        before = weights(network)
+        with accelerator.accumulate(model):
+            accelerator.backward(loss_of(model, step))
+            made.step()
+            made.zero_grad()
+        assert same(before, weights(network)) == (step % 4 != 3), step
+    assert made.steps == 2
+
+
+def test_muons_momentum_can_be_cycled():
+    for schedule in (
+        lambda made: torch.optim.lr_scheduler.OneCycleLR(made, 0.1, total_steps=9),
+        lambda made: torch.optim.lr_scheduler.CyclicLR(made, 0.01, 0.1, step_size_up=3),
+    ):
+        network = Network()
+        made = Muon(network, ternary=TERNARY)
+        schedule = schedule(made)
+        seen = set()
+        for step in range(4):
+            train(network, made, 1)
+            schedule.step()
+            seen.add(round(made.param_groups[0]["momentum"], 6))
+        assert len(seen) > 1
+        saved = made.state_dict()
+        assert all("momentum" not in group for group in saved["adamw"]["param_groups"])
+        Muon(network, ternary=TERNARY).load_state_dict(saved)

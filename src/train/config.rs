@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ckpt_inspect::vocabulary::FILE_NAMES;
 use ckpt_train::Settings;
 use ckpt_train::data::{Chat, Weighted};
 use ckpt_train::distill::Teacher;
@@ -9,8 +10,8 @@ use ckpt_train::optim::{self, Target, Well};
 use serde_json::Value;
 
 use super::Args;
-use super::folder::{CONFIG, TOKENIZER, around, run_of};
-use crate::{Failure, load, paths, terminal};
+use super::folder::{CONFIG, around, run_of};
+use crate::{Failure, exit, load, paths, terminal};
 
 /// The largest configuration file that is read.
 pub(super) const MAX_CONFIG: u64 = 1 << 20;
@@ -50,12 +51,16 @@ struct Part {
     optimizer: toml::Table,
 }
 
-/// The settings in the file at `path`, and its table of the optimizer. Paths in it are those of its own folder, if
-/// there is such a file, else the working directory's.
+/// The settings in the file at `path`, and its table of the optimizer. Paths and patterns in it are those of its own folder,
+/// if there is such a file, else the working directory's; the tokenizer's is always that of its own folder.
 pub(super) fn read(path: &Path) -> Result<(Settings, toml::Table), Failure> {
     let text = load::text(path, MAX_CONFIG)?;
     let wrong =
         |e: toml::de::Error| Failure::usage(format!("{}: {}", path.display(), e.to_string().trim_end()));
+    // First of all: numbers that JSON does not have would be lost on the way.
+    if let Some(key) = toml::from_str(&text).ok().and_then(|table| endless(&table, "")) {
+        return Err(Failure::usage(format!("{}: `{key}` must be a finite number", path.display())));
+    }
     let settings = toml::from_str(&text).or_else(|error| {
         let mut whole: toml::Table = toml::from_str(&text)?;
         for (table, key) in FORMER {
@@ -69,13 +74,37 @@ pub(super) fn read(path: &Path) -> Result<(Settings, toml::Table), Failure> {
     let mut settings: Settings = settings.map_err(wrong)?;
     let Part { optimizer } = toml::from_str(&text).map_err(wrong)?;
     let folder = path.parent().unwrap_or(Path::new(""));
+    let own_tokenizer = settings.data.tokenizer.as_deref().map(|tokenizer| folder.join(tokenizer));
     each_path(&mut settings, |path| {
         let beside = folder.join(&*path);
-        if path.is_relative() && beside.exists() {
+        let there = || beside.exists() || paths::matches(&beside).is_ok_and(|m| m.iter().any(|p| p.exists()));
+        if path.is_relative() && there() {
             *path = beside;
         }
     });
+    // Another one of the same name would not do.
+    settings.data.tokenizer = own_tokenizer;
+    let data = &mut settings.data;
+    let sources = data.sources.iter_mut().map(|source| &mut source.files);
+    for list in [&mut data.files, &mut data.validation].into_iter().chain(sources) {
+        if list.iter().any(|path| paths::is_pattern(path)) {
+            *list = files(list)?;
+        }
+    }
     Ok((settings, optimizer))
+}
+
+/// The key of a number in `table`, at `place`, that is NaN or infinite: no setting is.
+pub(super) fn endless(table: &toml::Table, place: &str) -> Option<String> {
+    fn within(value: &toml::Value, name: &str) -> Option<String> {
+        match value {
+            toml::Value::Float(number) if !number.is_finite() => Some(name.to_string()),
+            toml::Value::Array(items) => items.iter().find_map(|item| within(item, name)),
+            toml::Value::Table(table) => endless(table, &format!("{name}.")),
+            _ => None,
+        }
+    }
+    table.iter().find_map(|(key, value)| within(value, &format!("{place}{key}")))
 }
 
 /// Calls `change` with every path in `settings`.
@@ -133,6 +162,19 @@ pub(super) fn differences(before: &Settings, after: &Settings) -> Vec<String> {
 fn weighted(text: &str) -> (&str, Option<f64>) {
     let weighted = text.rsplit_once('=').and_then(|(path, weight)| Some((path, weight.parse().ok()?)));
     weighted.map_or((text, None), |(path, weight)| (path, Some(weight)))
+}
+
+/// The tokenizer by its flag: a file, or the one in a folder.
+fn tokenizer(path: &Path) -> Result<PathBuf, Failure> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    FILE_NAMES.map(|name| path.join(name)).into_iter().find(|path| path.is_file()).ok_or_else(|| {
+        Failure::new(
+            exit::UNREADABLE,
+            format!("{}: contains neither {}", path.display(), FILE_NAMES.join(" nor ")),
+        )
+    })
 }
 
 /// A teacher by its flag.
@@ -264,8 +306,21 @@ impl Args {
         }
         set(&mut s.data.fill_in_rate, self.fim_rate);
         let folders = self.resume.as_deref().map(around).into_iter().flatten();
-        let beside = folders.map(|folder| folder.join(TOKENIZER)).find(|path| path.is_file());
-        s.data.tokenizer = self.tokenizer.clone().or(s.data.tokenizer).or(beside);
+        let beside =
+            folders.flat_map(|folder| FILE_NAMES.map(|name| folder.join(name))).find(|path| path.is_file());
+        if let (None, Some(path)) = (&self.tokenizer, s.data.tokenizer.as_ref().filter(|path| !path.exists()))
+        {
+            return Err(Failure::new(
+                exit::UNREADABLE,
+                format!(
+                    "{}: the tokenizer that {} names is not there; put it back, or name it with --tokenizer",
+                    path.display(),
+                    source.as_deref().unwrap_or(Path::new(CONFIG)).display()
+                ),
+            ));
+        }
+        let given = self.tokenizer.clone().or(s.data.tokenizer).or(beside);
+        s.data.tokenizer = given.map(|path| tokenizer(&path)).transpose()?;
         set(&mut s.steps, self.steps);
         set(&mut s.schedule.warmup, self.warmup);
         if self.cosine {

@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use ckpt_inspect::staged;
+use ckpt_inspect::vocabulary::{FILE_NAMES, FileKind, Vocabulary, read_file};
+use ckpt_inspect::{staged, stored};
 use ckpt_train::{RunFolder, Settings};
 
 use super::Args;
 use super::config::{self, differences, each_path};
-use crate::{Failure, paths, terminal};
+use crate::{Failure, exit, paths, terminal};
 
 /// The file of a run's settings.
 pub(super) const CONFIG: &str = "config.toml";
-/// The file of its tokenizer.
-pub(super) const TOKENIZER: &str = "tokenizer.json";
+/// The file of its tokenizer, unless that is SentencePiece's.
+const TOKENIZER: &str = FILE_NAMES[0];
 /// What says more of a tokenizer, and lies next to it.
 const BESIDE: [&str; 4] =
     ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json"];
@@ -33,11 +34,51 @@ pub(super) fn run_of(path: &Path) -> Option<PathBuf> {
     around(path).find(|folder| folder.join(CONFIG).is_file() && folder.join("metrics.jsonl").is_file())
 }
 
+/// Refuses what is no checkpoint to continue from: names the last one of a run folder.
+fn is_checkpoint(path: &Path) -> Result<(), Failure> {
+    let is_run = path.is_dir() && run_of(path).as_deref() == Some(path);
+    if is_run || (!stored::is_remote(path) && !path.exists()) {
+        let folder = if is_run { path } else { path.parent().unwrap_or(Path::new("")) };
+        let step = |path: PathBuf| Some((ckpt_inspect::step_from_path(&path)?, path));
+        let all = std::fs::read_dir(if folder == Path::new("") { Path::new(".") } else { folder });
+        let all = all.into_iter().flatten().filter_map(|entry| step(folder.join(entry.ok()?.file_name())));
+        let last = all.filter(|(_, path)| path.extension().is_some_and(|e| e == "pt")).max();
+        let last = last
+            .map_or(String::new(), |(_, last)| format!("; the last checkpoint there is {}", last.display()));
+        let what = if is_run {
+            "is a run folder, and --resume takes one of its checkpoints"
+        } else {
+            "no such file"
+        };
+        return Err(Failure::new(exit::UNREADABLE, format!("{}: {what}{last}", path.display())));
+    }
+    Ok(())
+}
+
+/// The tokenizer of a GGUF file as Hugging Face's files, by their names.
+fn of_gguf(path: &Path) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    let (files, notes) = ckpt_convert::tokenizer_files(&Vocabulary::read(path)?);
+    match files.is_empty() {
+        false => Ok(files),
+        true => Err(Failure::usage(format!(
+            "{}: its tokenizer cannot be kept in the run folder: {}; give a tokenizer.json",
+            path.display(),
+            notes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        ))),
+    }
+}
+
 /// A run folder that may be written to, and files that belong in it.
 pub(super) struct Place {
     path: PathBuf,
     /// Files to copy, by their names in the folder.
-    copies: Vec<(&'static str, Vec<u8>)>,
+    copies: Vec<(String, Vec<u8>)>,
+    /// Files that say more of another tokenizer, which is replaced.
+    stale: Vec<PathBuf>,
+    /// The tokenizer's name in the folder.
+    tokenizer: &'static str,
+    /// Whether what lies there is another run's.
+    taken_over: bool,
 }
 
 impl Place {
@@ -46,6 +87,9 @@ impl Place {
     /// # Errors
     /// A folder with another run, or another tokenizer, cannot be written to unless it is forced.
     pub fn new(args: &Args, settings: &Settings) -> Result<Self, Failure> {
+        if let Some(resumed) = &args.resume {
+            is_checkpoint(resumed)?;
+        }
         let of_run = || run_of(args.resume.as_deref()?);
         let path = args.output.clone().or_else(of_run).unwrap_or_else(|| DEFAULT.into());
         let whole = |path: &Path| std::fs::canonicalize(path).ok();
@@ -59,26 +103,67 @@ impl Place {
                 path.display()
             )));
         }
-        let mut copies = Vec::new();
+        let mut place = Place {
+            path,
+            copies: Vec::new(),
+            stale: Vec::new(),
+            tokenizer: TOKENIZER,
+            taken_over: run && !same,
+        };
         if let Some(tokenizer) = &settings.data.tokenizer {
-            let folder = tokenizer.parent().unwrap_or(Path::new(""));
-            let others = BESIDE.iter().map(|name| (*name, folder.join(name)));
-            for (name, file) in std::iter::once((TOKENIZER, tokenizer.clone())).chain(others) {
-                let Ok(bytes) = std::fs::read(&file) else { continue };
-                match std::fs::read(path.join(name)) {
-                    Ok(there) if there == bytes => {}
-                    Ok(_) if name == TOKENIZER && !args.force => {
-                        return Err(Failure::unwritable(format!(
-                            "{}: contains another tokenizer than {}; choose another folder with -o, or use --force to replace it",
-                            path.display(),
-                            file.display()
-                        )));
-                    }
-                    _ => copies.push((name, bytes)),
+            place.copy_tokenizer(tokenizer, args.force)?;
+        }
+        Ok(place)
+    }
+
+    /// Prepares to copy the tokenizer at `from`, and what lies beside it and says more of it.
+    fn copy_tokenizer(&mut self, from: &Path, force: bool) -> Result<(), Failure> {
+        let mut files = match FileKind::of(from)? {
+            FileKind::Gguf => of_gguf(from)?,
+            kind => {
+                self.tokenizer = FILE_NAMES[usize::from(kind == FileKind::SentencePiece)];
+                vec![(self.tokenizer.to_string(), read_file(from)?)]
+            }
+        };
+        let folder = from.parent().unwrap_or(Path::new(""));
+        if files.len() == 1 {
+            let beside = BESIDE.iter().map(|name| (name.to_string(), folder.join(name)));
+            files.extend(beside.filter_map(|(name, file)| Some((name, std::fs::read(file).ok()?))));
+        }
+        // The folder's own, of whatever kind, is what other commands find.
+        let rival = FILE_NAMES
+            .iter()
+            .map(|name| self.path.join(name))
+            .find(|path| path.is_file() && !path.ends_with(self.tokenizer) && path.parent() != from.parent());
+        let mut other = rival.is_some();
+        if let Some(rival) = rival.filter(|_| !force) {
+            return Err(Failure::unwritable(format!(
+                "{}: is another tokenizer than {}; choose another folder with -o, or use --force to replace it",
+                rival.display(),
+                from.display()
+            )));
+        }
+        for (name, bytes) in &files {
+            match std::fs::read(self.path.join(name)) {
+                Ok(there) if there == *bytes => {}
+                Ok(_) if name == self.tokenizer && !force => {
+                    return Err(Failure::unwritable(format!(
+                        "{}: contains another tokenizer than {}; choose another folder with -o, or use --force to replace it",
+                        self.path.display(),
+                        from.display()
+                    )));
                 }
+                Ok(_) => {
+                    other |= name == self.tokenizer;
+                    self.copies.push((name.clone(), bytes.clone()));
+                }
+                Err(_) => self.copies.push((name.clone(), bytes.clone())),
             }
         }
-        Ok(Place { path, copies })
+        let is_copied = |name: &str| files.iter().any(|(copied, _)| copied == name);
+        let all = BESIDE.iter().chain(&FILE_NAMES).filter(|name| other && !is_copied(name));
+        self.stale = all.map(|name| self.path.join(name)).filter(|path| path.is_file()).collect();
+        Ok(())
     }
 
     /// The folder.
@@ -92,7 +177,14 @@ impl Place {
     /// # Errors
     /// When the folder or a file in it cannot be written.
     pub fn open(&self, settings: &Settings, step: u64) -> Result<RunFolder, Failure> {
-        let folder = RunFolder::open(&self.path)?;
+        let mut folder = RunFolder::open(&self.path)?;
+        if self.taken_over {
+            folder.take_over();
+        }
+        for path in &self.stale {
+            std::fs::remove_file(path)
+                .map_err(|e| Failure::unwritable(format!("{}: cannot be removed: {e}", path.display())))?;
+        }
         for (name, bytes) in &self.copies {
             staged::write(&self.path.join(name), bytes, true)?;
         }
@@ -129,7 +221,7 @@ impl Place {
                 *path = whole;
             }
         });
-        settings.data.tokenizer = settings.data.tokenizer.map(|_| TOKENIZER.into());
+        settings.data.tokenizer = settings.data.tokenizer.map(|_| self.tokenizer.into());
         settings
     }
 }

@@ -10,7 +10,7 @@ use ckpt_inspect::stored;
 use ckpt_train::{FORMER, PRESETS, configuration_of, preset, trainable};
 use serde_json::{Map, Value};
 
-use super::config::MAX_CONFIG;
+use super::config::{MAX_CONFIG, endless};
 use crate::{Failure, load, terminal};
 
 /// The preset whose settings count where a file gives none.
@@ -76,8 +76,17 @@ fn from_file(path: &Path, bitlinear: Option<bool>) -> Result<(ModelConfig, bool)
         let checkpoint = ckpt_inspect::open(path)?;
         return Ok((configuration_of(&checkpoint, bitlinear)?, true));
     }
-    let cannot = |what: String| Failure::usage(format!("{}: {}", path.display(), terminal::escape(&what)));
+    let cannot = |what: String| {
+        let lines: Vec<String> = what.trim_end().lines().map(terminal::escape).collect();
+        Failure::usage(format!("{}: {}", path.display(), lines.join("\n")))
+    };
     let text = load::text(path, MAX_CONFIG)?;
+    if has("toml")
+        && let Ok(table) = toml::from_str(&text)
+        && let Some(key) = endless(&table, "")
+    {
+        return Err(cannot(format!("`{key}` must be a finite number")));
+    }
     let given: Value = match has("toml") {
         true => toml::from_str(&text).map_err(|e| cannot(e.to_string()))?,
         false => serde_json::from_str(&text).map_err(|e| cannot(e.to_string()))?,

@@ -44,6 +44,7 @@ mod tables;
 mod terminal;
 #[cfg(feature = "train")]
 mod train;
+mod train_starts;
 mod wrappers;
 mod zoo;
 

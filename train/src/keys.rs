@@ -59,7 +59,7 @@ pub const KEYS: &[Key] = &[
     key(
         "stop_on_collapse",
         "stop-on-collapse",
-        "Stop when a layer falls below healthy, or the run explodes: the loss of a guess (ln of the vocabulary) after it was lower, a gradient of exactly 0, or a matrix out of all proportion.",
+        "Stop when a layer falls below healthy, or the run explodes: the loss of a guess (ln of the vocabulary) after it was lower, twice that loss, a gradient of exactly 0, or a matrix out of all proportion.",
     ),
     key(
         "best_any",
@@ -144,7 +144,11 @@ pub const KEYS: &[Key] = &[
         "In place of `files`, sources with a `weight` each (1 when not given) and `files` of their own: the sequences are drawn from them by weight. `--data a.jsonl=3 b.jsonl` gives them.",
     ),
     key("data.validation", "validation", "Validation data."),
-    key("data.tokenizer", "tokenizer", "The tokenizer.json for text data."),
+    key(
+        "data.tokenizer",
+        "tokenizer",
+        "The tokenizer of text: tokenizer.json, tokenizer.model, a folder that holds one of them, or a GGUF file.",
+    ),
     key("data.text_column", "text-column", "Column of JSONL and Parquet files that holds the text."),
     key(
         "data.template",

@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 
-use ckpt_inspect::meaning::architecture::{self as place, Tensor};
-use ckpt_inspect::meaning::names::{Style, canonical};
-use ckpt_inspect::{Checkpoint, Group, ModelConfig};
+use ckpt_inspect::meaning::architecture::{self as place, Part, Tensor};
+use ckpt_inspect::meaning::names::{Names, Style, canonical};
+use ckpt_inspect::{Checkpoint, Group, ModelConfig, TensorInfo};
 
 pub use ckpt_inspect::meaning::architecture::Kind as Role;
 
 use crate::random::Random;
-use crate::{Error, Result};
+use crate::{Error, Result, start};
 
 /// One parameter.
 #[derive(Clone, Debug, PartialEq)]
@@ -107,24 +107,56 @@ impl Parameters {
         for tensor in checkpoint.tensors.iter().filter(|t| t.group == Group::Weights) {
             by_name.entry(canonical(&tensor.name)).or_insert(tensor);
         }
+        let (names, interleaved) = (Names::of(checkpoint), start::is_interleaved(checkpoint));
+        let roles: HashMap<String, place::Role> = (config.tensors())
+            .filter_map(|(role, _)| Some((config.architecture.name(role, Style::Student)?, role)))
+            .collect();
         for parameter in &mut list {
-            let Some(tensor) = by_name.get(parameter.name.as_str()) else {
-                return Err(Error::settings(format!(
-                    "{}: has no tensor `{}`, which a model of this configuration needs",
-                    checkpoint.path.display(),
-                    parameter.name
-                )));
+            let role = roles.get(&parameter.name);
+            let wrong_shape = |tensor: &TensorInfo, rows: usize| {
+                let needed: Vec<usize> =
+                    [rows].into_iter().chain(parameter.shape[1..].iter().copied()).collect();
+                (tensor.shape != needed).then(|| {
+                    Error::settings(format!(
+                        "{}: tensor `{}` has shape {:?}, but the configuration needs {needed:?}",
+                        checkpoint.path.display(),
+                        tensor.name.escape_debug(),
+                        tensor.shape,
+                    ))
+                })
             };
-            if tensor.shape != parameter.shape {
-                return Err(Error::settings(format!(
-                    "{}: tensor `{}` has shape {:?}, but the configuration needs {:?}",
-                    checkpoint.path.display(),
-                    tensor.name.escape_debug(),
-                    tensor.shape,
-                    parameter.shape
-                )));
+            let rows = parameter.shape[0];
+            let fused = || {
+                let (part, first, all) = fused(role?, config)?;
+                Some((names.get(part)?, first, all))
+            };
+            let (tensor, first, all) = match by_name.get(parameter.name.as_str()) {
+                Some(tensor) => (*tensor, 0, rows),
+                None => fused().ok_or_else(|| {
+                    Error::settings(format!(
+                        "{}: has no tensor `{}`, which a model of this configuration needs",
+                        checkpoint.path.display(),
+                        parameter.name
+                    ))
+                })?,
+            };
+            if let Some(error) = wrong_shape(tensor, all) {
+                return Err(error);
             }
-            parameter.values = checkpoint.values(tensor)?;
+            let mut values = checkpoint.values(tensor)?;
+            let cols = values.len() / all.max(1);
+            if all != rows {
+                values = values[first * cols..(first + rows) * cols].to_vec();
+            }
+            if interleaved && matches!(role, Some(place::Role::Layer(_, Part::Q | Part::K))) {
+                let half = config.head_dim / 2;
+                let stored = |row: usize| {
+                    let (head, within) = (row / config.head_dim, row % config.head_dim);
+                    head * config.head_dim + 2 * (within % half) + within / half
+                };
+                values = (0..rows).flat_map(|row| &values[stored(row) * cols..][..cols]).copied().collect();
+            }
+            parameter.values = values;
         }
         Ok(Parameters(list))
     }
@@ -150,7 +182,40 @@ impl Parameters {
     }
 }
 
+/// The role of the tensor that holds the part `role` among others, one after another: the first of its rows there, and how
+/// many the tensor has.
+fn fused(role: &place::Role, config: &ModelConfig) -> Option<(place::Role, usize, usize)> {
+    let place::Role::Layer(layer, part) = *role else { return None };
+    let (queries, keys) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+    let (whole, first, all) = match part {
+        Part::Q => (Part::Qkv, 0, queries + 2 * keys),
+        Part::K => (Part::Qkv, queries, queries + 2 * keys),
+        Part::V => (Part::Qkv, queries + keys, queries + 2 * keys),
+        Part::Gate => (Part::GateUp, 0, 2 * config.mlp_hidden_dim),
+        Part::Up => (Part::GateUp, config.mlp_hidden_dim, 2 * config.mlp_hidden_dim),
+        _ => return None,
+    };
+    Some((place::Role::Layer(layer, whole), first, all))
+}
+
 fn check(c: &ModelConfig) -> Result<()> {
+    let numbers = [
+        ("rope_base", Some(c.rope_base)),
+        ("norm_eps", Some(c.norm_eps)),
+        ("quantization_eps", Some(c.quantization_floor.number())),
+        ("attn_logit_soft_cap", c.attn_logit_soft_cap),
+        ("final_logit_soft_cap", c.final_logit_soft_cap),
+    ];
+    let is_wrong = |name: &str, number: f64| match name {
+        "norm_eps" | "quantization_eps" => !(number.is_finite() && number >= 0.0),
+        _ => !(number.is_finite() && number > 0.0),
+    };
+    for (name, number) in numbers {
+        if let Some(number) = number.filter(|number| is_wrong(name, *number)) {
+            return Err(Error::settings(format!("the model's {name} {number} must be a number above 0")));
+        }
+    }
+
     let sizes =
         [c.vocab_size, c.hidden_dim, c.num_layers, c.num_heads, c.num_kv_heads, c.head_dim, c.mlp_hidden_dim];
     if sizes.contains(&0) {

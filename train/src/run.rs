@@ -1,7 +1,7 @@
 //! A run's folder: its settings, its metrics, its checkpoints.
 
-use std::fs::File;
-use std::io::Write;
+use std::fs::{File, TryLockError};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use ckpt_inspect::staged;
@@ -17,6 +17,7 @@ pub struct RunFolder {
     path: PathBuf,
     metrics: File,
     events: Events,
+    taken_over: bool,
 }
 
 /// Bytes at the end of a metrics file in which an unfinished line is looked for.
@@ -26,17 +27,34 @@ impl RunFolder {
     /// Creates the folder, or continues in it.
     ///
     /// # Errors
-    /// `Write`.
+    /// `Write`, also while another process has it open.
     pub fn open(path: &Path) -> Result<Self> {
         std::fs::create_dir_all(path).map_err(|e| Error::write(path, e))?;
         let metrics = path.join("metrics.jsonl");
         end_last_line(&metrics).map_err(|e| Error::write(&metrics, e))?;
         let file = File::options().create(true).append(true).open(&metrics);
+        let file = file.map_err(|e| Error::write(&metrics, e))?;
+        // Held as long as it is open. Where a file system has no locks, the run goes on without.
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            let why = "another process is training into this folder";
+            return Err(Error::write(&metrics, io::Error::new(io::ErrorKind::ResourceBusy, why)));
+        }
         Ok(RunFolder {
             path: path.to_path_buf(),
-            metrics: file.map_err(|e| Error::write(&metrics, e))?,
+            taken_over: false,
+            metrics: file,
             events: Events::create(path).map_err(|e| Error::write(path, e))?,
         })
+    }
+
+    /// Says that what lies in the folder is another run's, whose best.pt may be replaced by any.
+    pub fn take_over(&mut self) {
+        self.taken_over = true;
+    }
+
+    /// Whether what lies in the folder is another run's.
+    pub(crate) fn is_taken_over(&self) -> bool {
+        self.taken_over
     }
 
     /// Writes the run's settings, completely or not at all.

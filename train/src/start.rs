@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_infer::{Names, RopePairing, RopeScaling};
-use ckpt_inspect::meaning::architecture::{Part, STUDENT};
+use ckpt_inspect::meaning::architecture::{Part, Role, STUDENT};
 use ckpt_inspect::meaning::{Activation, Assumption, AttentionBias};
 use ckpt_inspect::measure::Floor;
-use ckpt_inspect::{Checkpoint, ModelConfig, Thresholds, Verdict};
+use ckpt_inspect::{Checkpoint, Format, ModelConfig, Thresholds, Verdict};
 
 use crate::{Error, Health, Parameters, Result};
 
@@ -24,7 +24,13 @@ pub(crate) fn configuration(
         s.use_bitlinear_attn = bitlinear;
         s.use_bitlinear_ffn = bitlinear;
     });
-    let run = ckpt_infer::configuration(checkpoint, &Names::of(checkpoint), &flags);
+    let mut run = ckpt_infer::configuration(checkpoint, &Names::of(checkpoint), &flags);
+    if let Ok((config, _)) = &mut run
+        && matches!(checkpoint.format, Format::Gguf { .. })
+    {
+        // Their rows are put in order as they are read.
+        config.rope_pairing = RopePairing::Halves;
+    }
     let cannot =
         |what: String| Error::settings(format!("{path}: contains no model that can be trained: {what}"));
     if let Some(student) = &checkpoint.model.student {
@@ -40,6 +46,15 @@ pub(crate) fn configuration(
     Ok((trainable(config).map_err(cannot)?, assumed))
 }
 
+/// Whether the rows of queries and keys are stored in the order of GGUF's Llamas, in which rows that rotate together are
+/// neighbours.
+pub(crate) fn is_interleaved(checkpoint: &Checkpoint) -> bool {
+    let settings = ckpt_infer::Settings::default();
+    let run = || ckpt_infer::configuration(checkpoint, &Names::of(checkpoint), &settings);
+    matches!(checkpoint.format, Format::Gguf { .. })
+        && run().is_ok_and(|(config, _)| config.rope_pairing == RopePairing::Neighbours)
+}
+
 /// The model of `checkpoint` as a configuration for a new one. `bitlinear` says whether its projections are BitLinear.
 ///
 /// # Errors
@@ -53,22 +68,6 @@ pub fn configuration_of(checkpoint: &Checkpoint, bitlinear: Option<bool>) -> Res
 /// # Errors
 /// What it has that cannot be trained.
 pub fn trainable(mut config: ModelConfig) -> Result<ModelConfig, String> {
-    const OTHER: [Part; 14] = [
-        Part::AttentionSubNorm,
-        Part::FfnSubNorm,
-        Part::QInputNorm,
-        Part::KInputNorm,
-        Part::VInputNorm,
-        Part::OInputNorm,
-        Part::GateInputNorm,
-        Part::UpInputNorm,
-        Part::DownInputNorm,
-        Part::PostAttentionNorm,
-        Part::PostFfnNorm,
-        Part::Qkv,
-        Part::GateUp,
-        Part::Router,
-    ];
     plain_positions(&config)?;
     if config.attention_bias != AttentionBias::None || config.mlp_bias {
         return Err("biases are not supported".into());
@@ -76,8 +75,17 @@ pub fn trainable(mut config: ModelConfig) -> Result<ModelConfig, String> {
     if config.activation != Activation::Silu {
         return Err(format!("its activation is {}, and only silu is supported", config.activation.name()));
     }
-    if OTHER.iter().any(|part| config.architecture.has(*part)) {
-        return Err("it has norms within its attention or MLP, which are not supported".into());
+    let parts = config.tensors().filter_map(|(role, _)| match role {
+        Role::Layer(_, part) => Some(part),
+        _ => None,
+    });
+    if let Some(part) = parts.into_iter().find(|part| !STUDENT.has(*part) && !FUSED.contains(part)) {
+        return Err(match part {
+            Part::Router | Part::GateExperts | Part::UpExperts | Part::DownExperts => {
+                "it has experts, which are not supported".into()
+            }
+            _ => "it has norms within its attention or MLP, which are not supported".into(),
+        });
     }
     let scales =
         [config.embedding_scale, config.attention_scale, config.residual_scale, config.logit_divisor];
@@ -87,15 +95,20 @@ pub fn trainable(mut config: ModelConfig) -> Result<ModelConfig, String> {
     // Within a window nothing is out of sight.
     config.max_seq_len = config.sliding_window.unwrap_or(usize::MAX).min(config.max_seq_len);
     config.sliding_window = None;
+    config.rotated_layers = None;
     config.architecture = &STUDENT;
     // Its BitLinears add to their scales.
     config.quantization_floor = Floor::Added(config.quantization_floor.number());
     Ok(config)
 }
 
+/// Parts that are several of the student's, one after another.
+const FUSED: [Part; 2] = [Part::Qkv, Part::GateUp];
+
 fn plain_positions(config: &ModelConfig) -> Result<(), String> {
-    let all =
-        config.rotated_layers.is_none() && config.rotary_dim.is_none() && config.local_rope_base.is_none();
+    let all = (0..config.num_layers).all(|layer| config.rotates(layer))
+        && config.rotary_dim.is_none()
+        && config.local_rope_base.is_none();
     match all && config.rope_scaling == RopeScaling::None && config.rope_pairing == RopePairing::Halves {
         true => Ok(()),
         false => Err("its rotary positions are scaled, pair neighbouring elements or are not those of all layers; only the plain form can be trained".into()),

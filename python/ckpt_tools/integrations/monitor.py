@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
+from ..errors import UsageError
 from ..live import explain, measure, policy_text
 from ..records import Inspection, Record
 from .logs import Log, logs_of
+from .shards import gathered, is_first, is_sharded, own_part, slowest
 
 #: From best to worst.
 VERDICTS = ["healthy", "untrained", "weak", "dying", "dead", "corrupt"]
@@ -27,6 +29,9 @@ class Health(Record):
         super().__init__(fields)
         object.__setattr__(self, "_inspection", inspection)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self._fields, self._inspection))
+
     @property
     def inspection(self) -> Inspection:
         """All that was measured."""
@@ -35,6 +40,10 @@ class Health(Record):
 
 class HealthMonitor:
     """Measures a model while it is trained, and says when to stop.
+
+    Of a model that ranks share (DTensor: FSDP2, tensor parallelism) each rank measures its part and the worst counts: all of
+    them make a monitor and tell it every step. Training then waits for it, and the first rank logs. Copies of a model
+    are alike, so one rank measures.
 
     Args:
         model: The module, or what returns its state dict.
@@ -72,8 +81,10 @@ class HealthMonitor:
         policy: str | None = None,
         on_health: Callable[[Health], None] | None = None,
     ) -> None:
-        if every is not None and every < 1:
-            raise ValueError("every must be a number of steps of 1 or more, or None")
+        if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+            raise ValueError(f"every must be a whole number of steps of 1 or more, or None, and not {every!r}")
+        if log not in ("auto", None) and not callable(log):
+            raise ValueError(f"log is 'auto', a function of metrics and step, or None, and not {log!r}")
         if stop_on is not None and stop_on not in VERDICTS[2:]:
             raise ValueError(f"stop_on is one of {', '.join(VERDICTS[2:])}, and not {stop_on!r}")
         if policy is not None:
@@ -82,10 +93,13 @@ class HealthMonitor:
         self._optimizer = optimizer
         self._every = every
         self._stop_on = stop_on
-        self._thread = ThreadPoolExecutor(1, "ckpt-health") if background else None
+        self._shared = is_sharded(model)
+        self._background = background and not self._shared
+        self._thread: ThreadPoolExecutor | None = None
+        self._closed = False
         self._pending: Future[tuple[Inspection, float]] | None = None
         self._pending_step = 0
-        self._logs: list[Log] = logs_of(log, log_dir)
+        self._logs: list[Log] = logs_of(log, log_dir) if not self._shared or is_first() else []
         self._config = config if config is not None else _config_of(model)
         self._policy = policy
         self._on_health = on_health
@@ -94,34 +108,56 @@ class HealthMonitor:
         self._last = 0.0
         self._cost: float | None = None
         self._told: int | None = None
+        # Of a model that ranks share: steps that were told since the last measurement, and after how many the next one is.
+        self._since = 0
+        self._interval = 1
         self.reason = None
         self.causes = []
         self.health = None
 
     def step(self, step: int) -> bool:
         """Is told that the step with this number has been taken; true when the run is to be stopped."""
+        if self._closed:
+            raise UsageError("the monitor is closed, and measures nothing any more; make a new one")
         self._collect(wait=False)
         # While gradients accumulate, the same step is told several times.
         is_new, self._told = step != self._told, step
+        self._since += is_new
         if self.reason is None and self._pending is None and is_new and self._is_due(step):
             self._note_settings()
             self._pending_step = step
-            if self._thread is not None:
+            if self._background:
+                self._thread = self._thread or ThreadPoolExecutor(1, "ckpt-health")
                 self._pending = self._thread.submit(self._measured, step)
             else:
                 self._pending = Future()
-                self._pending.set_result(self._measured(step))
+                try:
+                    self._pending.set_result(self._measured(step))
+                except Exception as error:
+                    self._pending = None
+                    if self._shared:
+                        # The other ranks wait for what this one found.
+                        gathered(error)
+                    raise
                 self._collect(wait=True)
         return self.reason is not None
 
     def close(self) -> bool:
         """Waits for what is being measured, and ends. True when the run was to be stopped."""
-        self._collect(wait=True)
-        if self._thread is not None:
-            self._thread.shutdown()
-        for log in self._logs:
-            log.close()
+        self._closed = True
+        try:
+            self._collect(wait=True)
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown()
+            for log in self._logs:
+                log.close()
         return self.reason is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Neither threads nor places for metrics can be sent or kept.
+        self._collect(wait=True)
+        return {**self.__dict__, "_thread": None, "_logs": []}
 
     def __enter__(self) -> "HealthMonitor":
         return self
@@ -139,12 +175,17 @@ class HealthMonitor:
             return step % self._every == 0
         if self._cost is None:
             return True
+        if self._shared:
+            # By what the ranks agreed on.
+            return self._since >= self._interval
         # As long as measuring took is its share of the time since.
         return time.monotonic() - self._last >= self._cost * (1 / SHARE - 1)
 
     def _measured(self, step: int) -> tuple[Inspection, float]:
         begun = time.monotonic()
         state = self._model() if not hasattr(self._model, "state_dict") and callable(self._model) else self._model
+        if self._shared:
+            state = own_part(state)
         first = self._told or step
         inspection = measure(state, step=step, config=self._config, policy=self._policy, histogram=False)
         # While it was measured in the background, training went on: a cause is looked for at the middle of that time.
@@ -153,24 +194,45 @@ class HealthMonitor:
         record = {**inspection.to_dict(), "path": f"run/step-{middle:09}", "step": middle}
         return Inspection(record), time.monotonic() - begun
 
+    def _agreed(self, inspection: Inspection) -> dict[str, Any]:
+        """The verdict, the reasons and the metrics of the parts of all ranks."""
+        cost = self._cost or 0.0
+        # Before the second measurement nobody knows how long a step takes.
+        trained = (time.monotonic() - self._last - cost) / max(self._since, 1) if self._last else 0.0
+        fields = inspection.to_dict()
+        ranks = gathered(
+            {
+                "verdict": fields["verdict"],
+                "reasons": fields["reasons"],
+                "tensors": [_numbers(tensor) for tensor in fields["tensors"]],
+                "seconds": (cost, trained),
+            }
+        )
+        self._interval = slowest([rank["seconds"] for rank in ranks], SHARE) if self._last else 1
+        self._since = 0
+        worst = max(ranks, key=lambda rank: -1 if rank["verdict"] is None else VERDICTS.index(rank["verdict"]))
+        whole: dict[str, dict[str, Any]] = {}
+        for part in (tensor for rank in ranks for tensor in rank["tensors"]):
+            whole[part["name"]] = _joined(whole.get(part["name"], part), part)
+        return {
+            "verdict": worst["verdict"],
+            "reasons": worst["reasons"],
+            "metrics": _metrics(worst["verdict"], list(whole.values())),
+        }
+
     def _collect(self, wait: bool) -> None:
         if self._pending is None or not (wait or self._pending.done()):
             return
         pending, self._pending = self._pending, None
         inspection, self._cost = pending.result()
+        found = self._agreed(inspection) if self._shared else None
         self._last = time.monotonic()
         self._records.append(inspection)
         if len(self._records) > KEPT:
             self._records = self._records[0:1] + self._records[2 : KEPT // 2 : 2] + self._records[KEPT // 2 :]
-        health = Health(
-            {
-                "step": self._pending_step,
-                "verdict": inspection.verdict,
-                "reasons": inspection.reasons,
-                "metrics": metrics(inspection),
-            },
-            inspection,
-        )
+        if found is None:
+            found = {"verdict": inspection.verdict, "reasons": inspection.reasons, "metrics": metrics(inspection)}
+        health = Health({"step": self._pending_step, **found}, inspection)
         self.health = health
         for log in self._logs:
             log.write(health.metrics.to_dict(), self._pending_step)
@@ -208,18 +270,44 @@ class HealthMonitor:
 def metrics(inspection: Inspection) -> dict[str, float]:
     """The numbers to log of an inspection: how bad it is, how many tensors are of each verdict, the smallest and the median
     std of matrices, and how many values are not finite."""
-    tensors = inspection.to_dict()["tensors"]
+    return _metrics(inspection.verdict, [_numbers(tensor) for tensor in inspection.to_dict()["tensors"]])
+
+
+def _metrics(verdict: str | None, tensors: list[dict[str, Any]]) -> dict[str, float]:
     judged = [tensor for tensor in tensors if tensor["verdict"] is not None]
-    found = {"health/verdict": float(VERDICTS.index(inspection.verdict))} if inspection.verdict else {}
-    for verdict in VERDICTS:
-        found[f"health/{verdict}"] = float(sum(tensor["verdict"] == verdict for tensor in judged))
-    stats = [tensor["stats"] for tensor in tensors if tensor["group"] == "weights" and tensor["stats"]]
-    found["health/not_finite"] = float(sum(stat["nan"] + stat["inf"] for stat in stats))
-    stds = sorted(t["stats"]["std"] for t in judged if t["stats"] and t["stats"]["std"] is not None)
+    found = {"health/verdict": float(VERDICTS.index(verdict))} if verdict else {}
+    for name in VERDICTS:
+        found[f"health/{name}"] = float(sum(tensor["verdict"] == name for tensor in judged))
+    found["health/not_finite"] = float(sum(tensor["not_finite"] for tensor in tensors))
+    stds = sorted(tensor["std"] for tensor in judged if tensor["std"] is not None)
     if stds:
         found["health/min_std"] = stds[0]
         found["health/median_std"] = stds[len(stds) // 2]
     return found
+
+
+def _numbers(tensor: dict[str, Any]) -> dict[str, Any]:
+    """What metrics tell of a tensor."""
+    stats = tensor["stats"]
+    counts = stats is not None and tensor["group"] == "weights"
+    return {
+        "name": tensor["name"],
+        "verdict": tensor["verdict"],
+        "std": stats["std"] if stats else None,
+        "not_finite": stats["nan"] + stats["inf"] if counts else 0,
+    }
+
+
+def _joined(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """What metrics tell of a tensor of which two ranks have parts, or a copy each: the worst of both."""
+    verdicts = [part["verdict"] for part in (a, b) if part["verdict"] is not None]
+    stds = [part["std"] for part in (a, b) if part["std"] is not None]
+    return {
+        "name": a["name"],
+        "verdict": max(verdicts, key=VERDICTS.index, default=None),
+        "std": min(stds, default=None),
+        "not_finite": max(a["not_finite"], b["not_finite"]),
+    }
 
 
 def _mean(values: tuple[float, ...]) -> float:

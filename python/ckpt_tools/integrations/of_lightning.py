@@ -1,5 +1,6 @@
 """The callback for the Trainer of Lightning."""
 
+import contextlib
 from typing import Any
 
 try:
@@ -8,6 +9,7 @@ except ImportError:
     from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
 
 from .monitor import HealthMonitor
+from .shards import is_sharded
 
 
 class LightningCallback(Callback):  # type: ignore[misc]
@@ -25,7 +27,8 @@ class LightningCallback(Callback):  # type: ignore[misc]
         self.monitor = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
+        # Of a model that ranks share each measures its part; of copies, the first one.
+        if not trainer.is_global_zero and not is_sharded(pl_module):
             return
         settings = dict(self._settings)
         if settings.get("log", "auto") == "auto":
@@ -50,3 +53,9 @@ class LightningCallback(Callback):  # type: ignore[misc]
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor is not None:
             self.monitor.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.monitor is not None:
+            # What ended the training is the news, not that its last measurement failed.
+            with contextlib.suppress(Exception):
+                self.monitor.close()

@@ -6,6 +6,7 @@ import torch.distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .monitor import HealthMonitor
+from .shards import is_sharded
 
 
 class TransformersCallback(TrainerCallback):  # type: ignore[misc]
@@ -25,7 +26,8 @@ class TransformersCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        if not state.is_world_process_zero:
+        # Of a model that ranks share each measures its part; of copies, the first one.
+        if not state.is_world_process_zero and not is_sharded(given["model"]):
             return
         settings = dict(self._settings)
         folder = getattr(args, "logging_dir", None) or args.output_dir

@@ -131,7 +131,8 @@ class Muon(Own):
             raise UsageError("what a matrix is to a model is only known of a model: give it in place of its parameters")
         else:
             groups = self._divided(params)
-        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
+        # Schedulers that cycle the momentum look for it here, and in each group.
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     def _groups_of(
         self, model: Model, weight_decay: float, ternary_weight_decay: float, ternary: Chosen | None, hidden: Chosen | None
@@ -239,7 +240,10 @@ class Muon(Own):
     def state_dict(self) -> StateDict:
         """The state, as ``ckpt train`` saves it: ``{"muon": …, "adamw": …}``."""
         whole = super().state_dict()
-        return {"muon": _part(whole, _is_muons), "adamw": _part(whole, lambda group: not _is_muons(group))}
+        adamw = _part(whole, lambda group: not _is_muons(group))
+        for group in adamw["param_groups"]:
+            group.pop("momentum", None)
+        return {"muon": _part(whole, _is_muons), "adamw": adamw}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Takes over a state that Muon of the same form saved, in PyTorch or in ``ckpt train``; by the names of parameters,

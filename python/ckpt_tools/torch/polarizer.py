@@ -235,11 +235,20 @@ class Polarized(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """The optimizer's step, and then the polarizer's. The host waits for the device once for each 33 million elements."""
         loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
-        with torch.no_grad():
-            for members in self._batches():
-                self._push(members)
-        self.steps += 1
+        if self._stepped():
+            with torch.no_grad():
+                for members in self._batches():
+                    self._push(members)
+            self.steps += 1
         return loss
+
+    def _stepped(self) -> bool:
+        """Whether the optimizer took its step: one that accelerate prepared takes none while gradients accumulate, nor where
+        they overflow."""
+        accumulation = getattr(self.optimizer, "gradient_state", None)
+        if accumulation is not None and not accumulation.sync_gradients:
+            return False
+        return not getattr(self.optimizer, "step_was_skipped", False)
 
     def _batches(self) -> Iterator[list[Tensor]]:
         """The weights to push, of one device and type and not too many at once."""

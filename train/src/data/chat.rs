@@ -1,7 +1,5 @@
 //! Conversations as training text: written with the template that `ckpt chat` uses, only the answers learnt.
 
-use std::path::Path;
-
 use ckpt_infer::{Message, Template, TokenRole, Tokenizer};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -28,6 +26,15 @@ pub enum Chat {
 /// Turns of one conversation at most: each answer is written with all before it.
 const MOST_TURNS: usize = 1000;
 
+/// A piece of a conversation's text.
+pub(super) struct Piece {
+    /// Whether the assistant says it.
+    pub answer: bool,
+    /// Whether a text of its own begins with it.
+    pub is_new: bool,
+    pub text: String,
+}
+
 /// A template with the tokens around a text.
 pub(super) struct Writer {
     template: Template,
@@ -36,14 +43,13 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// The one that `chat` names for the tokenizer at `path`.
+    /// The one that `chat` names for `tokenizer`.
     ///
     /// # Errors
-    /// `Settings` for the model's own if there is none; `Data` for a tokenizer that cannot be read.
-    pub fn new(path: &Path, chat: Chat) -> Result<Self> {
-        let tokenizer = Tokenizer::open(path).map_err(|e| Error::data(path, e.to_string()))?;
+    /// `Settings` for the model's own if there is none.
+    pub fn new(tokenizer: &Tokenizer, chat: Chat) -> Result<Self> {
         let template = match chat {
-            Chat::Auto => Template::of(&tokenizer),
+            Chat::Auto => Template::of(tokenizer),
             Chat::Tags => Template::Tags,
             Chat::Plain => Template::Plain,
             Chat::Model => match tokenizer.chat_template() {
@@ -51,7 +57,7 @@ impl Writer {
                 None => {
                     return Err(Error::settings(format!(
                         "{}: no chat template in a tokenizer_config.json next to it; use the template plain or tags",
-                        path.display()
+                        tokenizer.path().display()
                     )));
                 }
             },
@@ -69,11 +75,11 @@ impl Writer {
         [self.template.name(), own, &self.begin, &self.end]
     }
 
-    /// The conversation as pieces of text, each learnt or only context. What follows the last answer is left out.
+    /// The conversation as pieces of text, each an answer or only context. What follows the last answer is left out.
     ///
     /// # Errors
     /// Why it cannot be written.
-    pub fn pieces(&self, messages: &[Value]) -> Result<Vec<(bool, String)>, String> {
+    pub fn pieces(&self, messages: &[Value]) -> Result<Vec<Piece>, String> {
         if messages.len() > MOST_TURNS {
             return Err(format!("has {} messages, and more than {MOST_TURNS} are too many", messages.len()));
         }
@@ -89,13 +95,15 @@ impl Writer {
             let asks = self.template.render(&messages[..at], around, None)?;
             let answered = self.template.finished(&messages[..=at], around, None)?;
             // A template may leave out of earlier answers what it writes in the last one: then this is a text of its own.
-            let context = asks.strip_prefix(&written).unwrap_or(&asks);
+            let goes_on = asks.strip_prefix(&written).filter(|_| !written.is_empty());
+            let context = goes_on.unwrap_or(&asks);
             // And what it asks with need not be what an answer begins with.
             let same = asks.char_indices().zip(answered.chars()).find(|((_, a), b)| a != b);
             let same = same.map_or(asks.len().min(answered.len()), |((at, _), _)| at);
             let left = asks.len() - same;
-            pieces.push((false, context[..context.len().saturating_sub(left)].to_string()));
-            pieces.push((true, answered[same..].to_string()));
+            let text = context[..context.len().saturating_sub(left)].to_string();
+            pieces.push(Piece { answer: false, is_new: goes_on.is_none(), text });
+            pieces.push(Piece { answer: true, is_new: false, text: answered[same..].to_string() });
             written = answered;
         }
         match pieces.is_empty() {

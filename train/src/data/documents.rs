@@ -27,6 +27,12 @@ const PACKED: &str = "is compressed in a way that is not read here; decompress i
 /// Why a line is not read.
 pub(super) const NOT_TEXT: &str = "is not UTF-8";
 
+/// UTF-8's, which is no part of the text.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// Why a file in another encoding is not read.
+const UTF_16: &str = "is UTF-16 text, and only UTF-8 is read; `iconv -f UTF-16 -t UTF-8` converts it";
+
 /// Text, decompressed where it is compressed.
 type Lines = Box<dyn BufRead + Send>;
 
@@ -98,12 +104,16 @@ impl Documents {
         let (extension, packing) = kind_of(path);
         let mut end = None;
         let mut reader = || -> Result<Lines> {
-            let lines;
+            let mut lines;
             (lines, end) = lines_of(path, packing, offset).map_err(|e| Error::read(path, e))?;
+            let is_utf_16 = |bytes: &[u8]| bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
+            if offset == 0 && is_utf_16(lines.fill_buf().map_err(|e| Error::read(path, e))?) {
+                return Err(Error::data(path, UTF_16));
+            }
             Ok(lines)
         };
         let kind = match extension.as_str() {
-            "jsonl" | "ndjson" | "json" => Kind::Jsonl(reader()?),
+            extension if is_jsonl(extension) => Kind::Jsonl(reader()?),
             "npy" | "safetensors" | "parquet" | "tar" if packing.is_some() => {
                 return Err(Error::data(path, PACKED));
             }
@@ -133,7 +143,7 @@ impl Documents {
                     return Ok(Some(document));
                 }
                 Some(None) => return Ok(None),
-                // A damaged shard is harmless: the data itself is still there.
+                // A damaged shard is harmless: the data itself is still there, and the next pass keeps its tokens anew.
                 None => self.kind = Self::source(&self.path, self.offset, encoder)?.kind,
             }
         }
@@ -160,8 +170,18 @@ impl Documents {
         }
         match &mut self.kind {
             Kind::Jsonl(reader) => {
-                let mut line = Vec::new();
-                let n = reader.take(MAX_LINE).read_until(b'\n', &mut line).map_err(io)?;
+                let (mut line, mut n) = (Vec::new(), 0);
+                // Empty lines belong to the one after them, many of them to none.
+                while n < MAX_LINE as usize && line.trim_ascii().is_empty() {
+                    line.clear();
+                    match reader.take(MAX_LINE).read_until(b'\n', &mut line).map_err(io)? {
+                        0 => break,
+                        read => n += read,
+                    }
+                }
+                if self.offset == 0 && line.starts_with(BYTE_ORDER_MARK) {
+                    line.drain(..BYTE_ORDER_MARK.len());
+                }
                 self.offset += n as u64;
                 if n == 0 {
                     return Ok(None);
@@ -190,15 +210,20 @@ impl Documents {
                 if piece.is_empty() {
                     return Ok(None);
                 }
+                let is_first = self.offset == 0;
                 self.offset += piece.len() as u64;
                 if !wanted {
                     return Ok(Some(Document::Skipped));
                 }
                 let at_end = reader.fill_buf().map_err(io)?.is_empty();
                 let (text, bad) = mended(&piece);
+                let text = if is_first { text.trim_start_matches('\u{feff}') } else { &text };
                 let mut tokens = Vec::new();
-                if let Err(why) = encoder.text(&text, true, &mut tokens) {
+                if let Err(why) = encoder.text(text, true, &mut tokens) {
                     return Err(Error::data(&self.path, why));
+                }
+                if is_first {
+                    encoder.begin(0, &mut tokens);
                 }
                 if at_end {
                     encoder.end(&mut tokens);
@@ -232,6 +257,15 @@ impl Documents {
             Kind::Shard(_) => Ok(None),
         }
     }
+}
+
+fn is_jsonl(extension: &str) -> bool {
+    matches!(extension, "jsonl" | "ndjson" | "json")
+}
+
+/// Whether the file at `path` holds token ids, and no text.
+pub(super) fn is_ready_made(path: &Path) -> bool {
+    matches!(kind_of(path).0.as_str(), "npy" | "safetensors")
 }
 
 /// The extension that says what is in the file at `path`, in lower case, and how that is compressed, by one behind it.
@@ -302,15 +336,24 @@ pub(super) fn place(path: &Path, offset: u64) -> String {
         return format!("row {}", offset.saturating_add(1));
     }
     let lines = || {
-        let mut reader = lines_of(path, packing, 0).ok()?.0.take(offset);
-        let mut lines = 1u64;
+        let mut reader = lines_of(path, packing, 0).ok()?.0;
+        let (mut lines, mut left) = (1u64, offset);
         loop {
             let bytes = reader.fill_buf().ok()?;
-            if bytes.is_empty() {
+            let before = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
+            let (passed, rest) = bytes.split_at(before);
+            lines += passed.iter().filter(|&&byte| byte == b'\n').count() as u64;
+            // Empty lines of JSONL belong to the line after them.
+            let empty = match is_jsonl(&extension) && left as usize == before {
+                true => rest.len() - rest.trim_ascii_start().len(),
+                false => 0,
+            };
+            lines += rest[..empty].iter().filter(|&&byte| byte == b'\n').count() as u64;
+            left -= before as u64;
+            if bytes.is_empty() || empty < rest.len() || !is_jsonl(&extension) && left == 0 {
                 return Some(lines);
             }
-            lines += bytes.iter().filter(|&&byte| byte == b'\n').count() as u64;
-            let read = bytes.len();
+            let read = before + empty;
             reader.consume(read);
         }
     };

@@ -1,12 +1,12 @@
 //! Turns text and records into tokens.
 
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
-use ckpt_infer::FIM_TEXTS;
-use ckpt_inspect::vocabulary::read_file;
+use ckpt_infer::{FIM_TEXTS, Specials, TokenRole, Tokenizer};
+use ckpt_inspect::vocabulary::{FileKind, read_file};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokenizers::Tokenizer;
 
 use super::chat::Writer;
 use super::{Settings, Token};
@@ -29,35 +29,42 @@ pub(super) struct Encoder {
 }
 
 /// Incremented whenever the same text gives different tokens.
-const VERSION: u8 = 2;
-/// Usual names of the token that ends a document.
+const VERSION: u8 = 3;
+/// Usual names of the token that ends a document, for tokenizers that do not say it.
 const ENDS: [&str; 6] = ["<|endoftext|>", "</s>", "<eos>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"];
 
 impl Encoder {
     pub fn new(settings: &Settings) -> Result<Self> {
-        let (tokenizer, mask_prompts) = (settings.tokenizer.as_deref(), settings.mask_prompts);
-        let chat = tokenizer.map(|path| Writer::new(path, settings.template)).transpose()?;
-        let load = |path: &Path| -> Result<(Tokenizer, [u8; 32])> {
-            let bytes = read_file(path)?;
-            if let Some(what) = ckpt_infer::tokenizer_fault(&bytes) {
-                return Err(Error::data(path, what));
-            }
-            let loaded = Tokenizer::from_bytes(&bytes)
-                .map_err(|e| Error::data(path, format!("is not a valid tokenizer: {e}")))?;
-            let mut hash = Sha256::new();
-            hash.update([VERSION, mask_prompts.into()]);
-            hash.update(&bytes);
-            let column = settings.text_column.as_deref().unwrap_or_default();
-            for part in chat.iter().flat_map(Writer::fingerprint).chain([column]) {
-                hash.update((part.len() as u64).to_le_bytes());
-                hash.update(part);
-            }
-            Ok((loaded, hash.finalize().into()))
+        let mut encoder = Encoder {
+            tokenizer: None,
+            end: None,
+            mask_prompts: settings.mask_prompts,
+            text_column: settings.text_column.clone(),
+            chat: None,
+            fingerprint: None,
         };
-        let (tokenizer, fingerprint) = tokenizer.map(load).transpose()?.unzip();
-        let end = tokenizer.as_ref().and_then(|t| ENDS.iter().find_map(|end| t.token_to_id(end)));
-        let text_column = settings.text_column.clone();
-        Ok(Encoder { tokenizer, end, mask_prompts, text_column, chat, fingerprint })
+        let Some(path) = settings.tokenizer.as_deref() else { return Ok(encoder) };
+        let tokenizer = Tokenizer::open(path).map_err(|e| Error::data(path, e.to_string()))?;
+        let named = || {
+            let ids = called(&tokenizer, &ENDS);
+            ids.into_iter().find_map(|id| id)
+        };
+        encoder.end = tokenizer.role(TokenRole::Eos).or_else(named);
+        let chat = Writer::new(&tokenizer, settings.template)?;
+        let mut hash = Sha256::new();
+        hash.update([VERSION, settings.mask_prompts.into()]);
+        identify(tokenizer.path(), &mut hash)?;
+        for id in encoder.end.iter().chain(tokenizer.begin()) {
+            hash.update(id.to_le_bytes());
+        }
+        let column = settings.text_column.as_deref().unwrap_or_default();
+        for part in chat.fingerprint().into_iter().chain([column]) {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        encoder.fingerprint = Some(hash.finalize().into());
+        (encoder.tokenizer, encoder.chat) = (Some(tokenizer), Some(chat));
+        Ok(encoder)
     }
 
     /// A fingerprint of how text becomes tokens; `None` without a tokenizer.
@@ -75,8 +82,10 @@ impl Encoder {
 
     /// The text of tokens, special ones included.
     pub fn decode(&self, ids: impl Iterator<Item = u32>) -> Option<String> {
-        let ids: Vec<u32> = ids.collect();
-        self.tokenizer.as_ref()?.decode(&ids, false).ok()
+        let mut stream = self.tokenizer.as_ref()?.stream(&[], true);
+        let mut text: String = ids.map(|id| stream.push(id)).collect();
+        text += &stream.finish();
+        Some(text)
     }
 
     /// The token that ends a document.
@@ -84,29 +93,65 @@ impl Encoder {
         self.end
     }
 
+    /// The tokens that a document begins with: those that `ckpt infer` puts before a prompt.
+    pub fn begin_tokens(&self) -> &[u32] {
+        self.tokenizer.as_ref().map_or(&[], Tokenizer::begin)
+    }
+
     /// The tokens before prefix, middle and suffix, if the tokenizer has them.
     pub fn fill_in(&self) -> Option<[u32; 3]> {
-        let tokenizer = self.tokenizer.as_ref()?;
-        FIM_TEXTS.iter().find_map(|[prefix, suffix, middle]| {
-            let id = |name: &str| tokenizer.token_to_id(name);
-            Some([id(prefix)?, id(middle)?, id(suffix)?])
-        })
+        let ids = called(self.tokenizer.as_ref()?, FIM_TEXTS.as_flattened());
+        ids.chunks_exact(3).find_map(|ids| Some([ids[0]?, ids[2]?, ids[1]?]))
     }
 
     pub fn text(&self, text: &str, learn: bool, out: &mut Vec<Token>) -> Result<(), String> {
         let tokenizer = self.tokenizer.as_ref().ok_or(NO_TOKENIZER)?;
-        let encoding = tokenizer.encode_fast(text, false).map_err(|e| e.to_string())?;
-        out.extend(encoding.get_ids().iter().map(|&id| Token { id, learn }));
+        let ids = tokenizer.encode(text, Specials::Parsed).map_err(|e| e.to_string())?;
+        out.extend(ids.into_iter().map(|id| Token { id, learn }));
         Ok(())
+    }
+
+    /// Makes what is in `out` from place `at` on a document's beginning: with the tokens that one begins with, unless they
+    /// are there. They are given to every prompt, so they need not be learnt.
+    pub fn begin(&self, at: usize, out: &mut Vec<Token>) {
+        let begin = self.begin_tokens();
+        let written =
+            out[at..].len() >= begin.len() && out[at..].iter().map(|t| &t.id).zip(begin).all(|(a, b)| a == b);
+        if written {
+            out[at..at + begin.len()].iter_mut().for_each(|token| token.learn = false);
+        } else {
+            out.splice(at..at, begin.iter().map(|&id| Token { id, learn: false }));
+        }
     }
 
     pub fn end(&self, out: &mut Vec<Token>) {
         out.extend(self.end.map(|id| Token { id, learn: true }));
     }
 
+    /// Adds a document of one text.
+    fn whole(&self, text: &str, out: &mut Vec<Token>) -> Result<(), String> {
+        let at = out.len();
+        self.text(text, true, out)?;
+        self.begin(at, out);
+        self.end(out);
+        Ok(())
+    }
+
     /// The documents of one JSON line.
     pub fn line(&self, line: &str) -> Result<Vec<Token>, String> {
-        let value: Value = serde_json::from_str(line).map_err(|e| format!("is not valid JSON: {e}"))?;
+        let value: Value = serde_json::from_str(line).map_err(|e| {
+            let (what, place) = (e.to_string(), format!(" at line {} column {}", e.line(), e.column()));
+            // Its line is that of the file, which is told beside it.
+            let what = what.strip_suffix(&place).unwrap_or(&what);
+            let hint = match matches!(line.trim(), "[" | "{") {
+                true => "; each line is to hold one whole JSON object (`jq -c '.[]'` makes such lines of an array)",
+                false => "",
+            };
+            format!("is not valid JSON: {what} at column {}{hint}", e.column())
+        })?;
+        if value.is_array() {
+            return Err("is a JSON array; each line is to hold one JSON object (`jq -c '.[]'` makes such lines of it)".into());
+        }
         self.record(&value)
     }
 
@@ -117,14 +162,21 @@ impl Encoder {
         let field = |name: &str| value.get(name).and_then(Value::as_str);
         if let Some(column) = &self.text_column {
             let text = field(column).ok_or_else(|| format!("has no text in `{column}`"))?;
-            self.text(text, true, &mut out)?;
-            self.end(&mut out);
+            self.whole(text, &mut out)?;
             return Ok(out);
         }
         if let Some(messages) = value.get("messages").and_then(Value::as_array) {
             let chat = self.chat.as_ref().ok_or(NO_TOKENIZER)?;
-            for (answer, text) in chat.pieces(messages)? {
-                self.text(&text, answer || !self.mask_prompts, &mut out)?;
+            let mut first = 0;
+            for piece in chat.pieces(messages)? {
+                if piece.is_new {
+                    first = out.len();
+                }
+                let at = out.len();
+                self.text(&piece.text, piece.answer || !self.mask_prompts, &mut out)?;
+                if at == first {
+                    self.begin(at, &mut out);
+                }
             }
             if out.last().map(|token| token.id) != self.end {
                 self.end(&mut out);
@@ -139,7 +191,9 @@ impl Encoder {
         };
         if let (Some(prompt), false) = (field("prompt"), responses.is_empty()) {
             for response in responses {
+                let at = out.len();
                 self.text(prompt, !self.mask_prompts, &mut out)?;
+                self.begin(at, &mut out);
                 self.text(response, true, &mut out)?;
                 self.end(&mut out);
             }
@@ -147,10 +201,37 @@ impl Encoder {
         }
         let text = field("text").or(field("content"));
         let text = text.ok_or("has none of text, content, messages, or prompt with response or responses")?;
-        self.text(text, true, &mut out)?;
-        self.end(&mut out);
+        self.whole(text, &mut out)?;
         Ok(out)
     }
+}
+
+/// The tokens with the texts `names`, each if there is one.
+fn called(tokenizer: &Tokenizer, names: &[&str]) -> Vec<Option<u32>> {
+    let mut ids = vec![None; names.len()];
+    for id in (0..tokenizer.vocab_size() as u32).rev() {
+        let text = tokenizer.token(id);
+        if let Some(at) = names.iter().position(|name| text.as_deref() == Some(name)) {
+            ids[at] = Some(id);
+        }
+    }
+    ids
+}
+
+/// Adds to `hash` what tells the tokenizer at `path` from others: its bytes, or of a GGUF file, which may hold a whole
+/// model, its place, size and time.
+fn identify(path: &Path, hash: &mut Sha256) -> Result<()> {
+    if FileKind::of(path)? != FileKind::Gguf {
+        hash.update(read_file(path)?);
+        return Ok(());
+    }
+    let metadata = std::fs::metadata(path).map_err(|e| Error::read(path, e))?;
+    let time = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let place = std::fs::canonicalize(path).map_err(|e| Error::read(path, e))?;
+    hash.update(place.as_os_str().as_encoded_bytes());
+    hash.update(metadata.len().to_le_bytes());
+    hash.update(time.map_or(0, |time| time.as_nanos()).to_le_bytes());
+    Ok(())
 }
 
 /// A teacher's answer: text, or an object that holds it.

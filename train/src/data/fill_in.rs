@@ -9,7 +9,7 @@ use crate::Random;
 const SHORTEST: usize = 8;
 
 /// Which documents are rearranged, and with which tokens.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct FillIn {
     /// Share of documents.
     pub rate: f64,
@@ -17,13 +17,15 @@ pub(super) struct FillIn {
     pub marks: [u32; 3],
     /// The token that ends a document.
     pub end: Option<u32>,
+    /// The tokens that a document begins with; they stay there.
+    pub begin: Vec<u32>,
 }
 
 impl FillIn {
     /// `tokens` with a share of the documents in them rearranged: half of these suffix first. The length stays, so a
     /// rearranged sequence loses three tokens of its end for each document. Sequences with prompts stay as they are.
     pub fn apply(&self, tokens: &mut Vec<Token>, random: &mut Random) {
-        if tokens.iter().any(|t| !t.learn) {
+        if tokens.iter().any(|t| !t.learn && !self.begin.contains(&t.id)) {
             return;
         }
         let length = tokens.len();
@@ -33,6 +35,10 @@ impl FillIn {
                 Some(last) if Some(last.id) == self.end => part.split_at(part.len() - 1),
                 _ => (part, &[][..]),
             };
+            let begins =
+                text.len() >= self.begin.len() && text.iter().zip(&self.begin).all(|(t, id)| t.id == *id);
+            let (begin, text) = text.split_at(if begins { self.begin.len() } else { 0 });
+            out.extend_from_slice(begin);
             match random.uniform() < self.rate && text.len() >= SHORTEST {
                 true => self.rearrange(text, random, &mut out),
                 false => out.extend_from_slice(text),

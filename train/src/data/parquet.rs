@@ -5,7 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parquet::basic::Compression;
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::serialized_reader::ReadOptionsBuilder;
 use parquet::record::reader::RowIter;
@@ -32,6 +34,21 @@ impl Parquet {
         let open = || File::open(path).map_err(|e| Error::read(path, e));
         let whole = SerializedFileReader::new(open()?).map_err(damaged)?;
         let columns = columns(path, &whole, wanted)?;
+        let chunks = whole.metadata().row_groups().iter().flat_map(|group| group.columns());
+        let is_read = |chunk: &&ColumnChunkMetaData| {
+            chunk.column_path().parts().first().is_some_and(|name| wanted.contains(&name.as_str()))
+        };
+        if let Some(unread) = chunks.filter(is_read).map(|chunk| chunk.compression()).find(|c| !is_known(*c))
+        {
+            let name = unread.to_string();
+            let name = name.split('(').next().unwrap_or_default();
+            return Err(Error::data(
+                path,
+                format!(
+                    "is compressed with {name}, which is not read here; write it with Snappy, Zstandard, gzip or LZ4"
+                ),
+            ));
+        }
         let (mut skipped, mut before) = (0, 0u64);
         for group in whole.metadata().row_groups() {
             let rows = u64::try_from(group.num_rows()).unwrap_or(0);
@@ -64,6 +81,12 @@ impl Parquet {
         let row = row.map_err(|e| Error::data(path, format!("is damaged: {e}")))?;
         Ok(row.map(|row| record(&row)))
     }
+}
+
+/// Whether columns of this compression are read.
+fn is_known(compression: Compression) -> bool {
+    use Compression::{GZIP, LZ4, LZ4_RAW, SNAPPY, UNCOMPRESSED, ZSTD};
+    matches!(compression, UNCOMPRESSED | SNAPPY | GZIP(_) | LZ4 | LZ4_RAW | ZSTD(_))
 }
 
 /// The schema of the columns that are read.

@@ -1,13 +1,13 @@
 //! Tokenized shards: the documents of one data file as tokens, kept in a folder so that text is encoded once. A shard
-//! is named by what it was made from: the file's path, length and time, and the tokenizer.
+//! is named by what it was made from: the file's path, inode, length and times, and the tokenizer.
 //!
 //! Layout, little-endian: [`MAGIC`], the name (32 bytes), then a record per document: where the next document begins in
 //! the data file (u64), length (u32), tokens (i32, those that do not count in the loss as -id - 1). A bad line has a
 //! length of [`BAD`], then the bytes (u32) of why, and the text. A text without some of its lines has a length of
 //! [`MENDED`], then how many lines (u32) and where each begins (u32), and then length and tokens. The end is a record at
-//! [`END`].
+//! [`END`]. Each record ends with the CRC-32C (u32) of all before it: where it differs, the shard is removed.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::documents::Document;
 use super::{decode, encode};
 
-const MAGIC: &[u8; 8] = b"ckpttok2";
+const MAGIC: &[u8; 8] = b"ckpttok3";
 const BAD: u32 = u32::MAX;
 const MENDED: u32 = u32::MAX - 1;
 const END: u64 = u64::MAX;
@@ -41,6 +41,10 @@ impl Place {
         hash.update(full.as_os_str().as_encoded_bytes());
         hash.update(metadata.len().to_le_bytes());
         hash.update(time.as_nanos().to_le_bytes());
+        // A file that replaces another may have its size and time.
+        for number in identity(&metadata) {
+            hash.update(number.to_le_bytes());
+        }
         hash.update(fingerprint);
         let name: [u8; 32] = hash.finalize().into();
         let hex: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -48,10 +52,25 @@ impl Place {
     }
 }
 
+/// When anything about a file changed, which no program can set, and its inode.
+#[cfg(unix)]
+fn identity(metadata: &Metadata) -> [i128; 2] {
+    use std::os::unix::fs::MetadataExt;
+    [i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec()), metadata.ino().into()]
+}
+
+#[cfg(not(unix))]
+fn identity(_: &Metadata) -> [i128; 2] {
+    [0; 2]
+}
+
 /// A shard that is read.
 #[derive(Debug)]
 pub(super) struct Shard {
+    path: PathBuf,
     reader: BufReader<File>,
+    /// The checksum of what was read of a record.
+    sum: u32,
     /// Bytes that are left.
     left: u64,
 }
@@ -62,7 +81,8 @@ impl Shard {
     pub fn open(place: &Place, offset: u64) -> Option<Shard> {
         let file = File::open(&place.path).ok()?;
         let left = file.metadata().ok()?.len();
-        let mut shard = Shard { reader: BufReader::with_capacity(1 << 16, file), left };
+        let reader = BufReader::with_capacity(1 << 16, file);
+        let mut shard = Shard { path: place.path.clone(), reader, sum: 0, left };
         let mut head = [0; MAGIC.len() + 32];
         shard.read(&mut head)?;
         if head[..MAGIC.len()] != *MAGIC || head[MAGIC.len()..] != place.name {
@@ -76,13 +96,25 @@ impl Shard {
     }
 
     /// The next document and where the one after it begins; the inner `None` at the end, the outer one when the shard
-    /// is damaged.
+    /// is damaged, which is then removed.
     pub fn next(&mut self) -> Option<Option<(Document, u64)>> {
+        self.sum = 0;
+        let record = self.record().filter(|_| {
+            let sum = self.sum;
+            self.array().map(u32::from_le_bytes) == Some(sum)
+        });
+        if record.is_none() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+        record
+    }
+
+    fn record(&mut self) -> Option<Option<(Document, u64)>> {
         let next = u64::from_le_bytes(self.array()?);
+        let length = u32::from_le_bytes(self.array()?);
         if next == END {
             return Some(None);
         }
-        let length = u32::from_le_bytes(self.array()?);
         let document = match length {
             BAD => {
                 let length = u32::from_le_bytes(self.array()?);
@@ -112,6 +144,7 @@ impl Shard {
             }
             length => u64::from(length) * 4,
         };
+        let bytes = bytes.checked_add(4)?;
         self.left = self.left.checked_sub(bytes)?;
         self.reader.seek_relative(i64::try_from(bytes).ok()?).ok()?;
         Some(next)
@@ -119,7 +152,9 @@ impl Shard {
 
     fn read(&mut self, out: &mut [u8]) -> Option<()> {
         self.left = self.left.checked_sub(out.len() as u64)?;
-        self.reader.read_exact(out).ok()
+        self.reader.read_exact(out).ok()?;
+        self.sum = crc32c::crc32c_append(self.sum, out);
+        Some(())
     }
 
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -179,14 +214,19 @@ impl Recorder {
             }
             Document::Window(_) | Document::Skipped => return None,
         };
-        self.file.write_all(&next.to_le_bytes()).and_then(|()| self.file.write_all(&bytes)).ok()
+        self.record(next, &bytes)
+    }
+
+    fn record(&mut self, next: u64, bytes: &[u8]) -> Option<()> {
+        let next = next.to_le_bytes();
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&next), bytes).to_le_bytes();
+        [&next, bytes, &sum].into_iter().try_for_each(|part| self.file.write_all(part)).ok()
     }
 
     /// Ends the shard: from here on it is used.
     pub fn end(mut self) -> Option<()> {
-        self.file.write_all(&END.to_le_bytes()).ok()?;
         // A record's second field is always there.
-        self.file.write_all(&0u32.to_le_bytes()).ok()?;
+        self.record(END, &0u32.to_le_bytes())?;
         self.file.into_inner().ok()?.commit().ok()
     }
 }

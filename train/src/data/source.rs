@@ -232,18 +232,6 @@ impl Source {
         }
     }
 
-    /// The first sequence to come, as pieces of text of which each is learnt or only context; `None` without a
-    /// tokenizer, or where a sequence is ready-made.
-    pub fn example(&self) -> Option<Vec<(bool, String)>> {
-        let window = self.buffer.first().filter(|window| window.source.is_none())?;
-        let pieces = window.tokens.chunk_by(|a, b| a.learn == b.learn);
-        pieces
-            .map(|piece| {
-                Some((piece[0].learn, self.shared.encoder.decode(piece.iter().map(|token| token.id))?))
-            })
-            .collect()
-    }
-
     /// Its position.
     pub fn state(&self) -> Object<'static> {
         let number = |n: u64| Value::I64(n as i64);

@@ -7,10 +7,11 @@ use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
 use ckpt_inspect::metadata::HashableValue;
 
+use super::documents;
 use super::encoder::Encoder;
 use super::fill_in::FillIn;
 use super::source::{Shared, Source};
-use super::{LARGEST_BATCH, Restored, Settings, Window, batch_of};
+use super::{LARGEST_BATCH, Restored, Settings, Token, Window, batch_of};
 use crate::batch::Batch;
 use crate::{Error, Random, Result};
 
@@ -19,6 +20,8 @@ pub struct Stream {
     shared: Arc<Shared>,
     /// Each with its weight among them.
     sources: Vec<(f64, Source)>,
+    /// The first sequence of all batches in which something is learnt.
+    example: Option<Window>,
 }
 
 impl Stream {
@@ -80,7 +83,8 @@ impl Stream {
                         "fill-in-the-middle training needs a tokenizer with tokens for it, such as <|fim_prefix|>, <|fim_middle|> and <|fim_suffix|>",
                     )
                 })?;
-                Some(FillIn { rate, marks, end: encoder.end_token() })
+                let begin = encoder.begin_tokens().to_vec();
+                Some(FillIn { rate, marks, end: encoder.end_token(), begin })
             }
         };
         let mut settings = settings.clone();
@@ -99,7 +103,7 @@ impl Stream {
             (weight, Source::new(shared.clone(), which, files))
         };
         let sources = sizes.into_iter().enumerate().map(source).collect();
-        Ok(Stream { shared, sources })
+        Ok(Stream { shared, sources, example: None })
     }
 
     /// The sources, and the weight of each.
@@ -140,6 +144,10 @@ impl Stream {
     pub fn batch(&mut self) -> Result<Batch> {
         let wanted = self.shared.settings.batch;
         let windows: Vec<Window> = (0..wanted).map(|_| self.draw()).collect::<Result<_>>()?;
+        if self.example.is_none() {
+            let is_learnt = |window: &&Window| window.tokens[1..].iter().any(|token| token.learn);
+            self.example = windows.iter().filter(|window| window.source.is_none()).find(is_learnt).cloned();
+        }
         batch_of(&windows)
     }
 
@@ -161,18 +169,24 @@ impl Stream {
         self.sources[which].1.draw()
     }
 
-    /// The tokens of a prompt; without text, the token that ends a document.
+    /// The tokens of a prompt, with those that a document begins with; without text, only these or, if there are none, the
+    /// token that ends a document.
     pub(crate) fn prompt(&self, text: &str) -> Result<Vec<u32>, String> {
         let encoder = &self.shared.encoder;
         if encoder.fingerprint().is_none() {
             return Err("samples of text need a tokenizer: give a tokenizer.json".into());
         }
         if text.is_empty() {
-            let none = "the tokenizer has no token that ends a document: give a prompt for samples";
+            let none = "the tokenizer has no token that begins or ends a document: give a prompt for samples";
+            let begin = encoder.begin_tokens();
+            if !begin.is_empty() {
+                return Ok(begin.to_vec());
+            }
             return encoder.end_token().map(|end| vec![end]).ok_or_else(|| none.into());
         }
         let mut tokens = Vec::new();
         encoder.text(text, true, &mut tokens)?;
+        encoder.begin(0, &mut tokens);
         Ok(tokens.iter().map(|token| token.id).collect())
     }
 
@@ -186,10 +200,20 @@ impl Stream {
         self.shared.encoder.decode(ids.iter().copied())
     }
 
-    /// The first sequence to come, as pieces of text of which each is learnt or only context; `None` without a
-    /// tokenizer, or where a sequence is ready-made.
+    /// The first sequence of all batches in which something is learnt, as pieces of text of which each is learnt or only
+    /// context; `None` before, without a tokenizer, and where sequences are ready-made.
     pub fn example(&self) -> Option<Vec<(bool, String)>> {
-        self.sources.iter().find_map(|(_, source)| source.example())
+        let pieces = self.example.as_ref()?.tokens.chunk_by(|a, b| a.learn == b.learn);
+        let decode = |piece: &[Token]| self.shared.encoder.decode(piece.iter().map(|token| token.id));
+        pieces.map(|piece| Some((piece[0].learn, decode(piece)?))).collect()
+    }
+
+    /// Whether documents are texts that no token ends.
+    pub(crate) fn lacks_end(&self) -> bool {
+        let Shared { encoder, files, .. } = &*self.shared;
+        encoder.fingerprint().is_some()
+            && encoder.end_token().is_none()
+            && !files.iter().all(|path| documents::is_ready_made(path))
     }
 
     /// The position of the stream.

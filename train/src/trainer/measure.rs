@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ckpt_convert::save;
+use ckpt_inspect::metadata::{Value, as_f64};
 use serde_json::json;
 
 use super::average::Average;
@@ -25,6 +26,32 @@ impl Trainer {
             (Some(set), Some(average)) => loss_on(set, &mut self.network, average, &AtomicBool::new(false)),
             _ => Ok(None),
         }
+    }
+
+    /// The loss of the best.pt in `folder`, if it is this run's and was measured on the same set: only a better one
+    /// replaces it, though the run goes on from an earlier step.
+    pub(super) fn kept(&self, folder: &RunFolder, watch: &mut dyn FnMut(Event<'_>)) -> Option<f64> {
+        let path = folder.best();
+        if folder.is_taken_over() || !path.is_file() {
+            return None;
+        }
+        let best = ckpt_inspect::open(&path).ok()?;
+        let state = |name: &str| best.meta(&format!("training_state.{name}"));
+        let set = match state("validated_on") {
+            Some(Value::String(set)) => Some(set),
+            _ => None,
+        };
+        let loss = state("best_loss").and_then(as_f64).filter(|loss| loss.is_finite())?;
+        if set.is_none() || set != self.measured_on.as_ref() {
+            return None;
+        }
+        if self.best_loss.is_none_or(|own| loss < own) {
+            let step = best.step.as_ref().map_or(String::new(), |(step, _)| format!(" of step {step}"));
+            watch(Event::Warning(format!(
+                "best.pt{step} has a validation loss of {loss:.4}, and is replaced only by a lower one"
+            )));
+        }
+        Some(loss)
     }
 
     /// Validates before the first step: what is best is better than that.
@@ -58,10 +85,11 @@ impl Trainer {
     ) -> Result<bool> {
         let (step, last) = (self.step, self.step == self.settings.steps);
         let due = |every: u64| every > 0 && (step.is_multiple_of(every) || last);
+        let mut sign = sign;
         if due(self.settings.validate_every)
             && let Some(loss) = self.validation_loss(&AtomicBool::new(false))?
         {
-            signs.note(loss);
+            sign = sign.or(signs.of_validation(loss));
             self.judge_validation(folder, loss, watch)?;
         }
         let mut wrong = sign.map(|sign| format!("step {step}: the run explodes: {sign}"));
@@ -122,17 +150,22 @@ impl Trainer {
             }
             false => None,
         };
-        let best = lowest && fault.is_none();
+        let improves = lowest && fault.is_none();
+        let best = improves && self.kept_loss.is_none_or(|kept| loss < kept);
         watch(Event::Validation { step, loss, best, first: false, averaged });
         if let Some(fault) = fault {
             watch(Event::Warning(format!(
                 "step {step}: its validation loss is the lowest so far, but best.pt is of healthy weights only (unless `best_any` is set), and {fault}"
             )));
         }
+        self.validations += 1;
         self.since_best += 1;
-        if best {
+        if improves {
             self.best_loss = Some(loss);
             self.since_best = 0;
+        }
+        if best {
+            self.kept_loss = Some(loss);
             save(&self.object(), &folder.best(), true)?;
         }
         Ok(())

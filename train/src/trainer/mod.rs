@@ -108,10 +108,16 @@ pub struct Trainer {
     tokens: u64,
     skipped: u64,
     best_loss: Option<f64>,
+    /// The loss of the best.pt that lies in the run folder, if it was measured on the same set.
+    kept_loss: Option<f64>,
     /// Validations since the lowest loss.
     since_best: u64,
     /// Invalid lines that an earlier part of the run has told.
     told_bad: u64,
+    /// Whether it was told that documents have no end.
+    told_end: bool,
+    /// Validations after steps of this run.
+    validations: u64,
     last_loss: Option<f64>,
     warnings: Vec<String>,
 }
@@ -128,17 +134,7 @@ impl Trainer {
     }
 
     fn with(config: ModelConfig, parameters: Parameters, settings: &Settings, seed: u64) -> Result<Self> {
-        let loss_is = "temperature must be from 0.001 to 1000, label smoothing and alpha from 0 to 1, focal from 0 to 100";
-        for (sound, what) in [
-            (settings.steps > 0, "steps must be above 0"),
-            (settings.accumulate > 0, "accumulate must be above 0"),
-            (settings.clip >= 0.0, "clip must be at least 0"),
-            (settings.loss.is_sound(), loss_is),
-        ] {
-            if !sound {
-                return Err(Error::settings(what));
-            }
-        }
+        settings.check()?;
         let length = settings.data.length;
         if length > config.max_seq_len {
             return Err(Error::settings(format!(
@@ -179,8 +175,11 @@ impl Trainer {
             tokens: 0,
             skipped: 0,
             best_loss: None,
+            kept_loss: None,
             since_best: 0,
             told_bad: 0,
+            validations: 0,
+            told_end: false,
             last_loss: None,
             warnings,
         })
@@ -246,6 +245,13 @@ impl Trainer {
             }
             self.validation = Some(set);
         }
+        if self.stream.lacks_end() && !self.told_end {
+            self.told_end = true;
+            self.warnings.push(
+                "the tokenizer names no token that ends a text (`eos_token` in the tokenizer_config.json beside it does), so documents follow each other without a mark, and the model learns no end"
+                    .into(),
+            );
+        }
         self.sample_prompt()?;
         if self.ready.is_empty() {
             self.ready = self.batches()?;
@@ -278,6 +284,7 @@ impl Trainer {
         if let Some(example) = self.stream.example() {
             watch(Event::Example(example));
         }
+        self.kept_loss = self.kept(folder, watch);
         let mut signs = Signs::new(self.config.vocab_size);
         self.validate_at_start(folder, &mut signs, stop, watch)?;
         let mut gradients = self.parameters.zeros();
@@ -344,8 +351,11 @@ impl Trainer {
             let tokens: u64 = batches.iter().map(|b| b.ids.len() as u64).sum();
             self.tokens = self.tokens.saturating_add(tokens);
             self.report_step(folder, taken, factor, (tokens, started.elapsed().as_secs_f64()), watch)?;
+            let validations = self.validations;
             saved_at = self.after_step(folder, &mut signs, sign, watch)?.then_some(self.step);
-            if self.settings.patience > 0 && self.since_best >= self.settings.patience {
+            // Judged by a validation of its own: a run that ended so is resumed to go on.
+            let judged = self.validations > validations;
+            if judged && self.settings.patience > 0 && self.since_best >= self.settings.patience {
                 if saved_at != Some(self.step) {
                     self.save(folder, watch)?;
                 }

@@ -17,6 +17,7 @@ impl Trainer {
     /// `Collapsed` when its layers have, unless allowed; `Settings` when it is not a student model or its state belongs
     /// to another optimizer; the checkpoint's own.
     pub fn resume(checkpoint: &Checkpoint, settings: &Settings, options: ResumeOptions) -> Result<Self> {
+        settings.check()?;
         let path = checkpoint.path.display();
         let (config, assumed) = start::configuration(checkpoint, options.bitlinear)?;
         let parameters = Parameters::load(&config, checkpoint)?;

@@ -16,6 +16,10 @@ const QUIET: usize = 50;
 const GUESS: f64 = 0.98;
 /// Share of ln V below which a model had learnt something.
 const LEARNT: f64 = 0.85;
+/// From so many times ln V on a loss that rose has diverged: a model that knows nothing has ln V.
+const DIVERGED: f64 = 2.0;
+/// How many times its first loss a loss that rose has at least.
+const ROSE: f64 = 1.2;
 /// The largest std of a matrix times the root of its inputs: new ones have 0.58, and trained ones up to 3 or so.
 const LARGEST: f64 = 20.0;
 
@@ -24,6 +28,8 @@ const LARGEST: f64 = 20.0;
 pub(super) enum Sign {
     /// The loss is that of a guess among all tokens, and was lower before.
     Guess { loss: f64, guess: f64, lowest: f64 },
+    /// The loss rose to twice that of a guess, and never was lower than one.
+    Diverged { of: &'static str, loss: f64, guess: f64, first: f64 },
     /// No gradient reaches any weight.
     NoGradient,
     /// A matrix holds numbers out of all proportion, or none.
@@ -35,6 +41,8 @@ pub(super) struct Signs {
     guess: f64,
     recent: VecDeque<f64>,
     lowest: f64,
+    /// The first loss that the model had.
+    first: Option<f64>,
     /// Steps since the last sign: a new one is told if there was none for a while.
     quiet: usize,
 }
@@ -42,12 +50,31 @@ pub(super) struct Signs {
 impl Signs {
     /// For a vocabulary of `vocab` tokens.
     pub fn new(vocab: usize) -> Self {
-        Signs { guess: (vocab as f64).ln(), recent: VecDeque::new(), lowest: f64::INFINITY, quiet: QUIET }
+        Signs {
+            guess: (vocab as f64).ln(),
+            recent: VecDeque::new(),
+            lowest: f64::INFINITY,
+            first: None,
+            quiet: QUIET,
+        }
     }
 
     /// Takes note of a loss that the model had.
     pub fn note(&mut self, loss: f64) {
         self.lowest = self.lowest.min(loss);
+        self.first.get_or_insert(loss);
+    }
+
+    /// The sign that a validation's loss is, if it is one.
+    pub fn of_validation(&mut self, loss: f64) -> Option<Sign> {
+        self.note(loss);
+        self.diverged("validation loss", loss)
+    }
+
+    fn diverged(&self, of: &'static str, loss: f64) -> Option<Sign> {
+        let first = self.first?;
+        let rose = loss >= DIVERGED * self.guess && loss >= ROSE * first;
+        rose.then_some(Sign::Diverged { of, loss, guess: self.guess, first })
     }
 
     /// The sign that the loss and gradient norm of a step are, if it is one and none was told lately.
@@ -58,10 +85,13 @@ impl Signs {
         }
         let mean = self.recent.iter().sum::<f64>() / self.recent.len() as f64;
         let whole = self.recent.len() == STEPS;
+        self.first.get_or_insert(loss);
         let sign = if norm == 0.0 {
             Some(Sign::NoGradient)
         } else if whole && mean >= GUESS * self.guess && self.lowest < LEARNT * self.guess {
             Some(Sign::Guess { loss: mean, guess: self.guess, lowest: self.lowest })
+        } else if whole {
+            self.diverged("loss of the last 20 steps", mean)
         } else {
             None
         };
@@ -107,6 +137,10 @@ impl fmt::Display for Sign {
                 f,
                 "the loss of the last {STEPS} steps, {loss:.2}, is no better than a guess (ln of the vocabulary, {guess:.2}), and was {lowest:.2}"
             ),
+            Sign::Diverged { of, loss, guess, first } => write!(
+                f,
+                "the {of}, {loss:.2}, is more than twice that of a guess (ln of the vocabulary, {guess:.2}), and was {first:.2} at first"
+            ),
             Sign::NoGradient => write!(f, "the gradient is exactly 0, so no weight learns any more"),
             Sign::Size { name, std, others } => {
                 match std.is_finite() {
@@ -147,6 +181,25 @@ mod tests {
         let mut signs = Signs::new(vocab);
         signs.note(0.5 * guess);
         assert_eq!(steps(&mut signs, [guess; 50]).len(), 1);
+    }
+
+    #[test]
+    fn a_loss_that_rises_to_twice_that_of_a_guess_is_a_sign_though_nothing_was_learnt() {
+        let guess = 1000f64.ln();
+        let mut signs = Signs::new(1000);
+        signs.note(guess);
+        assert!(steps(&mut signs, [1.9 * guess; 50]).is_empty());
+        let told = steps(&mut signs, [2.2 * guess; 50]);
+        assert!(matches!(&told[..], [Sign::Diverged { first, .. }] if *first == guess), "{told:?}");
+        // A validation tells it by itself.
+        let mut signs = Signs::new(1000);
+        signs.note(guess);
+        assert_eq!(signs.of_validation(1.9 * guess), None);
+        assert!(matches!(signs.of_validation(2.1 * guess), Some(Sign::Diverged { .. })));
+        // A model that was as bad at first, and does not get worse, has not diverged here.
+        let mut signs = Signs::new(1000);
+        signs.note(2.5 * guess);
+        assert!(steps(&mut signs, (0..100).map(|i| guess * (2.5 - 0.01 * f64::from(i)))).is_empty());
     }
 
     #[test]

@@ -282,19 +282,20 @@ fn tokens_are_kept_and_are_the_same() {
     assert!(truth.1 > 0);
     assert_eq!(batches(&cached), truth);
     let [shard] = &kept()[..] else { panic!("{:?}", kept()) };
-    // A file that is read from its cached tokens alone: its present contents are not read.
-    let data = &plain.files[0];
-    let time = std::fs::metadata(data).unwrap().modified().unwrap();
-    std::fs::write(data, "x".repeat(lines.len())).unwrap();
-    std::fs::File::options().write(true).open(data).unwrap().set_modified(time).unwrap();
-    // Lines are counted in the file itself, for the few that are shown.
+    // A file is read from its cached tokens alone: here from those of another text.
+    let bytes = std::fs::read(shard).unwrap();
+    let other = in_order(folder.path(), "b.jsonl", lines.replace("number", "NUMBER").as_bytes(), 10);
+    let other = other.with(|s| (s.holdout, s.token_cache) = (0.2, Some(cache.clone())));
+    let of_other = batches(&other).0;
+    let of_b = kept().into_iter().find(|path| path != shard).unwrap();
+    std::fs::write(shard, [&bytes[..40], &std::fs::read(of_b).unwrap()[40..]].concat()).unwrap();
     let (again, bad, _) = batches(&cached);
-    assert!(again == truth.0 && bad == truth.1);
+    assert!(again == of_other && again != truth.0 && bad == truth.1);
+    std::fs::write(shard, &bytes).unwrap();
+    assert_eq!(batches(&cached), truth);
     assert_eq!(Validation::read(&cached, 1).unwrap(), held_out);
     // A damaged shard is ignored, and so is one of an earlier version of the file.
-    std::fs::write(data, &lines).unwrap();
-    std::fs::File::options().write(true).open(data).unwrap().set_modified(time).unwrap();
-    let bytes = std::fs::read(shard).unwrap();
+    let data = &plain.files[0];
     for cut in [0, 20, 41, 300, bytes.len() - 13] {
         std::fs::write(shard, &bytes[..cut]).unwrap();
         assert_eq!(batches(&cached), truth, "cut at {cut}");
@@ -307,6 +308,7 @@ fn tokens_are_kept_and_are_the_same() {
     assert_eq!(read(&other, 2), "other$ot");
     let unmasked = other.with(|s| s.mask_prompts = false);
     assert_eq!(read(&unmasked, 2), "other$ot");
+    // The damaged one is gone.
     assert_eq!(kept().len(), 3, "a pass that ends keeps its tokens: {:?}", kept());
 }
 

@@ -3,6 +3,7 @@
 mod average;
 mod data;
 mod distill;
+mod documents;
 #[cfg(feature = "candle")]
 mod gradients;
 mod keys;

@@ -388,3 +388,95 @@ fn pytorch_loads_checkpoint_and_optimizer() {
     }
     python.script("train", "train.py", &[folder.path()]);
 }
+
+/// Going on from an earlier step does not replace what was better: neither with another seed's luck nor by forgetting it.
+#[test]
+fn the_best_checkpoint_of_a_folder_is_replaced_only_by_a_better_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids = write_ids(folder.path(), 23, 24);
+    let place = folder.path().join("run");
+    let mut all = settings(&ids, 2012).with(|s| s.save_every = 2);
+    run(&mut start(&all), &place);
+    let number = |path: &str, name: &str| {
+        let checkpoint = ckpt_inspect::open(place.join(path)).unwrap();
+        checkpoint.meta(&format!("training_state.{name}")).and_then(ckpt_inspect::metadata::as_f64).unwrap()
+    };
+    let (best, step) = (number("best.pt", "best_loss"), number("best.pt", "step"));
+    assert!(step > 2006.0, "what is learnt makes it better: {step}");
+    let usual = all.clone().with(|s| s.steps = 2006);
+    // On from the second step, too slowly to get there.
+    all.steps = 2006;
+    all.optimizer = sgd::Settings::default().with(|s| s.lr = Some(1e-4)).into();
+    let again = |forced: bool, all: &Settings| {
+        let options = ResumeOptions::default().with(|o| o.reset_optimizer = true);
+        let from = ckpt_inspect::open(place.join("step-002002.pt")).unwrap();
+        let mut trainer = Trainer::resume(&from, all, options).unwrap();
+        let mut run = RunFolder::open(&place).unwrap();
+        if forced {
+            run.take_over();
+        }
+        let mut told = Vec::new();
+        let outcome = trainer.run(&mut run, &AtomicBool::new(false), &mut |event| match event {
+            Event::Validation { best: true, .. } => told.push("best".to_string()),
+            Event::Warning(text) if text.contains("best.pt") => told.push(text),
+            _ => (),
+        });
+        assert_eq!(outcome.unwrap(), Outcome::Finished);
+        told
+    };
+    let told = again(false, &all);
+    assert!(told[0].contains(&format!("best.pt of step {step}")) && told.len() == 1, "{told:?}");
+    assert_eq!((number("best.pt", "best_loss"), number("best.pt", "step")), (best, step));
+    // Of another run, it is no measure.
+    let told = again(true, &usual);
+    assert!(told.contains(&"best".to_string()), "{told:?}");
+    assert!(number("best.pt", "step") < 2007.0);
+}
+
+/// A run that patience ended is resumed to go on: it is judged again by a validation, not by the step after it.
+#[test]
+fn patience_is_tested_by_validations() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids = write_ids(folder.path(), 23, 24);
+    let mut all = settings(&ids, 2040).with(|s| (s.patience, s.validate_every) = (1, 5));
+    // A rate of 0 makes nothing better.
+    all.optimizer = sgd::Settings::default().with(|s| s.lr = Some(0.0)).into();
+    let mut trainer = start(&all);
+    let (outcome, ..) = watched(&mut trainer, folder.path());
+    assert_eq!((outcome.unwrap(), trainer.step()), (Outcome::NoBetter, 2005));
+    let mut trainer = resume(&folder.path().join("step-002005.pt"), &all);
+    let (outcome, ..) = watched(&mut trainer, folder.path());
+    assert_eq!((outcome.unwrap(), trainer.step()), (Outcome::NoBetter, 2010));
+}
+
+#[test]
+fn one_folder_is_one_runs_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = RunFolder::open(folder.path()).unwrap();
+    let error = RunFolder::open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("another process is training into this folder"), "{error}");
+    drop(first);
+    RunFolder::open(folder.path()).unwrap();
+}
+
+#[test]
+fn numbers_with_which_no_run_is_possible_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = settings(&write_ids(folder.path(), 23, 24), 2002);
+    type Change = fn(&mut Settings);
+    let changes: [(&str, Change); 6] = [
+        ("clip", |s| s.clip = f64::INFINITY),
+        ("clip", |s| s.clip = f64::NAN),
+        ("schedule.min_factor", |s| s.schedule.min_factor = -3.0),
+        ("thresholds", |s| s.thresholds.projection.healthy = f64::NAN),
+        ("thresholds.dead_zero_share", |s| s.thresholds.dead_zero_share = 1.5),
+        ("steps", |s| s.steps = 0),
+    ];
+    for (name, change) in changes {
+        let checkpoint = ckpt_inspect::open(fixture("healthy-run/step-02000.pt")).unwrap();
+        let options = ResumeOptions::default().with(|o| o.reset_optimizer = true);
+        let result = Trainer::resume(&checkpoint, &all.clone().with(change), options);
+        let error = result.err().unwrap().to_string();
+        assert!(error.contains(name), "{name}: {error}");
+    }
+}
