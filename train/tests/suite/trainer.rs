@@ -321,6 +321,8 @@ fn a_collapsing_run_is_noticed_and_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(&write_ids(folder.path(), 23, 24), 3000);
     (settings.stop_on_collapse, settings.health_every) = (true, 5);
+    // The loss tells of it, too, and sooner.
+    settings.validate_every = 0;
     settings.optimizer = sgd::Settings::default()
         .with(|s| {
             s.lr = Some(1e-3);
