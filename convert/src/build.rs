@@ -272,13 +272,6 @@ impl<'c, 'o> Builder<'c, 'o> {
         }
         match complete::lacks(&self.plan) {
             Some(lacks) if self.options.allow_incomplete => self.plan.notes.push(Note::Incomplete(lacks)),
-            Some(_) if source.coding.unread.is_some() => {
-                let scheme = source.coding.unread.as_deref().unwrap_or_default().escape_debug();
-                let why = format!(
-                    "its weights are quantized by {scheme}, which is not read, so that it cannot be told whether all of them are there: --allow-incomplete writes what there is"
-                );
-                return Err(Error::of_source(source, why));
-            }
             Some(lacks) => return Err(Error::Incomplete { path: source.path.clone(), lacks }),
             None => {}
         }
