@@ -407,7 +407,9 @@ fn an_adapter_says_for_which_model_it_was_made() {
         };
         adapter(&place, name, change, &file.bytes())
     };
-    let merge = |adapter: &str, out: &str| place.run(&["edit", "base", "--lora", adapter, "-o", out]);
+    let merge = |adapter: &str, out: &str| {
+        place.run(&["edit", "base", "--lora", adapter, "-o", &format!("{out}-merged")])
+    };
     let own = Some("transformers.models.llama.modeling_llama");
     let run = merge(&made("same", "/models/llama-small/", own), "same").exits(0);
     assert!(!run.err().contains("was trained for"), "{run}");
