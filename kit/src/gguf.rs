@@ -26,9 +26,12 @@ pub const F32: u32 = 0;
 pub fn blocks(ggml: u32, size: usize, count: usize, random: &mut Random) -> Vec<u8> {
     const MXFP4: u32 = 39;
     const Q8_K: u32 = 15;
+    const TQ2_0: u32 = 35;
     let byte = |i: usize, random: &mut Random| match (ggml, i % size) {
         (MXFP4, 0) => 120,
         (Q8_K, 3) => 0x3c,
+        // Four codes, of which each is 0 to 2.
+        (TQ2_0, 0..64) => (0..4).fold(0, |codes, _| codes << 2 | random.below(3) as u8),
         _ => random.below(0x30) as u8,
     };
     (0..size * count).map(|i| byte(i, random)).collect()

@@ -75,6 +75,13 @@ fn layers(module: &str) -> Option<String> {
     Some(parts[..at].join("."))
 }
 
+/// The layer that `module` is in, with its number, and the last part of its name.
+fn in_layer(module: &str) -> Option<(String, String)> {
+    let stack = layers(module)?;
+    let number = module[stack.len()..].trim_start_matches('.').split('.').next()?;
+    Some((format!("{stack}.{number}"), module.rsplit('.').next()?.to_string()))
+}
+
 /// The modules that a configuration means by `target_modules` and `target_parameters`, as `check_target_module_exists` in PEFT's
 /// `tuners/tuners_utils.py` finds them.
 #[derive(Debug, Default)]
@@ -122,18 +129,23 @@ impl Meant {
         if self.leaves_out || self.any {
             return Vec::new();
         }
-        let canonical = |module: &str| {
+        let canonical = |module: &str| -> String {
             let name = shared(&format!("{module}.weight"));
             name.strip_suffix(".weight").unwrap_or(&name).to_string()
         };
         let changed: HashSet<String> = changed.map(|module| canonical(module)).collect();
         let stacks: HashSet<String> = changed.iter().filter_map(|module| layers(module)).collect();
+        let own = base.tensors.iter().filter_map(|t| t.name.strip_suffix(".weight")).map(canonical);
+        let own: HashSet<String> = own.collect();
+        // Classes may call a part of a layer otherwise than files of them do.
+        let renamed: HashSet<_> = changed.difference(&own).filter_map(|module| in_layer(module)).collect();
         let mut lacking = Vec::new();
         for tensor in base.tensors.iter().filter(|t| t.group == Group::Weights && t.shape.len() == 2) {
             let Some(module) = tensor.name.strip_suffix(".weight") else { continue };
             let own = canonical(module);
             let is_meant = self.has(module) || self.has(&own);
-            if !is_meant || changed.contains(&own) || own.contains("expert") {
+            let is_renamed = in_layer(&own).is_some_and(|known| renamed.contains(&known));
+            if !is_meant || is_renamed || changed.contains(&own) || own.contains("expert") {
                 continue;
             }
             if layers(&own).is_some_and(|stack| stacks.contains(&stack)) {
