@@ -78,7 +78,7 @@ const HEADS: [&str; 4] = ["Model", "For", "LMHeadModel", "DoubleHeadsModel"];
 /// The names of what is not there.
 pub(super) fn absent(network: &Network<'_>) -> Vec<String> {
     let class = network.record.model.architecture.as_str();
-    let of_family = |name: &&str| class.strip_prefix(*name).is_some_and(|head| goes_on(head));
+    let of_family = |name: &&str| class.strip_prefix(*name).is_some_and(goes_on);
     let families = FAMILIES.iter().filter(|(names, _)| names.iter().any(of_family));
     let classes = CLASSES.iter().filter(|(names, _)| names.contains(&class));
     let promised = families.chain(classes).flat_map(|(_, weights)| weights.iter());

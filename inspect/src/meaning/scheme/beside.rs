@@ -52,7 +52,7 @@ fn is_number(dtype: DType) -> bool {
 fn of_layer<'s>(stored: &'s Stored<'_>, name: &'s str) -> impl Iterator<Item = (&'s str, usize)> {
     let layer = name.strip_suffix(".weight");
     let stem = layer.unwrap_or(name);
-    let named = stored.beginning_with(stem).filter_map(move |at| {
+    stored.beginning_with(stem).filter_map(move |at| {
         let rest = stored.tensor(at).name.strip_prefix(stem)?;
         let field = match layer {
             Some(_) => rest.strip_prefix('.')?,
@@ -61,6 +61,5 @@ fn of_layer<'s>(stored: &'s Stored<'_>, name: &'s str) -> impl Iterator<Item = (
         let (outer, last) = field.rsplit_once('.').unwrap_or(("", field));
         let is_own = outer.is_empty() || ["weight", "weight_quantizer", "input_quantizer"].contains(&outer);
         (is_own && rest != ".weight").then_some((last, at))
-    });
-    named
+    })
 }
