@@ -38,8 +38,8 @@ fn edits_are_bounded(folder: &Path, control: Control<'_>) {
     let to = folder.join("edited.safetensors");
     let adapter = folder.join("adapter");
     std::fs::create_dir(&adapter).unwrap();
-    std::fs::write(adapter.join("adapter_config.json"), r#"{"r": 4, "lora_alpha": 8, "use_dora": true}"#)
-        .unwrap();
+    let config = r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "use_dora": true}"#;
+    std::fs::write(adapter.join("adapter_config.json"), config).unwrap();
     let file = (0..13).fold(SafeTensors::new(), |file, i| {
         let (module, rows) = (format!("layers.{i}.mlp.up_proj.lora_"), if i == 0 { 4096 } else { 1024 });
         file.f32s(&format!("{module}A.weight"), &[4, 2048], &vec![0.5; 4 * 2048])

@@ -174,7 +174,7 @@ fn a_model_whose_layers_are_not_read_is_not_healthy() {
         let judged = format!("judged 2 of 4 matrices; 2 not read: {what}");
         let why = format!("none of the matrices of its layers was judged (2 not read: {what})");
         let gate = program.run(&["gate", &model]).exits(1);
-        assert!(!gate.out().contains("healthy,"), "{}", gate.out());
+        assert!(!gate.out().contains("  healthy, "), "{}", gate.out());
         gate.says(&["nothing-judged", &judged, &why, "not-measured"]);
         let shown = program.run(&["inspect", &model]).exits(0);
         shown.says(&["not judged", &why, &format!("{what}, which is not read")]);
@@ -188,7 +188,7 @@ fn a_model_whose_layers_are_not_read_is_not_healthy() {
         let json = program.run(&["gate", &model, "--format", "json"]).exits(1).json();
         assert_eq!(json["checkpoints"][0]["verdict"], serde_json::Value::Null);
         program.run(&["report", &model, "--format", "json", "-o", &format!("{name}.json")]).exits(0);
-        let report = std::fs::read_to_string(program.at(&format!("{name}.json"))).unwrap();
+        let report = std::fs::read_to_string(program.at(format!("{name}.json"))).unwrap();
         assert!(report.contains("None of the matrices of its layers could be judged"), "{report}");
     }
     // Who looks at the rest alone says so.

@@ -112,7 +112,7 @@ fn listing_a_large_file_takes_one_request_for_it() {
     let of_it: Vec<_> = requests.iter().filter(|r| r.what == "GET /model.safetensors").collect();
     assert_eq!(of_it.iter().map(|r| r.bytes).collect::<Vec<_>>(), [131_072], "{requests:#?}");
     // A server cannot tell what lies beside a file; what could belong to it is asked for by name, once.
-    assert_eq!(requests.len(), 8, "{requests:#?}");
+    assert_eq!(requests.len(), 9, "{requests:#?}");
     assert!(requests.iter().all(|r| !r.range.is_empty()), "{requests:#?}");
 }
 

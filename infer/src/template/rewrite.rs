@@ -544,7 +544,7 @@ mod tests {
             ("{{ f(x=a % b, y=[c % d]) }}", "{{ f(x=__remainder(a , b), y=[__remainder(c , d)]) }}"),
             ("{{ x is not divisibleby 3 % 2 }}", "{{ __remainder(x is not divisibleby 3 , 2) }}"),
             ("50 % {{ '%' }} {# a % b #}", "50 % {{ '%' }} {# a % b #}"),
-            ("{{ a ~ b * c ~ d|f + 1 }}", "{{ __joined(a , b * c , d|f) + 1 }}"),
+            ("{{ a ~ b * c ~ d|f + 1 }}", "{{ __joined(a , b * c, d|f) + 1 }}"),
             (
                 "{{ f(a ~ b) ~ '~' if c ~ d else e }}",
                 "{{ __joined(f(__joined(a , b)) , '~') if __joined(c , d) else e }}",
