@@ -291,9 +291,7 @@ impl Moments {
             zeros: self.zeros,
             nan,
             inf,
-            nan_scales: 0,
-            lost_scales: 0,
-            negative_scales: 0,
+            scale_faults: None,
             computed: Computed::default(),
             histogram: None,
         }

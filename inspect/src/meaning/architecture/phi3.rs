@@ -57,9 +57,14 @@ pub(super) static PHI3: Architecture = Architecture {
                 let share = rotary as f64 / model.head_dim as f64;
                 config.insert("partial_rotary_factor".into(), json!(share));
             }
-            if let RopeScaling::LongRope { original_max_position_embeddings: Some(n), .. } =
-                model.rope_scaling
-            {
+            // The class has a value of its own, which comes before the scaling's.
+            let original = match &model.rope_scaling {
+                RopeScaling::Llama3 { original_max_position_embeddings: n, .. } => Some(*n),
+                RopeScaling::Yarn { original_max_position_embeddings: n, .. }
+                | RopeScaling::LongRope { original_max_position_embeddings: n, .. } => *n,
+                _ => None,
+            };
+            if let Some(n) = original {
                 config.insert("original_max_position_embeddings".into(), json!(n as u64));
             }
         },

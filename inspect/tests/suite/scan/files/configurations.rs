@@ -63,7 +63,7 @@ pub(super) fn configurations() -> Vec<File> {
         ])),
         bad("config.json", "auto_map names a class in a file beside it", *br#"{"auto_map": {"AutoModel": "modeling_it.Model"}}"#),
         bad("adapter_config.json", "an adapter whose base class is in a module of its own", *br#"{"auto_mapping": {"base_model_class": "M", "parent_library": "evil"}}"#),
-        bad("modules.json", "sentence-transformers' module that is os.system", *br#"[{"idx": 0, "name": "0", "path": "", "type": "os.system"}]"#),
+        bad("numbered-modules.json", "sentence-transformers' module that is os.system", *br#"[{"idx": 0, "name": "0", "path": "", "type": "os.system"}]"#),
         bad("tokenizer_config.json", "a chat template that reaches into Python", *br#"{"chat_template": "{{ x.__cl\u0061ss__ }}"}"#),
         bad("reached.yaml", "_target_ through what a library imports", *b"_target_: sklearn.os.execv\n"),
         bad("wide.json", "auto_map in UTF-16", "\u{feff}{\"auto_map\": {\"AutoModel\": \"m.M\"}}".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>()),
