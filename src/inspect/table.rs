@@ -147,7 +147,7 @@ fn table(rows: &[Row<'_>], args: &Args, prefix: &str) -> String {
                 None => "-".into(),
             },
             Column::Sha256 => match row.members.as_slice() {
-                [one] => one.sha256.clone().unwrap_or("-".into()),
+                [one] => one.sha256.as_deref().unwrap_or("-").to_string(),
                 _ => "(--all)".into(),
             },
         };

@@ -110,7 +110,7 @@ fn detail(checkpoint: &Checkpoint, tensor: &TensorRecord) -> String {
         line(label, text);
     }
     if let Some(sha256) = &tensor.sha256 {
-        line("sha256", sha256.clone());
+        line("sha256", sha256.to_string());
     }
     if let Some(verdict) = tensor.verdict {
         let reason = tensor.finding.as_ref().map(|f| format!(": {f}")).unwrap_or_default();

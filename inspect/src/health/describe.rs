@@ -316,7 +316,7 @@ fn describe_tensor(
     let tensor = held.as_ref().unwrap_or(tensor);
     if options.sha256 {
         match checkpoint.tensor_bytes(tensor) {
-            Ok(bytes) => record.sha256 = Some(hex(&Sha256::digest(&bytes))),
+            Ok(bytes) => record.sha256 = Some(hex(&Sha256::digest(&bytes)).into()),
             Err(error) if is_fault(&error) => record.set_damage(error),
             Err(_) => {}
         }
@@ -370,7 +370,7 @@ fn look_through(
             Ok(())
         })?;
     }
-    record.sha256 = digest.map(|digest| hex(&digest.finalize()));
+    record.sha256 = digest.map(|digest| hex(&digest.finalize()).into());
     Ok(())
 }
 

@@ -25,7 +25,7 @@ pub(super) fn find(checkpoint: &Checkpoint, records: &mut [TensorRecord]) {
             are_equal(checkpoint, &checkpoint.tensors[first], &checkpoint.tensors[i]) == Some(true)
         };
         match known.iter().find(is_equal) {
-            Some(&first) => records[i].equal_to = Some(records[first].name.clone()),
+            Some(&first) => records[i].equal_to = Some(records[first].name.as_str().into()),
             None if known.len() < DIFFERENT => known.push(i),
             None => {}
         }

@@ -105,10 +105,10 @@ pub struct TensorRecord {
     pub shared_with: Vec<String>,
     /// The first tensor of another layer or expert whose elements are the same, on a storage of its own.
     #[serde(default)]
-    pub equal_to: Option<String>,
+    pub equal_to: Option<Box<str>>,
     /// SHA-256 of the contiguous little-endian elements, when asked for.
     #[serde(default)]
-    pub sha256: Option<String>,
+    pub sha256: Option<Box<str>>,
     /// Measurements; `None` with `--no-stats`, for types that are not decoded, or if the bytes are missing.
     pub stats: Option<Stats>,
     /// Occupancy after absmean quantization, for matrices that a BitLinear uses or that are packed ternary.

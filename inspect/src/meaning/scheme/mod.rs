@@ -107,7 +107,7 @@ impl<'c> Stored<'c> {
     fn beginning_with<'s>(&'s self, stem: &'s str) -> impl Iterator<Item = usize> {
         let sorted = self.sorted.get_or_init(|| {
             let mut all: Vec<usize> = (0..self.checkpoint.tensors.len()).collect();
-            all.sort_by_key(|&at| self.tensor(at).name.as_str());
+            all.sort_unstable_by_key(|&at| self.tensor(at).name.as_str());
             all
         });
         let first = sorted.partition_point(|&at| self.tensor(at).name.as_str() < stem);
