@@ -38,7 +38,11 @@ def own_part(state: Any) -> Any:
         state = state.state_dict()
     if not isinstance(state, Mapping):
         return state
-    is_empty = lambda value: hasattr(value, "to_local") and value.to_local().numel() == 0  # noqa: E731
+
+    def is_empty(value: Any) -> bool:
+        local: Any = getattr(value, "to_local", None)
+        return local is not None and bool(local().numel() == 0)
+
     return {name: value for name, value in state.items() if not is_empty(value)}
 
 
