@@ -44,7 +44,7 @@ fn content(checkpoint: &Checkpoint) -> Vec<(String, String)> {
         Options::default().with(|o| (o.sha256, o.stats, o.histogram) = (true, false, false)),
         &|_| (),
     );
-    record.tensors.into_iter().map(|t| (t.name, t.sha256.unwrap())).collect()
+    record.tensors.into_iter().map(|t| (t.name, t.sha256.unwrap().into())).collect()
 }
 
 #[test]
