@@ -243,8 +243,8 @@ pub struct Stats {
     /// Infinite elements.
     pub inf: u64,
     /// Blocks of GGML's with scales that no encoder writes; `None` for all others. In JSON they are keys among the statistics.
-    #[serde(flatten, deserialize_with = "some_scale_faults")]
-    pub scale_faults: Option<Box<ScaleFaults>>,
+    #[serde(flatten, deserialize_with = "some_odd_scales")]
+    pub odd_scales: Option<Box<OddScales>>,
     /// The measures of [`MEASURES`](crate::health::measures::MEASURES) without a field here, each under its key.
     #[serde(flatten)]
     pub computed: Computed,
@@ -256,30 +256,16 @@ pub struct Stats {
 impl Stats {
     /// These, of GGML's blocks with `odd` scales.
     pub(crate) fn with_odd(self, odd: OddScales) -> Self {
-        let faults =
-            ScaleFaults { nan_scales: odd.nan, lost_scales: odd.lost, negative_scales: odd.negative };
-        Stats { scale_faults: (faults != ScaleFaults::default()).then(|| Box::new(faults)), ..self }
+        Stats { odd_scales: kept(odd), ..self }
     }
 }
 
-/// Blocks of GGML's by what is wrong with their scales.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct ScaleFaults {
-    /// Blocks with a scale that is NaN by the standard of its type, whatever GGML's decoder takes it for.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub nan_scales: u64,
-    /// Blocks whose scales are zero although their codes are not those of zeros.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub lost_scales: u64,
-    /// Blocks with a negative scale, of types of which encoders write none.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub negative_scales: u64,
+fn kept(odd: OddScales) -> Option<Box<OddScales>> {
+    (odd != OddScales::default()).then(|| Box::new(odd))
 }
 
-fn some_scale_faults<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<ScaleFaults>>, D::Error> {
-    let faults = ScaleFaults::deserialize(from)?;
-    Ok((faults != ScaleFaults::default()).then(|| Box::new(faults)))
+fn some_odd_scales<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<OddScales>>, D::Error> {
+    OddScales::deserialize(from).map(kept)
 }
 
 fn is_zero(count: &u64) -> bool {

@@ -440,7 +440,7 @@ fn of_skops(
 }
 
 /// Every text in `value`.
-fn texts(value: &Value, take: &mut impl FnMut(&str)) {
+pub(super) fn texts(value: &Value, take: &mut impl FnMut(&str)) {
     match value {
         Value::String(text) => take(text),
         Value::Array(items) => items.iter().for_each(|item| texts(item, take)),

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::calls::cut;
-use super::configuration::Named;
+use super::configuration::{Named, texts};
 use super::globals::{Class, classify};
 use super::source::{Texts, beyond};
 use crate::pickle::{Id, Pickle};
@@ -105,16 +105,6 @@ fn is_layer(path: &str) -> bool {
     let name = name.strip_prefix("nn.").or_else(|| path.strip_prefix("torchvision.ops.")).unwrap_or(path);
     name.starts_with(|c: char| c.is_ascii_uppercase())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-}
-
-/// Every text in `value`.
-fn texts(value: &Value, take: &mut impl FnMut(&str)) {
-    match value {
-        Value::String(text) => take(text),
-        Value::Array(items) => items.iter().for_each(|item| texts(item, take)),
-        Value::Object(entries) => entries.values().for_each(|item| texts(item, take)),
-        _ => {}
-    }
 }
 
 /// What MMEngine runs of the configuration `text` of a checkpoint, which is Python (`Config.fromstring`), and what it imports

@@ -115,8 +115,8 @@ fn a_scale_that_is_nan_is_found_in_blocks() {
         assert_eq!(serde_json::from_value::<TensorRecord>(json).unwrap(), record.tensors[0]);
         let tensor = record.tensors.remove(0);
         assert_eq!(tensor.stats.as_ref().map(|s| s.nan + s.inf), Some(0), "no element is NaN");
-        let faults = tensor.stats.and_then(|stats| stats.scale_faults);
-        let nan_scales = faults.map_or(0, |faults| faults.nan_scales);
+        let odd = tensor.stats.and_then(|stats| stats.odd_scales);
+        let nan_scales = odd.map_or(0, |odd| odd.nan);
         (nan_scales, tensor.verdict, tensor.finding.map(|f| *f))
     };
     for (name, at, scale) in [("MXFP4", 0, 255), ("NVFP4", 3, 0x7f), ("NVFP4", 1, 0xff)] {

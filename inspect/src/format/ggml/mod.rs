@@ -13,7 +13,7 @@ use crate::tensor::numel;
 use crate::{DType, DamageKind, Error, Result, TernaryPacking};
 use blocks::Block;
 pub use blocks::{Loss, Parts};
-pub(crate) use scales::OddScales;
+pub use scales::OddScales;
 use scales::odd_scales;
 
 /// A tensor type of GGML by its number in a GGUF file.

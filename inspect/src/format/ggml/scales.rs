@@ -1,21 +1,31 @@
 //! Scales in blocks that no encoder of GGML writes.
 
+use serde::{Deserialize, Serialize};
+
 use super::blocks::Block;
 
-/// Blocks by what is wrong with their scales.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct OddScales {
+/// Numbers of blocks by what is wrong with their scales.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct OddScales {
     /// A scale is NaN by the standard of its type, and a number for GGML's decoder.
+    #[serde(rename = "nan_scales", default, skip_serializing_if = "is_zero")]
     pub nan: u64,
     /// All scales are zero, and the codes are not those of zeros.
+    #[serde(rename = "lost_scales", default, skip_serializing_if = "is_zero")]
     pub lost: u64,
     /// A scale is negative, and encoders write none for the type.
+    #[serde(rename = "negative_scales", default, skip_serializing_if = "is_zero")]
     pub negative: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl OddScales {
     /// Both together.
-    pub fn with(self, other: Self) -> Self {
+    pub(crate) fn with(self, other: Self) -> Self {
         OddScales {
             nan: self.nan + other.nan,
             lost: self.lost + other.lost,

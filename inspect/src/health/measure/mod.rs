@@ -291,7 +291,7 @@ impl Moments {
             zeros: self.zeros,
             nan,
             inf,
-            scale_faults: None,
+            odd_scales: None,
             computed: Computed::default(),
             histogram: None,
         }

@@ -28,8 +28,8 @@ fn check(network: &Network<'_>, found: Tell<'_>) {
         t.dtype == DType::U8 && t.role == Role::Scale && largest == Some(NAN)
     });
     for (i, tensor) in tensors.iter().enumerate() {
-        let faults = tensor.stats.as_ref().and_then(|stats| stats.scale_faults.as_ref());
-        let blocks = faults.map_or(0, |faults| faults.nan_scales);
+        let odd = tensor.stats.as_ref().and_then(|stats| stats.odd_scales.as_ref());
+        let blocks = odd.map_or(0, |odd| odd.nan);
         if blocks > 0 {
             found(i, Ruling::new(Verdict::Corrupt, Finding::NanScales { blocks }));
         }

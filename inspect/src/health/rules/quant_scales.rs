@@ -21,12 +21,12 @@ const MANY: f64 = 0.01;
 fn of_blocks(tensor: &TensorRecord) -> Option<Ruling> {
     let (DType::Ggml(kind), Some(stats)) = (tensor.dtype, &tensor.stats) else { return None };
     let count = stats.count / kind.block_elements() as u64;
-    let faults = stats.scale_faults.as_ref()?;
+    let odd = stats.odd_scales.as_ref()?;
     // Where all of it is zero, that says more.
-    let lost = faults.lost_scales;
+    let lost = odd.lost;
     let is_many = lost as f64 >= MANY * count as f64 && stats.zeros < stats.count;
     let zero = if is_many { lost } else { 0 };
-    let negative = faults.negative_scales;
+    let negative = odd.negative;
     let finding = Finding::QuantScales { nan: 0, inf: 0, zero, negative, count };
     (zero + negative > 0).then(|| Ruling::new(Verdict::Corrupt, finding))?
 }
