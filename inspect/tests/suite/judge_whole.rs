@@ -235,10 +235,19 @@ fn what_every_model_of_a_class_has_before_its_layers_is_missed() {
     let mut network = Network::new();
     let missing = format!("missing: {distances}");
     assert_eq!(of("T5EncoderModel", &network), None);
-    assert_eq!(of("T5ForConditionalGeneration", &network).as_deref(), Some(missing.as_str()));
+    assert_eq!(of("T5ForTokenClassification", &network).as_deref(), Some(missing.as_str()));
     assert_eq!(of("T5GemmaForSomething", &network), None);
     network.add(distances, &[32, 4], random(128, 0.1, 3));
+    assert_eq!(of("T5ForTokenClassification", &network), None);
+    let decoder = distances.replacen("encoder", "decoder", 1);
+    let missing = format!("missing: {decoder}");
+    assert_eq!(of("T5ForConditionalGeneration", &network).as_deref(), Some(missing.as_str()));
+    network.add(&decoder, &[32, 4], random(128, 0.1, 4));
     assert_eq!(of("T5ForConditionalGeneration", &network), None);
+    network.add("bert.embeddings.word_embeddings.weight", &[512, 64], random(512 * 64, 0.1, 5));
+    let missing = "missing: position_embeddings.weight";
+    assert_eq!(of("BertForMaskedLM", &network).as_deref(), Some(missing));
+    assert_eq!(of("DebertaForMaskedLM", &network), None);
     let patches = of("ViTForImageClassification", &network).unwrap();
     assert!(
         patches.contains("patch_embeddings.projection.weight and 0 more") || patches.contains("cls_token"),

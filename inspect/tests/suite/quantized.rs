@@ -413,4 +413,22 @@ fn a_state_that_lies_is_refused() {
     assert!(matches!(checkpoint.coding.faults[0].1, QuantFault::Foreign { .. }));
     assert_eq!(found(&record, &own("weight")).0, None);
     assert!(record.coverage.measured_parameters < record.coverage.parameters, "{:?}", record.coverage);
+    // Unless config.json tells its shape, and the number of scales the length of blocks.
+    let mut llama = json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 128, "intermediate_size": 32,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 16,
+        "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true},
+    });
+    let (checkpoint, record) = judged(&nf4(b"\x01state of another kind".to_vec()), &llama);
+    let weight = checkpoint.tensor(&own("weight")).unwrap();
+    assert_eq!(
+        (weight.shape.as_slice(), weight.dtype.to_string().as_str()),
+        (&[32, 128][..], "bitsandbytes nf4 g64")
+    );
+    assert_eq!(found(&record, &own("weight")).0, Some(Verdict::Healthy));
+    let warnings: Vec<String> = checkpoint.warnings.iter().map(|notice| notice.to_string()).collect();
+    assert!(warnings.iter().any(|text| text.contains("the JSON that bitsandbytes reads")), "{warnings:?}");
+    llama["intermediate_size"] = json!(64);
+    let (checkpoint, _) = judged(&nf4(b"\x01state of another kind".to_vec()), &llama);
+    assert!(matches!(checkpoint.coding.faults[0].1, QuantFault::Foreign { .. } | QuantFault::Shape { .. }));
 }

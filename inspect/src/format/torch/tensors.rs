@@ -80,7 +80,11 @@ impl<'p> Walker<'p, '_> {
             Err(error) => {
                 let (name, function) = (name.unwrap_or(""), quoted(function));
                 self.warn_unread(name, || {
-                    format!("`{}` is created by {function} and cannot be read: {error}", quoted(name))
+                    let what = match name {
+                        "" => "what was saved".to_string(),
+                        name => format!("`{}`", quoted(name)),
+                    };
+                    format!("{what} is created by {function} and cannot be read: {error}")
                 });
                 let value = format!("a tensor created by {function}: {error}");
                 if !self.afford(value.len()) {

@@ -11,7 +11,9 @@ use crate::tensor::Group;
 
 const PATCHES: &str = "patch_embeddings.projection.weight";
 const WORDS: &str = "word_embeddings.weight";
+const POSITIONS: &str = "position_embeddings.weight";
 const DISTANCES: &str = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
+const DECODER_DISTANCES: &str = "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
 const SOUND: &str = "feature_extractor.conv_layers.0.conv.weight";
 const FEATURES: &str = "feature_projection.projection.weight";
 
@@ -22,20 +24,17 @@ static FAMILIES: &[(&[&str], &[&str])] = &[
     (&["ConvNext", "ConvNextV2"], &["patch_embeddings.weight"]),
     (&["ResNet"], &["embedder.embedder.convolution.weight"]),
     (&["T5", "MT5", "UMT5"], &[DISTANCES]),
+    (&["Bloom", "Deberta", "DebertaV2", "Funnel"], &[WORDS]),
     (
         &[
             "Albert",
             "Bert",
             "BigBird",
-            "Bloom",
             "Camembert",
             "ConvBert",
-            "Deberta",
-            "DebertaV2",
             "DistilBert",
             "Electra",
             "Ernie",
-            "Funnel",
             "IBert",
             "LayoutLM",
             "Longformer",
@@ -48,13 +47,30 @@ static FAMILIES: &[(&[&str], &[&str])] = &[
             "SqueezeBert",
             "XLMRoberta",
         ],
-        &[WORDS],
+        &[WORDS, POSITIONS],
     ),
     (&["GPT2"], &["wte.weight", "wpe.weight"]),
     (&["Hubert", "UniSpeechSat", "Wav2Vec2", "WavLM"], &[SOUND, FEATURES]),
 ];
 /// The same of single classes.
 static CLASSES: &[(&[&str], &[&str])] = &[
+    (
+        &[
+            "T5ForConditionalGeneration",
+            "T5ForQuestionAnswering",
+            "T5ForSequenceClassification",
+            "T5Model",
+            "MT5ForConditionalGeneration",
+            "MT5ForQuestionAnswering",
+            "MT5ForSequenceClassification",
+            "MT5Model",
+            "UMT5ForConditionalGeneration",
+            "UMT5ForQuestionAnswering",
+            "UMT5ForSequenceClassification",
+            "UMT5Model",
+        ],
+        &[DECODER_DISTANCES],
+    ),
     (
         &["CLIPModel"],
         &[

@@ -2,13 +2,15 @@
 //! with a scale for each row. How a 4-bit weight was made is JSON in a tensor of bytes
 //! (<https://github.com/bitsandbytes-foundation/bitsandbytes>, `QuantState`).
 
+use std::ops::RangeInclusive;
+
 use serde::Deserialize;
 
 use super::{Found, Stored, Weight, is_sound};
-use crate::DType;
 use crate::metadata::Value as Plain;
 use crate::quantized::form::{Form, Grid, Numbers, Packed, Value};
 use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
+use crate::{DType, TensorInfo};
 
 /// The names of the tensors that say how a weight was made.
 const STATES: [(&str, Code); 2] =
@@ -19,6 +21,9 @@ const FEW: u64 = 1024;
 const MOST_DIMS: usize = 8;
 /// Such JSON is short.
 const MAX_STATE: u64 = 1 << 16;
+/// Lengths of blocks, powers of two, that bitsandbytes has kernels for.
+const BLOCKS: RangeInclusive<usize> = 32..=4096;
+const IMPLIED: &str = "quant_state is not the JSON that bitsandbytes reads; the shape is the one that config.json asks for, the length of blocks follows from the number of scales";
 /// q * SCB / 127, as bitsandbytes rounds it.
 const INT8: f32 = 7.874_016e-3;
 
@@ -88,11 +93,36 @@ fn state(stored: &Stored<'_>, at: usize) -> Result<State, QuantFault> {
     serde_json::from_slice(&text).map_err(|_| QuantFault::State { part: part() })
 }
 
+/// What a state that is not JSON must have said of `codes`: their shape is that of config.json's model, and the number of
+/// scales tells the length of blocks. `None` where either is not plain.
+fn implied(stored: &Stored<'_>, codes: &TensorInfo, code: Code) -> Option<State> {
+    let shape = stored.config.shape(&codes.name)?;
+    let numel = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    let scale = stored.tensor(stored.at(&format!("{}.absmax", codes.name))?);
+    let blocks = usize::try_from(scale.numel()).ok().filter(|&n| n > 0 && scale.dtype.is_float())?;
+    let blocksize = numel / blocks;
+    (BLOCKS.contains(&blocksize) && blocksize.is_power_of_two() && numel.is_multiple_of(blocks)).then(|| {
+        State {
+            quant_type: code.name().unwrap_or_default().to_string(),
+            blocksize,
+            shape,
+            nested_blocksize: None,
+            nested_offset: None,
+        }
+    })
+}
+
 fn four_bits(stored: &Stored<'_>, at: usize, state_at: usize, code: Code) -> Found {
     let codes = stored.tensor(at);
     let own = |field: &str| format!("{}.{field}", codes.name);
     let unclear = || QuantFault::State { part: stored.tensor(state_at).name.clone() };
-    let state = state(stored, state_at)?;
+    let (state, assumed) = match state(stored, state_at) {
+        Err(QuantFault::Foreign { part }) => {
+            let implied = implied(stored, codes, code).ok_or(QuantFault::Foreign { part })?;
+            (implied, Some(IMPLIED))
+        }
+        state => (state?, None),
+    };
     let sound = state.blocksize > 0 && (1..=MOST_DIMS).contains(&state.shape.len());
     if Some(state.quant_type.as_str()) != code.name() || !sound {
         return Err(unclear());
@@ -156,7 +186,7 @@ fn four_bits(stored: &Stored<'_>, at: usize, state_at: usize, code: Code) -> Fou
             scale: Some(grid),
             ..Form::default()
         },
-        assumed: None,
+        assumed,
     })
 }
 

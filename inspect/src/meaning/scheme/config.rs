@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use crate::checkpoint::Checkpoint;
-use crate::meaning::{Quantization, Rounding};
+use crate::meaning::names::canonical_in;
+use crate::meaning::wrappers::unwrapped;
+use crate::meaning::{Given, Quantization, Rounding};
 use crate::metadata::{HashableValue, Value, as_u64, lookup};
 use crate::quantized::{Blocking, QuantFault};
 use crate::{DType, Group, Notice, NoticeKind};
@@ -17,6 +19,8 @@ pub(crate) struct Config {
     objects: Vec<Value>,
     /// What it says of a BitNet that is not known.
     unknown: Option<Rounding>,
+    /// config.json, where it speaks of quantization.
+    whole: Option<Value>,
 }
 
 /// The key by which ModelSlim's description of a model is known.
@@ -62,7 +66,21 @@ impl Config {
         let method = text("quant_method").or_else(modelopt).or_else(modelslim).or_else(nameless);
         let other = config.and_then(Quantization::of_config).and_then(|quantization| quantization.other);
         let unknown = other.filter(|other| matches!(other, Rounding::Unknown { .. }));
-        Config { method, objects, unknown }
+        let whole = config.filter(|_| !objects.is_empty()).cloned();
+        Config { method, objects, unknown, whole }
+    }
+
+    /// The shape that the matrix called `name` has in the model that config.json describes, if the table of architectures
+    /// has it.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        let mut given = Given::of_hugging_face(self.whole.as_ref()?).ok()?;
+        // Neither decides about a shape.
+        given.norm_eps.get_or_insert(1e-6);
+        given.max_seq_len.get_or_insert(1);
+        let model = given.complete().ok()?;
+        let part = model.architecture.role(&canonical_in(Some(model.architecture), &unwrapped(name)))?;
+        let (_, row) = model.tensors().find(|(own, _)| *own == part)?;
+        Some(row.shape_in(&model))
     }
 
     /// Whether the method is called `name`.
