@@ -98,12 +98,12 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         found.settings.clear();
         found.metadata.clear();
     }
+    let differs = if args.values_only { !found.has_same_values() } else { found.is_different() };
     let text = match args.format {
-        Format::Json => json(&found, args.all)?,
+        Format::Json => json(&found, args.all, differs)?,
         Format::Human => human(&found, args),
     };
     terminal::print(&text)?;
-    let differs = if args.values_only { !found.has_same_values() } else { found.is_different() };
     Ok(if found.a.damaged || found.b.damaged || found.count(Status::Unreadable) > 0 {
         exit::UNREADABLE
     } else if differs {
@@ -124,9 +124,11 @@ pub fn rows_in_order(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Option<Row
     Some(Arc::new(move |row| rotary.source_row(row)))
 }
 
-fn json(diff: &Diff, all: bool) -> Result<String, Failure> {
+/// `differs` also where something could not be compared.
+fn json(diff: &Diff, all: bool, differs: bool) -> Result<String, Failure> {
     let broken = |e: serde_json::Error| Failure::unwritable(format!("standard output: {e}"));
     let mut value = serde_json::to_value(diff).map_err(broken)?;
+    value["differs"] = differs.into();
     if let Some(tensors) = value["tensors"].as_array_mut() {
         for (tensor, found) in tensors.iter_mut().zip(&diff.tensors) {
             if let Some(values) = &found.values {

@@ -115,6 +115,8 @@ impl Args {
             true => std::io::stdin().read_to_end(&mut bytes).map_err(cannot)?,
             false => File::open(list).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(cannot)?,
         };
+        // A byte order mark, which editors of Windows write.
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         let lines = bytes.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
         let lines = lines.filter(|line| !line.trim_ascii().is_empty());
         let listed = lines.map(|line| {

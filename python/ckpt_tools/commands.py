@@ -345,7 +345,7 @@ def diff(
         "i2s_layout": i2s_layout,
     }
     completed = _ran("diff", [os.fspath(a), os.fspath(b)], [_FINE, _REFUSED, _UNREADABLE], options)
-    return Diff(completed.json(), completed.exit_code == _REFUSED)
+    return Diff(completed.json())
 
 
 def scan(

@@ -1,5 +1,6 @@
 """Arrays of NumPy and tensors of PyTorch on the bytes of checkpoints, shared where they can be."""
 
+import importlib
 import os
 from typing import Any, Protocol
 
@@ -73,11 +74,7 @@ class NumPy:
     reverses = True
 
     def __init__(self) -> None:
-        try:
-            import numpy
-        except ModuleNotFoundError as error:
-            raise needs("numpy", "numpy") from error
-        self._numpy = numpy
+        self._numpy = needed("numpy", "numpy")
 
     def _dtype(self, name: str, tensor: str) -> Any:
         known = _NUMPY.get(name)
@@ -85,11 +82,7 @@ class NumPy:
             return self._numpy.dtype(known)
         if name not in _ML_DTYPES:
             raise UnsupportedError(f"tensor `{tensor}`: NumPy has no type for {name} elements", tensor=tensor)
-        try:
-            import ml_dtypes
-        except ModuleNotFoundError as error:
-            raise needs("ml_dtypes", "numpy") from error
-        return self._numpy.dtype(getattr(ml_dtypes, name))
+        return self._numpy.dtype(getattr(needed("ml_dtypes", "numpy"), name))
 
     def shared(self, tensor: _native.Tensor) -> Any | None:
         if tensor.element == "complex32":
@@ -125,12 +118,8 @@ class Torch:
     reverses = False
 
     def __init__(self, device: Any) -> None:
-        try:
-            import torch
-        except ModuleNotFoundError as error:
-            raise needs("torch", "torch") from error
-        self._torch = torch
-        self._device = torch.device(device)
+        self._torch = needed("torch", "torch")
+        self._device = self._torch.device(device)
         # Paths are as they were when the checkpoint was opened.
         self._folder = os.getcwd()
         self._files: dict[str, Any] = {}
@@ -196,6 +185,18 @@ class Torch:
 
     def finished(self, array: Any) -> Any:
         return array.to(self._device)
+
+
+def needed(module: str, extra: str) -> Any:
+    """The module called ``module``, which the optional dependencies ``extra`` bring along.
+
+    Raises:
+        UnsupportedError: if it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise needs(module, extra) from error
 
 
 def needs(module: str, extra: str) -> UnsupportedError:

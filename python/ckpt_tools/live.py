@@ -7,6 +7,7 @@ from typing import Any
 
 from . import _native
 from .errors import UnsupportedError, UsageError
+from .frameworks import needed
 from .records import Inspection, Record
 
 #: Integers of the sizes of elements: every type of that size can be seen as one without a copy.
@@ -135,8 +136,7 @@ def _seen(name: str, item: Any) -> tuple[str, object, bool] | None:
     has_array = hasattr(item, "__array__")
     if not has_array and not hasattr(item, "__dlpack__") and not _is_buffer(item):
         return None
-    import numpy
-
+    numpy = needed("numpy", "numpy")
     if type(item).__module__ == "numpy" and not isinstance(item, numpy.ndarray) and item.ndim == 0:
         # A scalar is a plain value.
         return None
@@ -186,8 +186,7 @@ def _of_torch(name: str, tensor: Any) -> tuple[str, object, bool]:
 def _in_order(array: Any) -> tuple[object, bool]:
     """The array as one of integers of the same size, copied if its elements are not in order; and whether it was a scalar,
     which is then a vector of one element."""
-    import numpy
-
+    numpy = needed("numpy", "numpy")
     scalar = array.ndim == 0
     if scalar:
         array = array.reshape(1)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from . import _native
+from .frameworks import needed
 
 if TYPE_CHECKING:
     import pandas
@@ -66,6 +67,18 @@ class Record:
     def __repr__(self) -> str:
         shown = [f"{name}={_short(value)}" for name, value in self._fields.items()]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def arrow_schema(columns: list[tuple[str, str]]) -> "pyarrow.Schema":
+    """The schema of PyArrow for columns that are texts, counts, reals or flags."""
+    pyarrow = needed("pyarrow", "arrow")
+    types = {
+        "text": pyarrow.string(),
+        "count": pyarrow.int64(),
+        "real": pyarrow.float64(),
+        "flag": pyarrow.bool_(),
+    }
+    return pyarrow.schema([(name, types[kind]) for name, kind in columns])
 
 
 def _wrapped(value: Any) -> Any:
@@ -162,33 +175,23 @@ class Inspection(Record):
 
     def to_arrow(self) -> "pyarrow.Table":
         """One row per tensor, as a table of PyArrow."""
-        import pyarrow
-
-        types = {
-            "text": pyarrow.string(),
-            "count": pyarrow.uint64(),
-            "real": pyarrow.float64(),
-            "flag": pyarrow.bool_(),
-        }
         columns = self._columns()
-        schema = pyarrow.schema([(name, types[kind]) for name, kind, _ in columns])
-        return pyarrow.table({name: values for name, _, values in columns}, schema=schema)
+        schema = arrow_schema([(name, kind) for name, kind, _ in columns])
+        return needed("pyarrow", "arrow").table({name: values for name, _, values in columns}, schema=schema)
 
     def to_pandas(self) -> "pandas.DataFrame":
         """One row per tensor, as a data frame of pandas."""
-        import pandas
-
-        types = {"text": "object", "count": "UInt64", "real": "float64", "flag": "boolean"}
+        pandas = needed("pandas", "pandas")
+        types = {"text": "object", "count": "Int64", "real": "float64", "flag": "boolean"}
         columns = {name: pandas.Series(values, dtype=types[kind]) for name, kind, values in self._columns()}
         return pandas.DataFrame(columns)
 
     def to_polars(self) -> "polars.DataFrame":
         """One row per tensor, as a data frame of Polars."""
-        import polars
-
+        polars = needed("polars", "polars")
         types: dict[str, Any] = {
             "text": polars.String,
-            "count": polars.UInt64,
+            "count": polars.Int64,
             "real": polars.Float64,
             "flag": polars.Boolean,
         }
@@ -269,25 +272,17 @@ class Gate(Record):
 
 
 class Diff(Record):
-    """What differs between two checkpoints. It is true if something does."""
+    """What differs between two checkpoints. It is true if something does, or could not be compared."""
 
-    __slots__ = ("_differs",)
-    _differs: bool
-
-    def __init__(self, fields: dict[str, Any], differs: bool) -> None:
-        super().__init__(fields)
-        object.__setattr__(self, "_differs", differs)
+    __slots__ = ()
 
     @property
     def differs(self) -> bool:
-        """Whether anything that was compared differs."""
-        return self._differs
+        """Whether anything differs. What could not be read does: its ``status`` is ``unreadable``."""
+        return bool(self._fields["differs"])
 
     def __bool__(self) -> bool:
-        return self._differs
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), (self._fields, self._differs))
+        return self.differs
 
 
 class Scan(Record):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import _native
 from .commands import Path, run
+from .frameworks import needed
+from .records import arrow_schema
 
 if TYPE_CHECKING:
     import pyarrow
@@ -67,15 +69,7 @@ def rows(
 
 def schema() -> "pyarrow.Schema":
     """The columns of rows with their types, as PyArrow has them: those of ``ckpt inspect --format parquet``."""
-    import pyarrow
-
-    types = {
-        "text": pyarrow.string(),
-        "count": pyarrow.int64(),
-        "real": pyarrow.float64(),
-        "flag": pyarrow.bool_(),
-    }
-    return pyarrow.schema([(name, types[kind]) for name, kind, _ in _native.schema()])
+    return arrow_schema([(name, kind) for name, kind, _ in _native.schema()])
 
 
 def table(
@@ -94,8 +88,7 @@ def table(
 
     Written as Parquet, it is what ``ckpt report`` makes a page of.
     """
-    import pyarrow
-
+    pyarrow = needed("pyarrow", "arrow")
     options: dict[str, Any] = {
         "which": which,
         "stats": stats,

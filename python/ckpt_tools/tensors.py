@@ -111,7 +111,7 @@ class safe_open:
 
     def metadata(self) -> dict[str, Any]:
         """The plain values beside the tensors: of SafeTensors the strings of ``__metadata__``, of GGUF its keys, of
-        PyTorch's files what else is in the object."""
+        PyTorch's files what else is in the object. Empty where there are none, for which ``safetensors`` returns ``None``."""
         metadata: dict[str, Any] = json.loads(self._opened().metadata())
         return metadata
 
@@ -124,6 +124,14 @@ class safe_open:
             UnsupportedError: for elements that the framework has no type for.
         """
         return _tensor(self._framework, self._opened().tensor(name))
+
+    def get_tensors(self) -> dict[str, Any]:
+        """All tensors, by name. Of two of one name, the first."""
+        tensors: dict[str, Any] = {}
+        for name in self.keys():
+            if name not in tensors:
+                tensors[name] = self.get_tensor(name)
+        return tensors
 
     def get_slice(self, name: str) -> "Slice":
         """The tensor called ``name``, of which only what is then indexed is read."""

@@ -17,6 +17,7 @@ use crate::work::{interruptible, threads};
 
 /// Elements that a thread decodes at a time, about.
 const CHUNK: usize = 1 << 18;
+const MORE_THAN_MEMORY: &str = "more elements than memory can hold";
 
 /// An opened checkpoint. Nothing in it was executed.
 #[pyclass(frozen, module = "ckpt_tools._native")]
@@ -82,6 +83,7 @@ impl Checkpoint {
 
 /// A tensor of a checkpoint.
 #[pyclass(frozen, module = "ckpt_tools._native")]
+#[derive(Clone)]
 pub struct Tensor {
     checkpoint: Arc<ckpt_inspect::Checkpoint>,
     info: TensorInfo,
@@ -328,11 +330,25 @@ impl Tensor {
         };
         let whole = Selection::all(&shape).len();
         let len = whole.and_then(|_| selection.len()?.checked_mul(size));
-        let len = len.ok_or_else(|| PyMemoryError::new_err("more elements than memory can hold"))?;
+        let len = len.ok_or_else(|| PyMemoryError::new_err(MORE_THAN_MEMORY))?;
         // What cannot be read is refused before memory is asked for.
         self.check(py)?;
         self.may_expand().map_err(|error| self.raised(py, error))?;
         let threads = threads()?;
+        if ckpt_inspect::stored::is_remote(&self.checkpoint.path) {
+            // A server may take its time. Who no longer waits leaves the buffer to the thread that fills it.
+            let (tensor, shape) = (self.clone(), shape);
+            let fetched = interruptible(py, &Arc::default(), move || {
+                let mut out = Vec::new();
+                let fits = out.try_reserve_exact(len).map_err(|_| Error::unsupported(MORE_THAN_MEMORY));
+                fits.and_then(|()| {
+                    out.resize(len, 0);
+                    threads.install(|| tensor.fill(&selection, &shape, &mut out))
+                })
+                .map(|()| out)
+            })?;
+            return Ok(PyByteArray::new(py, &fetched.map_err(|error| self.raised(py, error))?));
+        }
         PyByteArray::new_with(py, len, |out| {
             let filled = py.detach(|| threads.install(|| self.fill(&selection, &shape, out)));
             filled.map_err(|error| self.raised(py, error))

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use ckpt_inspect::{DType, Error, Memory, Options, SharedBytes, Storage, Thresholds, printable_json};
 use ckpt_reports::Policy;
+use ckpt_reports::records::Recorded;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -71,7 +72,7 @@ pub fn measure<'py>(
             let checkpoint = memory.open();
             let mut record = ckpt_inspect::describe_until(&checkpoint, options, &|_| (), &stopped)?;
             ckpt_inspect::judge(&mut record, &thresholds);
-            Some(serde_json::to_string(&record))
+            Some(serde_json::to_string(&Recorded::Record(Box::new(record))))
         })
     })?;
     match record {

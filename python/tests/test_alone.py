@@ -32,6 +32,15 @@ def test_what_is_missing_is_named():
     assert "UnsupportedError: this needs numpy: pip install 'ckpt-tools[numpy]'" in ran.stderr
     ran = alone("ckpt_tools.load(sys.argv[1], 'pt')", HEALTHY)
     assert "this needs torch: pip install 'ckpt-tools[torch]'" in ran.stderr
+    for call, module in [
+        ("ckpt_tools.inspect(sys.argv[1]).to_arrow()", "pyarrow"),
+        ("ckpt_tools.inspect(sys.argv[1]).to_pandas()", "pandas"),
+        ("ckpt_tools.inspect(sys.argv[1]).to_polars()", "polars"),
+        ("ckpt_tools.schema()", "pyarrow"),
+        ("ckpt_tools.table([sys.argv[1]])", "pyarrow"),
+        ("ckpt_tools.measure({'a': memoryview(bytes(8)).cast('f')})", "numpy"),
+    ]:
+        assert f"UnsupportedError: this needs {module}: pip install" in alone(call, HEALTHY).stderr, call
 
 
 def test_importing_it_imports_no_other():

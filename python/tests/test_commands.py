@@ -2,6 +2,7 @@
 
 import inspect as introspection
 import json
+import pathlib
 import pickle
 import re
 import threading
@@ -82,6 +83,9 @@ def test_tables_have_a_row_for_each_tensor(program):
         "polars": inspection.to_polars().to_dict(as_series=False),
     }
     assert isinstance(inspection.to_arrow(), pyarrow.Table)
+    # The same columns as those of tables of many.
+    many = ckpt_tools.table([HEALTHY], which="tensors").drop_columns(["record"])
+    assert pyarrow.concat_tables([inspection.to_arrow(), many]).num_rows == 2 * many.num_rows
     assert isinstance(inspection.to_pandas(), pandas.DataFrame)
     assert isinstance(inspection.to_polars(), polars.DataFrame)
     tensors = inspection.tensors
@@ -140,6 +144,12 @@ def test_a_diff_tells_what_differs(program):
     assert not ckpt_tools.diff(one, one) and pickle.loads(pickle.dumps(diff)).differs
     with pytest.raises(ckpt_tools.UnreadableError):
         ckpt_tools.diff(one, "nowhere.pt")
+    cut = bytes(one.read_bytes()[: one.stat().st_size * 6 // 10])
+    pathlib.Path("cut.pt").write_bytes(cut)
+    unequal = ckpt_tools.diff(two, "cut.pt", all=True)
+    assert unequal and unequal.differs and {"unreadable", "changed"} <= {t.status for t in unequal.tensors}
+    # What could not be compared is not the same.
+    assert ckpt_tools.diff(one, "cut.pt") and ckpt_tools.diff(one, "cut.pt", values_only=True)
     with pytest.raises(ckpt_tools.UsageError, match="matches"):
         ckpt_tools.diff(one, two, filter="nothing*")
 

@@ -1,5 +1,8 @@
 """Checkpoints at URLs, from a server of this process that gives ranges."""
 
+import signal
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -104,3 +107,57 @@ def test_what_a_server_fails_to_send_is_not_corrupt(tmp_path):
         ckpt_tools.inspect(f"http://127.0.0.1:{server.server_port}/m.safetensors", cache=False)
     server.shutdown()
     server.server_close()
+
+
+SLOW = """
+import sys, threading, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import ckpt_tools
+
+data = open(sys.argv[1], "rb").read()
+stalled = threading.Event()
+
+class Stalls(BaseHTTPRequestHandler):
+    def do_GET(self):
+        start, end = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        part = data[start : end + 1]
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(part)))
+        self.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(data)}")
+        self.end_headers()
+        if opened.is_set():
+            stalled.set()
+            time.sleep(600)
+        self.wfile.write(part)
+
+    def log_message(self, *_):
+        pass
+
+opened = threading.Event()
+server = ThreadingHTTPServer(("127.0.0.1", 0), Stalls)
+server.daemon_threads = True
+threading.Thread(target=server.serve_forever, daemon=True).start()
+f = ckpt_tools.safe_open(f"http://127.0.0.1:{server.server_port}/big.safetensors", framework="np")
+opened.set()
+threading.Thread(target=lambda: (stalled.wait(), print("stalled", flush=True)), daemon=True).start()
+try:
+    f.get_tensor("big")
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    # The thread that fetches is still waiting.
+    import os
+    os._exit(0)
+"""
+
+
+def test_ctrl_c_ends_waiting_for_a_server(tmp_path):
+    big = tmp_path / "big.safetensors"
+    safetensors.numpy.save_file({"big": np.zeros((1024, 1024), np.float32)}, big)
+    process = subprocess.Popen([sys.executable, "-c", SLOW, big], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "stalled\n"
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+        assert out == "interrupted\n"
+    finally:
+        process.kill()

@@ -158,6 +158,8 @@ def test_names_metadata_and_lookup_are_those_of_safetensors(tmp_path):
     with ckpt_tools.safe_open("m.safetensors", "np") as f, safetensors.safe_open("m.safetensors", "np") as truth:
         assert sorted(f.keys()) == sorted(truth.keys()) == sorted(f)
         assert f.metadata() == truth.metadata()
+        every = f.get_tensors()
+        assert list(every) == f.keys() and all((every[name] == truth.get_tensor(name)).all() for name in truth.keys())
         assert len(f) == 2 and "a.weight" in f and "c" not in f
         assert f.get_slice("a.weight").get_shape() == truth.get_slice("a.weight").get_shape()
         with pytest.raises(ckpt_tools.TensorNotFoundError, match="a.weight") as raised:

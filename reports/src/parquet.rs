@@ -127,7 +127,7 @@ pub(crate) fn records(path: &Path) -> Result<Vec<Recorded>, Error> {
     }
     let projection = Type::group_type_builder(schema.name()).with_fields(fields).build();
     let rows = reader.get_row_iter(projection.ok()).map_err(|e| damaged(e.to_string()))?;
-    let mut records = Vec::new();
+    let (mut records, mut has_whole) = (Vec::new(), false);
     for (number, row) in rows.enumerate() {
         let row = row.map_err(|e| damaged(e.to_string()))?;
         let text = |name: &str| {
@@ -140,6 +140,15 @@ pub(crate) fn records(path: &Path) -> Result<Vec<Recorded>, Error> {
             Some("checkpoint") => {
                 let record = Recorded::from_json(&text("record").unwrap_or_default());
                 records.push(record.map_err(|e| damaged(format!("row {number} holds no record: {e}")))?);
+                has_whole = true;
+            }
+            Some("tensor") if !has_whole => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "has rows of tensors alone, which are not records",
+                )
+                .in_file(path)
+                .hint("with `--rows checkpoints` or `--rows all` they are written"));
             }
             Some("unreadable") => {
                 let [path, error, kind] =

@@ -6,13 +6,12 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use ckpt_inspect::{CheckpointRecord, DamageKind, Error, ErrorKind, path_text};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
-use crate::table::{Row, Rows};
+use crate::table::{Row, Rows, SCHEMA};
 
-/// What is known of one checkpoint.
-#[derive(Clone, Debug, Serialize)]
-#[serde(untagged)]
+/// What is known of one checkpoint. As JSON it has the version of its columns as `schema`.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Recorded {
     /// Its record.
@@ -53,6 +52,29 @@ impl Unreadable {
     pub fn to_error(&self) -> Error {
         let error = Error::new(self.kind(), self.error.as_str());
         self.damage_kind.map_or(error.clone(), |kind| error.because(kind))
+    }
+}
+
+/// A record with the version of its columns.
+#[derive(Serialize)]
+pub(crate) struct Versioned<'r, T> {
+    schema: u64,
+    #[serde(flatten)]
+    known: &'r T,
+}
+
+impl<'r, T> Versioned<'r, T> {
+    pub(crate) fn of(known: &'r T) -> Self {
+        Versioned { schema: SCHEMA, known }
+    }
+}
+
+impl Serialize for Recorded {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Recorded::Record(record) => Versioned::of(&**record).serialize(serializer),
+            Recorded::Unreadable(unreadable) => Versioned::of(unreadable).serialize(serializer),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use ckpt_inspect::health::measures::{Form, Measure, Place, Value, shown_in};
 use ckpt_inspect::{CheckpointRecord, TensorRecord, Verdict};
 
 use crate::gated::{self, Gated};
-use crate::records::{Recorded, Unreadable};
+use crate::records::{Recorded, Unreadable, Versioned};
 
 /// The version of the columns, which the column `schema` has in every row. It grows when one is added.
 pub const SCHEMA: u64 = 2;
@@ -132,7 +132,7 @@ impl<'r> Row<'r> {
         let record = self.checkpoint()?;
         match self.gated {
             Some(gated) => serde_json::to_string(gated).ok(),
-            None => serde_json::to_string(record).ok(),
+            None => serde_json::to_string(&Versioned::of(record)).ok(),
         }
     }
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ckpt_inspect::path_text;
 use ckpt_inspect::staged::StagedFile;
+use ckpt_inspect::{ErrorKind, path_text};
 use ckpt_reports::records::{self, Recorded};
 use ckpt_reports::table::Rows;
 
@@ -60,6 +60,10 @@ impl Journal {
                 )));
             }
         }
+        let written = match resume && output.exists() {
+            true => written(output)?,
+            false => Vec::new(),
+        };
         let failed = |e: io::Error| Failure::unwritable(format!("{}: {e}", terminal::path(&path)));
         let is_new = !resume || !path.exists();
         let mut open = OpenOptions::new();
@@ -88,12 +92,10 @@ impl Journal {
         }
         // The journal may have been begun with them, and not have got to the last.
         let is_whole = resume && is_new && output.exists();
-        if resume && output.exists() {
-            for record in records::read(output)? {
-                if !earlier.contains_key(record.path()) {
-                    earlier.insert(record.path().to_string(), Earlier::of(&record)?);
-                    file.write_all(line(&record)?.as_bytes()).map_err(failed)?;
-                }
+        for record in written {
+            if !earlier.contains_key(record.path()) {
+                earlier.insert(record.path().to_string(), Earlier::of(&record)?);
+                file.write_all(line(&record)?.as_bytes()).map_err(failed)?;
             }
         }
         let (file, output) = (Mutex::new(file), output.to_path_buf());
@@ -209,6 +211,18 @@ impl Earlier {
             _ => Earlier::Unreadable(line(record)?),
         })
     }
+}
+
+/// The records in `output`. Rows of tensors alone and CSV cannot be gone on with: what they lack would be lost.
+fn written(output: &Path) -> Result<Vec<Recorded>, Failure> {
+    records::read(output).map_err(|error| match error.kind {
+        ErrorKind::Io => error.into(),
+        _ => Failure::usage(format!(
+            "{}: a finished file can only be resumed if it has whole records: NDJSON, or Parquet with `--rows all` or \
+             `--rows checkpoints`; --force instead of --resume measures everything again ({error})",
+            terminal::path(output)
+        )),
+    })
 }
 
 /// The whole lines of the journal, each with its length in bytes.

@@ -290,7 +290,7 @@ fn json_is_one_object_for_one_checkpoint_and_else_a_list() {
     assert_eq!(shown.as_array().unwrap().len(), 2);
     assert_eq!(
         (&shown[0]["step"], keys(&shown[1])),
-        (&4000.into(), BTreeSet::from(["error", "kind", "path"]))
+        (&4000.into(), BTreeSet::from(["error", "kind", "path", "schema"]))
     );
     assert_eq!(shown[1]["path"], bad);
     for tensor in [&[][..], &["--tensor", "w"]] {

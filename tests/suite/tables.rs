@@ -142,6 +142,38 @@ fn what_a_killed_run_measured_is_not_measured_again() {
 }
 
 #[test]
+fn a_finished_file_without_whole_records_is_not_resumed() {
+    let program = program();
+    let asked = |output: &str, rows: &str| {
+        let output = text(&program.at(output)).to_string();
+        ["inspect", RUN, "-o", &output, "--rows", rows].map(str::to_string)
+    };
+    let parquet = cfg!(feature = "parquet").then_some(["t.parquet", "tensors"]);
+    for [name, rows] in [["t.csv", "tensors"], ["c.csv", "checkpoints"]].into_iter().chain(parquet) {
+        let asked = asked(name, rows);
+        let asked: Vec<&str> = asked.iter().map(String::as_str).collect();
+        program.run(&asked).exits(0);
+        let before = std::fs::read(program.at(name)).unwrap();
+        let refused = program.run(&[&asked[..], &["--resume"]].concat()).exits(2);
+        assert!(refused.err().contains("only be resumed if it has whole records"), "{}", refused.err());
+        assert_eq!(std::fs::read(program.at(name)).unwrap(), before);
+        assert!(!program.at(&format!("{name}.partial")).exists());
+    }
+    #[cfg(feature = "parquet")]
+    {
+        let refused = program.run(&["report", text(&program.at("t.parquet"))]).exits(3);
+        assert!(refused.err().contains("rows of tensors alone"), "{}", refused.err());
+    }
+}
+
+#[test]
+fn a_list_may_begin_with_a_byte_order_mark() {
+    let program = program();
+    let list = program.file("list.txt", format!("\u{feff}{RUN}/step-02000.pt\r\n"));
+    program.run(&["inspect", "--from-list", text(&list), "--format", "ndjson"]).exits(0);
+}
+
+#[test]
 fn a_report_of_records_is_that_of_the_files() {
     let program = program();
     let zoo = zoo(&program, 12);
