@@ -26,31 +26,58 @@ pub(crate) fn aws(settings: &Settings) -> HashMap<String, String> {
     let files = [("AWS_CONFIG_FILE", "config"), ("AWS_SHARED_CREDENTIALS_FILE", "credentials")];
     for path in files.iter().filter_map(|(variable, name)| file(variable, name)) {
         let Ok(text) = std::fs::read_to_string(path) else { continue };
-        for (section, key, value) in entries(&text) {
+        let mut services = None;
+        for Entry { section, within, key, value } in entries(&text) {
             let section = section.strip_prefix("profile ").unwrap_or(section).trim();
-            if section == profile
-                && let Some((_, name)) = KEYS.iter().find(|(known, _)| *known == key)
-            {
+            if section != profile || within.is_some() {
+                continue;
+            }
+            if key == "services" {
+                services = Some(value);
+            }
+            if let Some((_, name)) = KEYS.iter().find(|(known, _)| *known == key) {
                 found.insert((*name).to_string(), value.to_string());
             }
+        }
+        // Endpoints of single services go before that of all.
+        let of_s3 = |entry: &Entry<'_>| {
+            let named = entry.section.strip_prefix("services ").map(str::trim);
+            services.is_some()
+                && named == services
+                && (entry.within, entry.key) == (Some("s3"), "endpoint_url")
+        };
+        if let Some(entry) = entries(&text).find(of_s3) {
+            found.insert("aws_endpoint_url".to_string(), entry.value.to_string());
         }
     }
     found
 }
 
-/// The entries of an INI file: section, key, value. Those that are indented belong to the key before them.
-fn entries(text: &str) -> impl Iterator<Item = (&str, &str, &str)> {
-    let mut section = "";
+/// An entry of an INI file. One that is indented is `within` the key before it.
+struct Entry<'t> {
+    section: &'t str,
+    within: Option<&'t str>,
+    key: &'t str,
+    value: &'t str,
+}
+
+fn entries(text: &str) -> impl Iterator<Item = Entry<'_>> {
+    let (mut section, mut last) = ("", None);
     text.lines().filter_map(move |line| {
         if let Some(name) = line.trim().strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            section = name.0.trim();
+            (section, last) = (name.0.trim(), None);
             return None;
         }
-        if line.starts_with([' ', '\t', '#', ';']) {
+        if line.trim_start().starts_with(['#', ';']) {
             return None;
         }
         let (key, value) = line.split_once('=')?;
-        Some((section, key.trim(), value.trim()))
+        let (key, value) = (key.trim(), value.trim());
+        let within = last.filter(|_| line.starts_with([' ', '\t']));
+        if within.is_none() {
+            last = Some(key);
+        }
+        Some(Entry { section, within, key, value })
     })
 }
 
@@ -124,6 +151,11 @@ mod tests {
         ];
         assert_eq!(of(&[("AWS_PROFILE", "lab")]), lab);
         assert_eq!(of(&[("AWS_PROFILE", "none")]), [""; 0]);
+        let services = "[profile lab]\nendpoint_url = http://all:1\nservices = local\n[services other]\ns3 =\n  endpoint_url = http://no:2\n[services local]\nec2 =\n  endpoint_url = http://no:3\ns3 =\n  # ours\n  addressing_style = path\n  endpoint_url = http://s3:4\n";
+        std::fs::write(folder.join("services"), services).unwrap();
+        let own = folder.join("services").display().to_string();
+        let found = of(&[("AWS_PROFILE", "lab"), ("AWS_CONFIG_FILE", &own)]);
+        assert!(found.contains(&"aws_endpoint_url=http://s3:4".to_string()), "{found:?}");
         let elsewhere = folder.join("credentials").display().to_string();
         let both = [("AWS_CONFIG_FILE", "/nowhere"), ("AWS_SHARED_CREDENTIALS_FILE", &elsewhere)];
         assert_eq!(of(&both), ["aws_access_key_id=A", "aws_secret_access_key=B="]);
