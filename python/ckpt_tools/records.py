@@ -184,7 +184,8 @@ class Inspection(Record):
         pandas = needed("pandas", "pandas")
         types = {"text": "object", "count": "Int64", "real": "float64", "flag": "boolean"}
         columns = {name: pandas.Series(values, dtype=types[kind]) for name, kind, values in self._columns()}
-        return pandas.DataFrame(columns)
+        frame: "pandas.DataFrame" = pandas.DataFrame(columns)
+        return frame
 
     def to_polars(self) -> "polars.DataFrame":
         """One row per tensor, as a data frame of Polars."""
