@@ -177,31 +177,33 @@ class Inspection(Record):
         """One row per tensor, as a table of PyArrow."""
         columns = self._columns()
         schema = arrow_schema([(name, kind) for name, kind, _ in columns])
-        return needed("pyarrow", "arrow").table({name: values for name, _, values in columns}, schema=schema)
+        made: "pyarrow.Table" = needed("pyarrow", "arrow").table({name: values for name, _, values in columns}, schema=schema)
+        return made
 
     def to_pandas(self) -> "pandas.DataFrame":
         """One row per tensor, as a data frame of pandas."""
-        pandas = needed("pandas", "pandas")
+        library = needed("pandas", "pandas")
         types = {"text": "object", "count": "Int64", "real": "float64", "flag": "boolean"}
-        columns = {name: pandas.Series(values, dtype=types[kind]) for name, kind, values in self._columns()}
-        frame: "pandas.DataFrame" = pandas.DataFrame(columns)
+        columns = {name: library.Series(values, dtype=types[kind]) for name, kind, values in self._columns()}
+        frame: "pandas.DataFrame" = library.DataFrame(columns)
         return frame
 
     def to_polars(self) -> "polars.DataFrame":
         """One row per tensor, as a data frame of Polars."""
-        polars = needed("polars", "polars")
+        library = needed("polars", "polars")
         types: dict[str, Any] = {
-            "text": polars.String,
-            "count": polars.Int64,
-            "real": polars.Float64,
-            "flag": polars.Boolean,
+            "text": library.String,
+            "count": library.Int64,
+            "real": library.Float64,
+            "flag": library.Boolean,
         }
         columns = self._columns()
-        return polars.DataFrame(
+        frame: "polars.DataFrame" = library.DataFrame(
             {name: values for name, _, values in columns},
             schema={name: types[kind] for name, kind, _ in columns},
             strict=False,
         )
+        return frame
 
     def __repr__(self) -> str:
         fields = self._fields
