@@ -24,10 +24,10 @@ pub struct Args {
     /// Numbers of threads to measure with, such as 1,2,4; by default powers of two up to all processors.
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     threads: Vec<u16>,
-    /// Prompt lengths in tokens [default: those of 32, 128 and 512 that fit into the model's context].
+    /// Prompt lengths in tokens [default: 32,128,512, as far as they fit into the context].
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = length)]
     prompt: Vec<usize>,
-    /// Context lengths before decoding, in tokens [default: those of 16 and 512 that fit into the context].
+    /// Context lengths before decoding, in tokens [default: 16,512, as far as they fit into the context].
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = length)]
     context: Vec<usize>,
     /// Tokens to decode each time [default: 64, or half the context].

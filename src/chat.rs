@@ -95,7 +95,7 @@ struct Talk<'t, 'm> {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     if capture::is_captured() {
-        return Err(Failure::usage("chat is a dialogue, and has none to talk with here; use `ckpt infer`"));
+        return Err(Failure::usage("chat needs input: use a terminal or pipe lines in; or use `ckpt infer`"));
     }
     let pool = args.model.pool();
     let (checkpoint, model) = args.model.open(&pool)?;

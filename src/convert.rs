@@ -220,7 +220,7 @@ fn check_health(args: &Args, load: &LoadOptions, path: &Path) -> Result<(), Fail
     let message = format!("{} is {verdict}{reason}", path.display());
     if args.strict && !args.allow_collapsed {
         let message =
-            format!("{message}, and --strict refuses it; --allow-collapsed converts it all the same");
+            format!("{message}, and --strict refuses it; --allow-collapsed converts it anyway");
         return Err(Failure::new(exit::REFUSED, message).naming(path));
     }
     terminal::warning(&format!("{message}, and so will be the copy"));

@@ -37,10 +37,10 @@ pub struct Args {
     /// Largest difference of an element that still counts as equal.
     #[arg(long, value_name = "X", default_value = "0", value_parser = tolerance)]
     tolerance: f64,
-    /// Compare only values of the network: dtypes, config, other metadata and what a trainer keeps may differ.
+    /// Compare only the network's values; dtypes, config, other metadata and training state may differ.
     #[arg(long)]
     values_only: bool,
-    /// Layout of the I2_S tensors of a GGUF file, which does not record it: x86, arm or rows.
+    /// Layout of I2_S tensors (bitnet.cpp's ternary type), which GGUF files do not record: x86, arm or rows.
     #[arg(long, value_name = "LAYOUT")]
     i2s_layout: Option<I2sLayout>,
     /// Output format.

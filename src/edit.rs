@@ -56,7 +56,7 @@ pub struct Args {
     perplexity: Option<PathBuf>,
     #[command(flatten, next_help_heading = "Writing")]
     writing: WriteArgs,
-    /// Layout of the I2_S tensors of a GGUF file, which does not record it: x86, arm or rows.
+    /// Layout of I2_S tensors (bitnet.cpp's ternary type), which GGUF files do not record: x86, arm or rows.
     #[arg(long, value_name = "LAYOUT")]
     i2s_layout: Option<I2sLayout>,
 }
@@ -245,13 +245,13 @@ fn in_order(paths: Vec<PathBuf>, must: bool) -> Result<Vec<PathBuf>, Failure> {
         for (.., path) in steps.iter().filter(|(step, ..)| step.is_none()) {
             let path = terminal::path(path);
             terminal::warning(&format!(
-                "{path}: is left out, as nothing says of which step it is, and of the others something does"
+                "{path}: is left out: its step is unknown, and those of the others are known"
             ));
         }
         steps.retain(|(step, ..)| step.is_some());
     }
     if let (true, Some((.., path))) = (must, steps.iter().find(|(step, ..)| step.is_none())) {
-        let why = format!("{}: nothing says of which step it is, and --last asks for that", path.display());
+        let why = format!("{}: its step is unknown, and --last needs steps", path.display());
         return Err(Failure::usage(why));
     }
     if must || steps.iter().all(|(step, ..)| step.is_some()) {

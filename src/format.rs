@@ -21,7 +21,7 @@ pub enum Plain {
 /// The rows of tables.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum RowsArg {
-    /// Checkpoints, each with its tensors behind it.
+    /// Each checkpoint, followed by its tensors.
     All,
     Checkpoints,
     Tensors,

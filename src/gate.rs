@@ -59,20 +59,20 @@ pub struct Args {
     /// Do not judge tensors whose name matches; may be repeated.
     #[arg(long, value_name = "GLOB")]
     ignore: Vec<String>,
-    /// Do not ask this rule of verdicts, such as equal-layers; may be repeated. docs/verdicts.md lists them.
+    /// Switch off this verdict rule, such as equal-layers; may be repeated. docs/verdicts.md lists the rules.
     #[arg(long, value_name = "RULE")]
     off: Vec<String>,
     /// A checkpoint to compare with: none may be worse.
     #[arg(long, value_name = "CHECKPOINT")]
     baseline: Option<PathBuf>,
-    /// By what factor the std of a weight matrix may fall below the baseline's [default: 2].
+    /// By what factor the std (standard deviation) of a weight matrix may fall below the baseline's [default: 2].
     #[arg(long, value_name = "FACTOR", value_parser = factor)]
     max_shrink: Option<f64>,
     /// Share of a ternary matrix's rows or columns that may have died since the baseline [default: 0].
     #[arg(long, value_name = "0..1", value_parser = share)]
     max_new_dead: Option<f64>,
-    /// Run each model too, and refuse those that fail `ckpt diagnose`'s syntax or logic step. Its third step is what the
-    /// gate does anyway.
+    /// Run each model too, and refuse those that fail `ckpt diagnose`'s syntax or logic step. The third step is the
+    /// gate's own check.
     #[cfg(feature = "diagnose")]
     #[arg(long)]
     diagnose: bool,
@@ -84,22 +84,22 @@ pub struct Args {
     /// cache.
     #[arg(long)]
     no_checksum: bool,
-    /// Output format [default: human, or of an output file with such an extension ndjson, csv or parquet].
+    /// Output format [default: human; for -o, ndjson, csv or parquet if the extension says so].
     #[arg(long, value_parser = formats())]
     format: Option<Format>,
-    /// The rows of tables: all by default.
+    /// Rows of tables [default: all].
     #[arg(long)]
     rows: Option<RowsArg>,
     /// Write the output to a file instead of printing it.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Print nothing of what passes.
+    /// Print nothing about checkpoints that pass.
     #[arg(short, long)]
     quiet: bool,
-    /// Known findings, which refuse nothing: a file that --write-accepted wrote.
+    /// File of known findings (from --write-accepted) that no longer cause a refusal.
     #[arg(long, value_name = "FILE")]
     accept: Option<PathBuf>,
-    /// Write what is found to a file for --accept, and accept it.
+    /// Write the current findings to this file and accept them.
     #[arg(long, value_name = "FILE")]
     write_accepted: Option<PathBuf>,
     /// Write a report in another format as well, such as junit=gate.xml; may be repeated.

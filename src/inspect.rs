@@ -40,11 +40,11 @@ pub struct Args {
     /// Files, folders or glob patterns.
     #[arg(required_unless_present = "from_list")]
     paths: Vec<PathBuf>,
-    /// A file with a path on each line, or `-` for standard input; besides those given.
+    /// Read further paths from a file, one per line (`-`: standard input).
     #[arg(long, value_name = "FILE")]
     from_list: Option<PathBuf>,
-    /// Only the I-th of N parts of the checkpoints, from 1 on, for jobs that share them. The path decides in which part a
-    /// checkpoint is, whatever else there is.
+    /// Take only part I of N, counted from 1, so that jobs can share the work. A checkpoint's part depends on its
+    /// path alone.
     #[arg(long, value_name = "I/N", value_parser = Shard::parse)]
     shard: Option<Shard>,
     /// One row per tensor; with several checkpoints, the tensors of each.
@@ -56,8 +56,8 @@ pub struct Args {
     /// Only tensors of this group.
     #[arg(long)]
     group: Option<GroupArg>,
-    /// Order of the tensors, and by name, size and verdict of several checkpoints [default: file; of more than 100
-    /// rows, the worst 100].
+    /// Order of the tensors; name, size and verdict also order several checkpoints. Default: order in the file; of
+    /// more than 100 rows, only the worst 100.
     #[arg(long)]
     sort: Option<Sort>,
     /// Read only the header: no statistics, no verdict.
@@ -78,15 +78,15 @@ pub struct Args {
     /// Output format [default: human, or by the extension of the output file].
     #[arg(long, value_parser = formats())]
     format: Option<Format>,
-    /// The rows of tables: csv has those of tensors by default, parquet all.
+    /// Rows of tables [default: tensors for csv, all for parquet].
     #[arg(long)]
     rows: Option<RowsArg>,
-    /// Write to a file (ndjson, csv or parquet), which is made when all are measured. Until then what was measured is
-    /// in FILE.partial.
+    /// Write to a file (ndjson, csv or parquet). It appears when everything is measured; until then results are in
+    /// FILE.partial.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Go on with an output: what is in it, or in FILE.partial, is not measured again, except for what could not be read or
-    /// was damaged.
+    /// Continue an earlier output: checkpoints in FILE or FILE.partial are not measured again, except those that were
+    /// unreadable or damaged.
     #[arg(long, requires = "output", conflicts_with = "force")]
     resume: bool,
     /// Replace an output file that exists.

@@ -31,10 +31,10 @@ const MAX_POLICY: u64 = 1 << 20;
 #[derive(clap::Args)]
 pub struct LoadArgs {
     /// Policy file with the thresholds for verdicts and the rules that are off; by default ckpt.toml in the working
-    /// directory, if there is one. What else is in it is for `ckpt gate` alone.
+    /// directory, if there is one. Its other settings affect only `ckpt gate`.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// Layout of the I2_S tensors of a GGUF file, which does not record it: x86, arm or rows.
+    /// Layout of I2_S tensors (bitnet.cpp's ternary type), which GGUF files do not record: x86, arm or rows.
     #[arg(long, value_name = "LAYOUT")]
     i2s_layout: Option<I2sLayout>,
     /// Measure files again even if they have not changed.

@@ -9,11 +9,11 @@ use crate::{Failure, exit, terminal};
 
 /// Write the manual pages of all commands into a folder.
 ///
-/// They are called ckpt.1, ckpt-inspect.1 and so on, and `man ckpt-inspect` shows them where the folder is on MANPATH as
-/// .../man1. Exit code 4 when a page cannot be written.
+/// They are called ckpt.1, ckpt-inspect.1 and so on. `man ckpt-inspect` finds them if the folder is .../man1 and ...
+/// is on MANPATH. Exit code 4 when a page cannot be written.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The folder, which is made if need be.
+    /// Output folder, created if missing.
     folder: PathBuf,
     /// Replace existing pages.
     #[arg(long)]

@@ -38,12 +38,11 @@ pub struct ModelArgs {
 /// How to run a model.
 #[derive(clap::Args)]
 pub struct RunArgs {
-    /// Type of the embedding and the output head in memory; by default that of the file, where it can be multiplied as it
-    /// is, else f32.
+    /// Type of the embedding and the output head in memory; by default the file's type if ckpt can compute with it
+    /// directly, else f32.
     #[arg(long, value_name = "TYPE")]
     embeddings: Option<Table>,
-    /// Round activations to 8 bits instead of 16 where weights are in a GGUF file's blocks, or in six bits: faster, and
-    /// less exact.
+    /// Round activations to 8 bits instead of 16 for GGUF block types and 6-bit embeddings: faster, less exact.
     #[arg(long)]
     fast: bool,
     #[command(flatten, next_help_heading = "Overriding the checkpoint's configuration")]
@@ -82,10 +81,10 @@ struct SettingsArgs {
     /// Scaling of rotary positions: `none`, or the factor of linear scaling.
     #[arg(long, value_name = "FACTOR", value_parser = rope_scaling)]
     rope_scaling: Option<RopeScaling>,
-    /// Whether the attention projections are BitLinear.
+    /// Whether the attention projections are BitLinear (ternary layers).
     #[arg(long, value_name = "BOOL")]
     bitlinear_attn: Option<bool>,
-    /// Whether the feed-forward projections are BitLinear.
+    /// Whether the feed-forward projections are BitLinear (ternary layers).
     #[arg(long, value_name = "BOOL")]
     bitlinear_ffn: Option<bool>,
     /// Whether each output of a BitLinear has a scale of its own.

@@ -20,13 +20,13 @@ use crate::{Failure, exit, paths, terminal};
 
 /// Write a report on checkpoints and runs: which layers died, when, and how std went over steps.
 ///
-/// The HTML page is self-contained. Checkpoints whose steps, names and shapes say that they are one run are ordered by step;
-/// others stand by themselves. Exit code 3 when a file
-/// cannot be read or is damaged; the report is still written, and says so.
+/// The HTML page is self-contained. Checkpoints of one folder with the same tensors and different steps are a run,
+/// ordered by step; others stand by themselves. Exit code 3 when a file cannot be read or is damaged; the report is
+/// still written, and says so.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Files, folders or glob patterns; and records of checkpoints, which `ckpt inspect` wrote as ndjson, json or
-    /// parquet: of those the weights are not needed.
+    /// Files, folders or glob patterns; or records that `ckpt inspect` wrote as ndjson, json or parquet (the weights
+    /// are then not needed).
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// Output file; standard output by default.
@@ -53,7 +53,7 @@ pub struct Args {
 
 /// Settings of the run's optimizer given by the user.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Optimizer settings, where the files lack them or have them wrong")]
+#[command(next_help_heading = "Optimizer settings that override those in the files")]
 struct GivenArgs {
     /// Learning rate.
     #[arg(long, value_name = "X", value_parser = not_negative)]
@@ -61,8 +61,7 @@ struct GivenArgs {
     /// Weight decay.
     #[arg(long, value_name = "X", value_parser = not_negative)]
     weight_decay: Option<f64>,
-    /// Steps, as the checkpoints count them, per optimizer step: the micro-batches per step under gradient
-    /// accumulation.
+    /// How many checkpoint steps make one optimizer step (micro-batches, under gradient accumulation).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     accum: Option<u64>,
 }

@@ -65,7 +65,7 @@ impl Output {
     pub fn end(self) -> Result<(), Failure> {
         match String::from_utf8(self.kept) {
             Ok(text) if text.is_empty() || capture::keep(&text) => Ok(()),
-            _ => Err(Failure::usage("this format is no text, and nothing here takes bytes: give -o FILE")),
+            _ => Err(Failure::usage("this is a binary format: give -o FILE")),
         }
     }
 }

@@ -34,7 +34,7 @@ pub struct Args {
     /// List every tensor, not only those that differ.
     #[arg(long)]
     all: bool,
-    /// Layout of the I2_S tensors of a GGUF file, which does not record it: x86, arm or rows.
+    /// Layout of I2_S tensors (bitnet.cpp's ternary type), which GGUF files do not record: x86, arm or rows.
     #[arg(long, value_name = "LAYOUT")]
     i2s_layout: Option<I2sLayout>,
     /// Output format.

@@ -211,7 +211,7 @@ fn config(plan: &mut Plan<'_>, vocabulary: Option<&Vocabulary>) -> Result<Option
             if let Some(tensor) = Names::of(source).unused.first() {
                 let name = tensor.name.escape_debug();
                 let why =
-                    format!("its layers have tensors that no config.json for it tells of, such as `{name}`");
+                    format!("its layers have tensors that no config.json of its kind describes, such as `{name}`");
                 return Err(Error::of_source(source, why));
             }
             if model.rope_scaling == RopeScaling::None

@@ -375,11 +375,11 @@ impl fmt::Display for Note {
             }
             Note::TokenizerNotWritten { kind } => write!(
                 f,
-                "its vocabulary is of the kind `{}`, of which no tokenizer.json is made: the folder has no tokenizer",
+                "its vocabulary is of the kind `{}`, for which no tokenizer.json is written: the folder has no tokenizer",
                 kind.escape_debug()
             ),
             Note::TokenizerUnreadable { error } => {
-                write!(f, "its vocabulary cannot be read, so no tokenizer is made of it: {}", error.escape_debug())
+                write!(f, "its vocabulary cannot be read, so no tokenizer is written: {}", error.escape_debug())
             }
             Note::UnknownPreTokenizer { name } => write!(
                 f,
@@ -414,10 +414,10 @@ impl fmt::Display for Note {
             ),
             Note::LongTexts { original } => write!(
                 f,
-                "llama.cpp takes the divisors for long texts where the context that is asked for is longer than {original} positions, and those for short ones elsewhere, whatever the length of the text: others will differ"
+                "llama.cpp chooses between the divisors for long and for short texts by the size of the context it is started with (longer than {original} positions or not), not by the length of the text: results can differ"
             ),
             Note::RopeFactors => f.write_str(
-                "the divisors of its rotary frequencies do not follow Llama 3's rule, and config.json cannot express others",
+                "the divisors of its rotary frequencies do not follow Llama 3's rule, and config.json cannot express other ones",
             ),
             Note::SoftCaps { caps, architecture } => {
                 let caps: Vec<String> = caps.iter().map(|(what, cap)| format!("{what} at {cap}")).collect();

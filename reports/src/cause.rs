@@ -272,7 +272,7 @@ fn resume(run: &Run, explanation: &Explanation) -> Vec<String> {
             ));
         }
         (None, _) => {
-            advice.push("No checkpoint of this run is healthy, so there is none here to resume from.".into())
+            advice.push("No checkpoint of this run is healthy, so there is nothing here to resume from.".into())
         }
     }
     for change in &prognosis.changes {

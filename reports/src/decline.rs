@@ -82,7 +82,7 @@ pub fn decline(run: &Run, cause: &LayerCause) -> Result<Option<Drawing>, Error> 
     let label = match predicted {
         false => format!("Measured std of {} over steps.", layer.name),
         true => {
-            format!("Measured std of {} over steps, beside what weight decay alone predicts.", layer.name)
+            format!("Measured std of {} over steps, next to what weight decay alone predicts.", layer.name)
         }
     };
     Ok(Some(Drawing { svg: keys.finish(&svg, SIZE, "chart small", &label), predicted }))

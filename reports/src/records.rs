@@ -161,7 +161,7 @@ pub fn read(path: &Path) -> Result<Vec<Recorded>, Error> {
             serde_json::from_str(&text).map_err(|e| wrong(format!("is not valid JSON: {e}")))?;
         let read = |(number, part): (usize, serde_json::Value)| {
             Recorded::from_json(&part.to_string())
-                .map_err(|e| wrong(format!("element {number} is no record of a checkpoint: {e}")))
+                .map_err(|e| wrong(format!("element {number} is not a record of a checkpoint: {e}")))
         };
         return parts.into_iter().enumerate().map(read).collect();
     }
@@ -180,10 +180,10 @@ pub fn read(path: &Path) -> Result<Vec<Recorded>, Error> {
             Err(_) if number == 1 && text.trim_end() == "{" => {
                 file.read_to_string(&mut text).map_err(io)?;
                 let record = Recorded::from_json(&text);
-                records.push(record.map_err(|e| wrong(format!("is no record of a checkpoint: {e}")))?);
+                records.push(record.map_err(|e| wrong(format!("is not a record of a checkpoint: {e}")))?);
                 break;
             }
-            Err(e) => return Err(wrong(format!("line {number} is no record of a checkpoint: {e}"))),
+            Err(e) => return Err(wrong(format!("line {number} is not a record of a checkpoint: {e}"))),
         }
     }
     Ok(records)

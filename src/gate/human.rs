@@ -56,7 +56,7 @@ fn checkpoint(checked: &Checked, width: usize) -> String {
     facts.extend(checked.step.map(|step| format!("step {step}")));
     facts.extend(checked.verdict.map(|verdict| verdict.to_string()));
     if checked.companion {
-        facts.push("no weights: what a trainer keeps beside them".into());
+        facts.push("no weights, only a trainer's files".into());
     }
     if checked.judged > 0 {
         facts.push(format!("{} of {} tensors healthy", checked.healthy, checked.judged));

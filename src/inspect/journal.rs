@@ -55,7 +55,7 @@ impl Journal {
             terminal::may_write(output, force)?;
             if path.exists() && !force {
                 return Err(Failure::usage(format!(
-                    "{} has what an earlier run measured: --resume goes on with it, --force begins anew",
+                    "{} has what an earlier run measured: --resume continues it, --force starts over",
                     terminal::path(&path)
                 )));
             }

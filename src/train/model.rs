@@ -21,7 +21,7 @@ const OF_TRAINING: [&str; 2] = ["dropout", "latent"];
 /// What `--init` may be.
 pub(super) fn help() -> String {
     format!(
-        "Start a new model: {} (parameters with a vocabulary of 32000), a TOML or JSON file with a model configuration (keys of docs/bitnet.md, or Hugging Face's config.json), or a checkpoint whose configuration to take. The vocabulary is the tokenizer's [default: 32000]",
+        "Start a new model: {} (parameters with a vocabulary of 32000), a TOML or JSON file with a model configuration (keys of docs/bitnet.md, or Hugging Face's config.json), or a checkpoint to take the configuration from. The vocabulary is the tokenizer's [default: 32000]",
         PRESETS.join(", ")
     )
 }

@@ -94,7 +94,7 @@ fn rules_are_switched_off_by_option_or_policy_and_the_answer_says_so() {
     program
         .run(&["gate", twice, "--off", "equal-layer"])
         .exits(2)
-        .complains(&["`equal-layer` is no rule", "equal-layers"]);
+        .complains(&["`equal-layer` is not a rule", "equal-layers"]);
     std::fs::write(program.at("ckpt.toml"), "[gate]\noff = [\"equal-layers\"]\n").unwrap();
     program.run(&["gate", twice]).exits(0).says(&["rule off: equal-layers"]);
     program.run(&["inspect", twice]).exits(0).says(&["rule off: equal-layers"]);

@@ -197,5 +197,5 @@ fn a_report_of_records_is_that_of_the_files() {
     assert_eq!(report(&[text(&listed)]), whole);
     let junk = program.file("junk.ndjson", "{\"no\": \"record\"}\n");
     let refused = program.run(&["report", text(&junk)]).exits(3);
-    assert!(refused.err().contains("line 1 is no record"), "{}", refused.err());
+    assert!(refused.err().contains("line 1 is not a record"), "{}", refused.err());
 }

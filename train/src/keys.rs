@@ -34,7 +34,7 @@ pub const KEYS: &[Key] = &[
     key(
         "accumulate",
         "accumulate",
-        "Gradient accumulation: batches per optimizer step. Each counts by its learnt tokens, so that 8 batches of 1 sequence are 1 of 8.",
+        "Gradient accumulation: batches per optimizer step. Batches are weighted by their learnt tokens (tokens that count in the loss), so 8 batches of 1 equal 1 batch of 8.",
     ),
     key("clip", "clip", "Clip the global gradient norm to this; 0 for no limit."),
     key(
@@ -48,18 +48,18 @@ pub const KEYS: &[Key] = &[
     key(
         "validate_every",
         "validate-every",
-        "Steps between validations, besides one at the start and one at the end; 0 for none.",
+        "Steps between validations (there is also one at the start and one at the end); 0 for none.",
     ),
     key(
         "patience",
         "patience",
-        "Early stopping: validations in a row without a lower loss after which the run stops; 0 for no such end.",
+        "Early stopping: stop after this many validations in a row without a lower loss; 0: never.",
     ),
     key("health_every", "health-every", "Steps between health checks of the weights; 0 for none."),
     key(
         "stop_on_collapse",
         "stop-on-collapse",
-        "Stop when a layer falls below healthy, or the run explodes: the loss of a guess (ln of the vocabulary) after it was lower, twice that loss, a gradient of exactly 0, or a matrix out of all proportion.",
+        "Stop when a layer falls below healthy or the run diverges: the loss rises back to that of guessing (ln of the vocabulary size) or to twice that, the gradient is exactly 0, or a matrix becomes far too large.",
     ),
     key(
         "best_any",
@@ -71,10 +71,10 @@ pub const KEYS: &[Key] = &[
         "ema",
         "Decay of an exponential moving average of the weights, such as 0.999, which checkpoints keep as ema_state_dict; 0 for none.",
     ),
-    file_only("max_skipped", "Steps in a row that may give NaN or infinity before the run stops."),
+    file_only("max_skipped", "How many steps in a row may give NaN or infinity before the run stops."),
     file_only(
         "thresholds.projection",
-        "Least std of a ternary matrix for each verdict: `healthy`, `weak`, `dying`.",
+        "Smallest std (standard deviation) of a ternary matrix for each verdict: `healthy`, `weak`, `dying`.",
     ),
     file_only(
         "thresholds.relative",
@@ -90,7 +90,7 @@ pub const KEYS: &[Key] = &[
     key(
         "schedule.cosine_steps",
         "cosine",
-        "Step at which a cosine ends that the learning rate decays along after the warm-up; --cosine sets it to --steps.",
+        "Step at which the learning rate's cosine decay, which follows the warm-up, ends; --cosine sets it to --steps.",
     ),
     file_only("schedule.min_factor", "Share of the learning rate that the cosine ends at."),
     key("loss.label_smoothing", "label-smoothing", "Label smoothing of the loss."),
@@ -104,7 +104,7 @@ pub const KEYS: &[Key] = &[
     key(
         "optimizer.name",
         "optimizer",
-        "The optimizer; prefix with polarized- to add the polarizer. muon-adamw is the Muon variant of the trainer whose checkpoints ckpt reads natively (docs/bitnet.md).",
+        "The optimizer: adamw, muon, muon-adamw, sgd or spin. The prefix polarized- adds the polarizer, which pushes ternary weights away from zero. muon-adamw is the Muon variant of the trainer whose checkpoints ckpt reads natively (docs/bitnet.md).",
     ),
     key("optimizer.lr", "lr", "Learning rate."),
     file_only("optimizer.adamw_lr", "Learning rate of the parameters that Muon leaves to AdamW."),
@@ -119,7 +119,7 @@ pub const KEYS: &[Key] = &[
         "Decoupled weight decay of ternary weights; with muon-adamw, of every matrix. Off, because it shrinks ternary weights to nothing.",
     ),
     file_only("optimizer.momentum", "Momentum."),
-    file_only("optimizer.betas", "Shares of the past in AdamW's two moments."),
+    file_only("optimizer.betas", "Decay of AdamW's two moments."),
     file_only("optimizer.eps", "What AdamW adds to the root of its second moment."),
     file_only("optimizer.hysteresis_threshold", "Size below which weights tunnel (spin)."),
     file_only("optimizer.tunnel_strength", "How far they tunnel, in learning rates (spin)."),
@@ -141,7 +141,7 @@ pub const KEYS: &[Key] = &[
     ),
     file_only(
         "data.sources",
-        "In place of `files`, sources with a `weight` each (1 when not given) and `files` of their own: the sequences are drawn from them by weight. `--data a.jsonl=3 b.jsonl` gives them.",
+        "Instead of `files`: sources, each with `files` and a `weight` (1 when not given). Sequences are drawn from them in proportion to the weights. On the command line: `--data a.jsonl=3 b.jsonl`.",
     ),
     key("data.validation", "validation", "Validation data."),
     key(
@@ -163,7 +163,7 @@ pub const KEYS: &[Key] = &[
     key(
         "data.validation_tokens",
         "validation-tokens",
-        "Learnt tokens that the validation loss is a mean over: whole sequences, until they have so many.",
+        "Size of the validation set in learnt tokens (tokens that count in the loss); whole sequences are taken until it is reached.",
     ),
     file_only("data.mask_prompts", "Whether prompts are context only, and do not count in the loss."),
     key(
@@ -184,7 +184,7 @@ pub const KEYS: &[Key] = &[
     file_only("distill.logits_weight", "Weight of the stored logits among the teachers."),
     key("sample.every", "sample-every", "Steps between samples of text, greedy and drawn; 0 for none."),
     key("sample.prompt", "sample-prompt", "The text that samples continue."),
-    key("sample.tokens", "sample-tokens", "The most tokens of a sample."),
+    key("sample.tokens", "sample-tokens", "Maximum number of tokens of a sample."),
     key("sample.temperature", "sample-temperature", "Temperature of the sample that is drawn."),
 ];
 

@@ -33,7 +33,7 @@ impl Builder<'_, '_> {
         // A configuration says one thing of all of them.
         if misfits > 0 && options.target == (Target::Hf { packed: true }) {
             let what = format!(
-                "{misfits} of its matrices cannot be packed, whose rows are no multiple of 4: a folder has packed matrices alone"
+                "{misfits} of its matrices cannot be packed, because their rows are not a multiple of 4: in such a folder all must be packed"
             );
             return Err(Error::of_source(source, what));
         }

@@ -80,7 +80,7 @@ const OTHERS: [(&str, &str); 8] = [
     ("use_bdlora", "its matrices are in blocks"),
     ("arrow_config", "it chooses among other adapters"),
     ("kasa_config", "it changes the base's singular values"),
-    ("monteclora_config", "it is drawn anew each time"),
+    ("monteclora_config", "it is drawn again each time"),
     ("trainable_token_indices", "it has rows of the embedding of their own"),
 ];
 
@@ -96,7 +96,7 @@ impl Adapter {
                 let file = file.ok_or_else(|| {
                     refused(
                         path,
-                        format!("there is no {} in it, so it is no adapter of PEFT", MODELS.join(" and no ")),
+                        format!("there is no {} in it, so it is not an adapter of PEFT", MODELS.join(" and no ")),
                     )
                 })?;
                 (path.to_path_buf(), file)
@@ -224,7 +224,7 @@ impl Adapter {
                 _ => {
                     return Err(refused(
                         &self.path,
-                        format!("`{}` is no part of a LoRA adapter", tensor.name.escape_debug()),
+                        format!("`{}` is not part of a LoRA adapter", tensor.name.escape_debug()),
                     ));
                 }
             };
@@ -421,12 +421,12 @@ impl Scale {
 fn patterns(path: &Path, config: &Map<String, Json>, key: &str) -> Result<Vec<(Regex, f64)>> {
     let Some(entries) = config.get(key).filter(|value| !value.is_null()) else { return Ok(Vec::new()) };
     let wrong = |what: &str| refused(path, format!("{key} in {CONFIG} {what}"));
-    let entries = entries.as_object().ok_or_else(|| wrong("is no object of patterns and numbers"))?;
+    let entries = entries.as_object().ok_or_else(|| wrong("is not an object of patterns and numbers"))?;
     let one = |(pattern, number): (&String, &Json)| {
         let regex = Regex::new(&format!("^(.*\\.)?({pattern})$"));
         let regex =
-            regex.map_err(|_| wrong(&format!("has `{}`, which is no pattern", pattern.escape_debug())))?;
-        let number = number.as_f64().ok_or_else(|| wrong("has a value that is no number"))?;
+            regex.map_err(|_| wrong(&format!("has `{}`, which is not a pattern", pattern.escape_debug())))?;
+        let number = number.as_f64().ok_or_else(|| wrong("has a value that is not a number"))?;
         Ok((regex, number))
     };
     entries.iter().map(one).collect()
@@ -444,7 +444,7 @@ fn config(path: &Path) -> Result<Map<String, Json>> {
     }
     match serde_json::from_slice(&bytes) {
         Ok(Json::Object(config)) => Ok(config),
-        Ok(_) => Err(ReadError::damaged("is no JSON object").in_file(path).into()),
+        Ok(_) => Err(ReadError::damaged("is not a JSON object").in_file(path).into()),
         Err(error) => Err(ReadError::damaged(format!("is not valid JSON: {error}")).in_file(path).into()),
     }
 }

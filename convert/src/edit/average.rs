@@ -18,17 +18,17 @@ pub(super) const ROW: Row = Row {
     flag: "average",
     value: None,
     repeats: false,
-    about: "Average the weights of all checkpoints given, of a folder those in it. Config and step are the last one's",
+    about: "Average all given checkpoints; for a folder, those in it. Config and step come from the last one",
     settings: &[
         Setting {
             flag: "weights",
             value: "W,W,…",
-            about: "How much each checkpoint counts, in their order; the sum need not be 1",
+            about: "Weight of each checkpoint, in their order; the sum need not be 1",
         },
         Setting {
             flag: "ema",
             value: "DECAY",
-            about: "An exponential moving average over the steps of the checkpoints: at each, DECAY of the average so far and the rest of the checkpoint",
+            about: "Exponential moving average over steps: average = DECAY · average + (1 − DECAY) · checkpoint",
         },
     ],
     make: |given| Ok(Box::new(Average { weights: chosen(given)? })),
@@ -224,7 +224,7 @@ impl Average {
         let mut all = std::mem::take(&mut draft.others);
         all.push(std::mem::replace(&mut draft.checkpoint, Memory::new("").open()));
         if let Some(without) = all.iter().find(|c| step(c).is_none()) {
-            let why = "nothing says of which step it is, and a moving average goes over steps: use --weights";
+            let why = "its step is unknown, and a moving average needs steps: use --weights";
             return Err(Error::of_source(without, why));
         }
         all.sort_by_key(step);

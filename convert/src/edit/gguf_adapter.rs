@@ -28,7 +28,7 @@ pub(super) const ROW: Row = Row {
     flag: "adapter-of",
     value: Some("BASE"),
     repeats: false,
-    about: "gguf: write the checkpoint given, a LoRA adapter in PEFT's form, as an adapter for llama.cpp (`llama-cli --lora`); BASE is the model that it was trained for",
+    about: "gguf: write a LoRA adapter in PEFT's form as an adapter for llama.cpp (`llama-cli --lora`); BASE is the model that it was trained for",
     settings: &[],
     make: |given| {
         Ok(Box::new(AdapterOf { base: given.values.first().map(PathBuf::from).unwrap_or_default() }))

@@ -25,7 +25,7 @@ pub(super) const ROW: Row = Row {
     flag: "lora",
     value: Some("ADAPTER"),
     repeats: true,
-    about: "Merge a LoRA or DoRA adapter in PEFT's form (a folder, or its adapter_model file) into the checkpoint. Several are merged one after another",
+    about: "Merge a LoRA or DoRA adapter in PEFT's form (a folder, or its adapter_model file) into the checkpoint. Several are merged in turn",
     settings: &[],
     make: |given| {
         let adapters = given.values.iter().map(PathBuf::from).collect();

@@ -13,7 +13,7 @@ pub(super) const ROW: Row = Row {
     flag: "rename",
     value: Some("FROM=TO"),
     repeats: true,
-    about: "Give tensors other names: 'model.*=*' with a glob, where each * of TO is what a wildcard of FROM stood for; '/h\\.(\\d+)/=layers.$1' with a regular expression. Several are carried out one after another",
+    about: "Give tensors other names: 'model.*=*' with a glob, where each * of TO stands for what a wildcard of FROM matched; '/h\\.(\\d+)/=layers.$1' with a regular expression. Several are applied in turn",
     settings: &[],
     make: |given| {
         let rules = given.values.iter().map(|text| rule(text)).collect::<Result<Vec<_>, _>>()?;
@@ -82,7 +82,7 @@ impl Edit for Rename {
             let has_gap = |name: &str| name.split('.').any(str::is_empty);
             if name.contains('\0') || has_gap(name) && (name.is_empty() || !has_gap(&tensor.name)) {
                 let why = format!(
-                    "`{}` would be renamed to `{}`, which is no name",
+                    "`{}` would be renamed to `{}`, which is not a valid name",
                     tensor.name.escape_debug(),
                     name.escape_debug()
                 );

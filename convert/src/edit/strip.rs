@@ -16,7 +16,7 @@ pub(super) const ROW: Row = Row {
     flag: "strip-optimizer",
     value: None,
     repeats: false,
-    about: "Leave out optimizer state, schedulers and random states, and say what that was. Other edits do so too, unless --keep-optimizer is given",
+    about: "Leave out optimizer state, schedulers and random states, and list what was left out. Other edits leave them out too, unless --keep-optimizer is given",
     settings: &[],
     make: |_| Ok(Box::new(Strip)),
 };

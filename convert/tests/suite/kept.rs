@@ -295,7 +295,7 @@ fn what_gguf_does_not_hold_is_refused() {
             .tensor("l.weight_scale", "F8_E4M3", &[2, cols / 16], &scales)
             .f32s("l.weight_scale_2", &[], &[0.5])
     };
-    refused(nvfp4(32, 0x38), "rows of 32 are no multiple of 64");
+    refused(nvfp4(32, 0x38), "rows of 32 are not a multiple of the 64");
     refused(nvfp4(64, 0xb8), "negative scale");
     refused(nvfp4(64, 0x7f), "NaN");
     let mxfp4 = |scale: u8| {

@@ -104,7 +104,7 @@ fn number(value: &Option<Value>, usual: usize) -> Result<usize, JinjaError> {
     match value {
         None => Ok(usual),
         Some(value) => {
-            value.as_usize().ok_or_else(|| wrong("a filter's argument is no number of characters"))
+            value.as_usize().ok_or_else(|| wrong("a filter's argument is not a number of characters"))
         }
     }
 }
@@ -360,7 +360,7 @@ fn attributes(value: Value, given: Rest<Value>, kwargs: Kwargs) -> Written {
         }
         let key = text_of(&key)?;
         if key.contains(|c: char| c.is_whitespace() || matches!(c, '/' | '>' | '=')) {
-            return Err(wrong(format!("`{}` is no name of an attribute", key.escape_debug())));
+            return Err(wrong(format!("`{}` is not an attribute's name", key.escape_debug())));
         }
         out.push(format!("{}=\"{}\"", escape(&key), escape(&text_of(&own)?)));
     }

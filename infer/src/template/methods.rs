@@ -61,7 +61,7 @@ fn of_text(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Jinj
                     None => Ok(usual),
                     Some(value) => {
                         let value =
-                            value.as_i64().ok_or_else(|| wrong("a place in a text is no whole number"))?;
+                            value.as_i64().ok_or_else(|| wrong("a position in a text is not a whole number"))?;
                         let from_end =
                             if value < 0 { value.saturating_add(chars.len() as i64).max(0) } else { value };
                         Ok(usize::try_from(from_end).unwrap_or(usize::MAX))
@@ -88,7 +88,7 @@ fn of_text(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Jinj
             }
         }
         ("zfill" | "ljust" | "rjust" | "center", [width, fill @ ..]) if fill.len() <= 1 => {
-            let width = usize::try_from(width.as_i64().ok_or_else(|| wrong("a width is no whole number"))?);
+            let width = usize::try_from(width.as_i64().ok_or_else(|| wrong("a width is not a whole number"))?);
             let (width, len) = (width.unwrap_or(0), text.chars().count());
             bounded(width)?;
             let mut fills = fill.first().map_or(" ", |fill| fill.as_str().unwrap_or_default()).chars();
@@ -108,7 +108,7 @@ fn of_text(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Jinj
         }
         ("expandtabs", [] | [_]) => {
             let size = args.first().map_or(Some(8), Value::as_usize);
-            Value::from(without_tabs(text, size.ok_or_else(|| wrong("a width is no whole number"))?)?)
+            Value::from(without_tabs(text, size.ok_or_else(|| wrong("a width is not a whole number"))?)?)
         }
         ("format", args) => match formatted(text, args)? {
             Some(text) => Value::from(text),
@@ -330,7 +330,7 @@ fn share(value: &Value, spec: &str) -> Result<String, JinjaError> {
         return Err(wrong(format!("a format has `{}%`, which is not supported", spec.escape_debug())));
     };
     if !number.is_finite() {
-        return Err(wrong("a format of what is no number is not supported"));
+        return Err(wrong("formatting something that is not a number is not supported"));
     }
     let sign = if sign.is_some() && !number.is_sign_negative() { "+" } else { "" };
     Ok(format!("{sign}{:.digits$}%", number * 100.0))

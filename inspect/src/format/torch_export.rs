@@ -158,7 +158,7 @@ impl Places<'_> {
         };
         let entry = self.entries.get(format!("{}{}", self.folder, payload.path_name).as_str());
         let Some(meta) = &payload.tensor_meta else {
-            let text = format!("`{}` is no tensor, and not shown", name.escape_debug());
+            let text = format!("`{}` is not a tensor, so it is not shown", name.escape_debug());
             return contents.notices.push(Notice::new(NoticeKind::NotShown, text));
         };
         let number = |number: &Number| number.as_int;

@@ -22,7 +22,7 @@ impl Off {
         let at = RULES.iter().position(|rule| rule.name == name);
         let at = at.ok_or_else(|| {
             let names: Vec<&str> = RULES.iter().map(|rule| rule.name).collect();
-            format!("`{name}` is no rule: {}", names.join(", "))
+            format!("`{name}` is not a rule: {}", names.join(", "))
         })?;
         self.0 |= 1 << at;
         Ok(())

@@ -414,7 +414,7 @@ impl fmt::Display for Finding {
             }
             Finding::RepeatedBlocks { share } => {
                 let share = 100.0 * share;
-                write!(f, "{share:.0} % of its elements are in blocks that are what those before them are")
+                write!(f, "{share:.0} % of its elements are in blocks that repeat the block before")
             }
             Finding::SaturatedCodes { share } => {
                 write!(f, "{:.0} % of its codes are at the ends of their range", 100.0 * share)
@@ -429,14 +429,14 @@ impl fmt::Display for Finding {
                 write!(f, "{:.2} % of its ternary values are zero", 100.0 * share)
             }
             Finding::ScaleLost => f.write_str("its scale is lost"),
-            Finding::Untrained => f.write_str("zero, as it begins by design: not trained yet"),
+            Finding::Untrained => f.write_str("zero, as initialised by design: not trained yet"),
             Finding::MaskedOut => f.write_str("its mask is zero throughout: nothing of it is used"),
             Finding::Begun { std } => {
-                write!(f, "std {std:.1e}, close to the zero that it begins at by design: hardly trained yet")
+                write!(f, "std {std:.1e}, close to the zero that it is initialised to by design: hardly trained yet")
             }
             Finding::Empty => f.write_str("it has no elements"),
             Finding::FarValue { value, typical: 0.0 } => {
-                write!(f, "a value of {value:.1e} beside which all others vanish: a flipped bit?")
+                write!(f, "a value of {value:.1e} far above all others: a flipped bit?")
             }
             Finding::FarValue { value, typical } => {
                 write!(f, "a value of {value:.1e} where others are about {typical:.1e}: a flipped bit?")

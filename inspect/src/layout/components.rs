@@ -66,7 +66,7 @@ pub(super) fn of(folder: &Path) -> Option<Vec<Component>> {
 
 fn set(folder: &Path) -> Result<Set> {
     let Composition { components, missing, listed_in, faults, notices } =
-        composition(folder).ok_or_else(|| Error::unsupported("is no folder of components"))?;
+        composition(folder).ok_or_else(|| Error::unsupported("is not a folder of components"))?;
     let missing = (!missing.is_empty()).then(|| {
         let count = missing.len() + components.len();
         let names: Vec<String> = missing.iter().take(3).map(|name| name.escape_debug().to_string()).collect();
@@ -179,7 +179,7 @@ fn listed<T: DeserializeOwned>(folder: &Path, index: &str) -> Option<Result<T, D
 /// Tells of a component that is no folder in the one whose index names it.
 fn outside(index: &str, name: &str) -> Notice {
     let text = format!(
-        "{index} names `{}`, which is no folder within its own: it is not looked at",
+        "{index} names `{}`, which is not a subfolder: it is not looked at",
         name.escape_debug()
     );
     Notice::new(NoticeKind::Contradiction, text)

@@ -131,7 +131,7 @@ fn shares(tensors: &[TensorInfo]) -> Option<Notice> {
     let mut parts = tensors.iter().filter_map(|tensor| Some((tensor, tensor.share.as_ref()?)));
     let (first, share) = parts.next()?;
     let text = format!(
-        "{} of its tensors are one rank's parts of larger ones, such as `{}`: {:?} of {:?}; the files of the other ranks are not beside it",
+        "{} of its tensors are one rank's parts of larger ones, such as `{}`: {:?} of {:?}; the files of the other ranks are not next to it",
         1 + parts.count(),
         first.name.escape_debug(),
         first.shape,

@@ -410,7 +410,7 @@ impl Parts {
         let Some(share) = first.share.clone() else {
             let differ = parts.iter().any(|(_, tensor)| tensor.shape != first.shape);
             if flat && differ && parts.iter().all(|(_, tensor)| tensor.shape.len() == 1) {
-                let what = "ranks have pieces of it, as in FSDP's local state dicts, and nothing says where each belongs";
+                let what = "ranks have pieces of it, as in FSDP's local state dicts, and where each belongs is not recorded";
                 return refused(name, first, first.shape.clone(), what);
             }
             let tensor = same(&name, &parts, notices);

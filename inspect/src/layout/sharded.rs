@@ -187,7 +187,7 @@ fn without_index(path: &Path, index: &Path, count: usize) -> Option<Notice> {
     let of_model = DIVIDED.contains(&called.as_str()) && path.with_file_name("config.json").is_stored();
     (count > 1 && of_model && !index.is_stored()).then(|| {
         let text = format!(
-            "{called} is not beside its shards: transformers does not load them without it, and nothing says which tensors should be there"
+            "{called} is not next to its shards: transformers does not load them without it, and it is not known which tensors should be there"
         );
         Notice::new(NoticeKind::Gone, text)
     })

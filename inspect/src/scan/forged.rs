@@ -71,7 +71,7 @@ pub(super) fn forged_dtype(pickle: &Pickle<'_>, id: Id) -> Option<&'static str> 
         for (kind, offset, count) in parts(pickle, state) {
             let item = plain(pickle, kind, 0);
             if !told && item.is_none() {
-                return Some("a type of NumPy has references to objects that it does not tell of");
+                return Some("a type of NumPy has references to objects that it does not declare");
             }
             let end = offset.zip(count).and_then(|(offset, count)| {
                 let size = i64::try_from(item.flatten().unwrap_or(0)).ok()?;

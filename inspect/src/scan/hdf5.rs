@@ -55,7 +55,7 @@ impl Scanner<'_> {
                         self.find(Rule::PathOutside, place, offset, message);
                     }
                     Reference::Link(file) => {
-                        let message = format!("a link to something in the file `{}` beside it", cut(&file));
+                        let message = format!("a link to something in the file `{}` next to it", cut(&file));
                         self.find(Rule::Link, place, offset, message);
                     }
                     Reference::Data => {

@@ -19,7 +19,7 @@ pub(super) fn object(entries: &Map<String, Value>, found: &mut Vec<Named>) {
     let text = |key: &str| entries.get(key).and_then(Value::as_str);
     // `mlx_lm/utils.py` imports it from the model's folder.
     if let Some(file) = text("model_file").filter(|file| file.ends_with(".py")) {
-        found.push(Named::Beside(format!("has mlx-lm import code beside it: {}", cut(file))));
+        found.push(Named::Beside(format!("makes mlx-lm import code next to it: {}", cut(file))));
     }
     // ONNX Runtime's `genai_config.json`.
     if let Some(file) = text("custom_ops_library").filter(|file| !file.is_empty()) {

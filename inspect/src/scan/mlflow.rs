@@ -18,7 +18,7 @@ pub(super) fn object(entries: &Map<String, Value>, found: &mut Vec<Named>) {
     }
     for key in ["code", "model_code_path"] {
         if let Some(path) = text(key).filter(|path| !matches!(*path, "null" | "~" | "")) {
-            found.push(Named::Beside(format!("has MLflow import code beside it: {}", cut(path))));
+            found.push(Named::Beside(format!("makes MLflow import code next to it: {}", cut(path))));
         }
     }
 }

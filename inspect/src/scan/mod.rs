@@ -131,7 +131,7 @@ rules! {
     Expansion "expansion" Unknown
         "The object expands to an immense number of values, or a call that makes it never ends: whatever does so runs out of time or memory."
     BrokenPickle "broken-pickle" Unknown
-        "The pickle ends in an error; everything before that point is executed all the same."
+        "The pickle ends in an error; everything before that point is still executed."
     StrayProtocol "stray-protocol" Unknown
         "A protocol opcode is in the middle of the pickle, where no pickler writes one, or names a protocol that does not exist."
     TornFrame "torn-frame" Unknown
@@ -285,7 +285,7 @@ impl Pattern {
     pub fn new(text: &str) -> Result<Self> {
         let stem = text.strip_suffix('*').unwrap_or(text);
         if stem.len() < 2 || stem.contains('*') || !stem.contains('.') {
-            return Err(Error::new(ErrorKind::NotFound, format!("`{}` is no import", text.escape_debug()))
+            return Err(Error::new(ErrorKind::NotFound, format!("`{}` is not an import", text.escape_debug()))
                 .hint("name a module and what it holds, such as mypackage.config.*"));
         }
         Ok(Pattern(text.to_string()))

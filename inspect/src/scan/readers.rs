@@ -17,7 +17,7 @@ impl Scanner<'_> {
     fn exhausted(&mut self, trace: &Trace<'_>, at: u64, place: &Place) {
         if is_exhausted(trace) {
             let message =
-                "some readers find so many values here that they were not followed to the end".to_string();
+                "some readers find too many values here to follow them all".to_string();
             self.find(Rule::OpaqueContent, place, Some(at), message);
         }
     }

@@ -111,7 +111,7 @@ fn fp32_weights_are_what_the_module_has_of_them() {
         other[element] += 0.5;
         partition(&at(OPTIMIZER), 1, 1, 10.0, &other);
         let what = format!(
-            "the fp32 weights of 1 of 2 parameters are not those of the module, such as `{name}` from element {at_element} on: the optimizer's files and the model states are not of one save"
+            "the fp32 weights of 1 of 2 parameters are not those of the module, such as `{name}` from element {at_element} on: the optimizer's files and the model states come from different saves"
         );
         assert_eq!(told(&open(folder.path()).unwrap()), (Some(DamageKind::Inconsistent), what));
     }
@@ -377,7 +377,7 @@ fn files_of_a_universal_checkpoint_are_those_of_its_module() {
     universal(folder.path(), &[1.0, 2.0], up);
     assert!(healthy(folder.path()).warnings.is_empty());
     universal(folder.path(), &[1.0, 2.5], up);
-    let what = "the fp32 weights of 1 of 2 parameters are not those of the module, such as `norm.weight` from element 1 on: the files of `zero` and the model states are not of one save";
+    let what = "the fp32 weights of 1 of 2 parameters are not those of the module, such as `norm.weight` from element 1 on: the files of `zero` and the model states come from different saves";
     assert_eq!(told(&open(folder.path()).unwrap()), (Some(DamageKind::Inconsistent), what.to_string()));
     universal(folder.path(), &[1.0, 2.0], (&[1.0, 2.0], &[2]));
     let checkpoint = open(folder.path()).unwrap();

@@ -363,7 +363,7 @@ fn a_rule_that_is_off_is_not_asked_and_that_is_told() {
     assert!(!record.coverage.is_whole());
     assert_eq!(record.coverage.to_string(), "26 matrices; rules off: large-relative-std, unlike-siblings");
     let unknown = thresholds.off.add("no-such-rule").unwrap_err();
-    assert!(unknown.starts_with("`no-such-rule` is no rule: damaged, "), "{unknown}");
+    assert!(unknown.starts_with("`no-such-rule` is not a rule: damaged, "), "{unknown}");
     let whole = Network::new().without("layers.3.");
     assert_eq!(whole.judged().verdict, Some(Verdict::Corrupt));
     thresholds.off.add("missing").unwrap();

@@ -105,7 +105,7 @@ fn model_states_of_another_step_are_told() {
             .unwrap();
     }
     let damage = open(folder.path()).unwrap().damage.unwrap();
-    let expected = "zero_pp_rank_1_mp_rank_00_model_states.pt is of step 20, and zero_pp_rank_0_mp_rank_00_model_states.pt of step 10: their files are not of one save";
+    let expected = "zero_pp_rank_1_mp_rank_00_model_states.pt is of step 20, and zero_pp_rank_0_mp_rank_00_model_states.pt of step 10: the files come from different saves";
     assert_eq!((damage.kind, damage.what.as_str()), (DamageKind::Inconsistent, expected));
 }
 

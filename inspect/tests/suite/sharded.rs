@@ -188,7 +188,7 @@ fn parts_of_a_distributed_checkpoint_without_its_listing_are_not_guessed_at() {
     std::fs::write(folder.path().join(".metadata"), b"\x80\x04}.").unwrap();
     assert_eq!(find(folder.path()).unwrap(), [folder.path()]);
     let error = open(folder.path()).unwrap_err();
-    assert!(error.to_string().contains("is no listing of a distributed checkpoint"), "{error}");
+    assert!(error.to_string().contains("is not a listing of a distributed checkpoint"), "{error}");
 }
 
 /// Files that are named like checkpoints but are not are reported, so that none is silently skipped. An extension that

@@ -106,7 +106,7 @@ impl Rule {
             ],
             Rule::Doubt => [
                 "doubt",
-                "Bytes belong to nothing, or a part of what was saved is gone, such as an optimizer's files.",
+                "The file has bytes that belong to no tensor, or a part of what was saved is gone, such as an optimizer's files.",
                 "The checkpoint passes; what is there of the weights was judged. Copy it again if it should be complete.",
             ],
             Rule::CorruptTensor => [

@@ -50,8 +50,8 @@ fn what_cannot_be_done_as_asked_is_refused_by_name() {
         (&["edit", "small.safetensors", "--rename", "a.*=b.*"], "`a.w` and `b.w` would both be named `b.w`"),
         (&["edit", "small.safetensors", "--rename", "/.*/="], "would be renamed to ``"),
         (&["edit", "small.safetensors", "--rename", "a.w="], "would be renamed to ``"),
-        (&["edit", "small.safetensors", "--rename", "/w/="], "would be renamed to `a.`, which is no name"),
-        (&["edit", source, "--rename", "norm.weight="], "`model_state_dict.`, which is no name"),
+        (&["edit", "small.safetensors", "--rename", "/w/="], "would be renamed to `a.`, which is not a valid name"),
+        (&["edit", source, "--rename", "norm.weight="], "`model_state_dict.`, which is not a valid name"),
         (
             &["edit", "whole.safetensors", "small.safetensors", "--average"],
             "`a.w` is float32 there and int32 in",
@@ -109,11 +109,11 @@ fn what_cannot_be_done_as_asked_is_refused_by_name() {
         ),
         (
             &["edit", "small.safetensors", "nan.safetensors", "--average", "--ema", "0.5"],
-            "nothing says of which step it is",
+            "its step is unknown",
         ),
         (
             &["edit", "small.safetensors", "nan.safetensors", "--average", "--last", "1"],
-            "nothing says of which step it is",
+            "its step is unknown",
         ),
         (
             &["edit", text(&fixture("healthy-run")), "--average", "--last", "4"],
@@ -251,7 +251,7 @@ fn hostile_adapters_are_refused_by_name() {
         ),
         (
             adapter(&place, "pattern", set("rank_pattern", serde_json::json!({"(": 2})), &own),
-            "which is no pattern",
+            "which is not a pattern",
         ),
         (adapter(&place, "nan", keep, &pair(&[r, inp], &[out, r], f32::NAN).bytes()), "has NaN at 0"),
         (
@@ -299,7 +299,7 @@ fn hostile_adapters_are_refused_by_name() {
                 keep,
                 &pair(&[r, inp], &[out, r], 1.0).f32s(&format!("{module}.lora_E"), &[1], &[1.0]).bytes(),
             ),
-            "is no part of a LoRA adapter",
+            "is not part of a LoRA adapter",
         ),
         (
             adapter(
@@ -358,7 +358,7 @@ fn hostile_adapters_are_refused_by_name() {
     place
         .run(&["edit", text(&base), "--lora", text(&fixture("healthy-run")), "-o", "x.pt"])
         .exits(2)
-        .complains(&["no adapter of PEFT"]);
+        .complains(&["not an adapter of PEFT"]);
     place.run(&["edit", text(&base), "--lora", "nowhere", "-o", "x.pt"]).exits(3);
     assert!(!place.at("x.pt").exists());
     // Blocks are computed with only where another type is asked for.

@@ -76,7 +76,7 @@ fn a_trainers_folder_is_one_checkpoint_with_its_moments() {
 fn companions_that_are_named_one_by_one_pass_and_are_told() {
     let Some((_top, folder, nan)) = trained() else { return };
     for file in FILES {
-        gate_in(&folder, &[file]).exits(0).says(&["passed", "what a trainer keeps beside them"]);
+        gate_in(&folder, &[file]).exits(0).says(&["passed", "only a trainer's files"]);
     }
     gate_in(&folder, &[&FILES[..], &["model.safetensors"]].concat()).exits(0).says(&["6 checkpoints passed"]);
     std::fs::copy(&nan, folder.join("optimizer.pt")).unwrap();

@@ -237,7 +237,7 @@ impl Trainer {
             if fingerprint.is_some() && self.measured_on != fingerprint {
                 if let Some(best) = self.best_loss.take() {
                     self.warnings.push(format!(
-                        "the best validation loss so far, {best:.4}, was measured on other tokens; what is best is decided anew from here on"
+                        "the best validation loss so far, {best:.4}, was measured on other tokens; the best is now determined from here on"
                     ));
                 }
                 self.measured_on = fingerprint;
@@ -248,7 +248,7 @@ impl Trainer {
         if self.stream.lacks_end() && !self.told_end {
             self.told_end = true;
             self.warnings.push(
-                "the tokenizer names no token that ends a text (`eos_token` in the tokenizer_config.json beside it does), so documents follow each other without a mark, and the model learns no end"
+                "the tokenizer names no token that ends a text (`eos_token` in the tokenizer_config.json next to it does), so documents follow each other without a mark, and the model does not learn to stop"
                     .into(),
             );
         }

@@ -318,7 +318,7 @@ impl Facts<'_> {
             return unknown(match self.run.series(self.layer).len() {
                 0 | 1 => "one checkpoint of known step does not show how it got there; give the run's other checkpoints".to_string(),
                 _ if self.run.has_steps() => "its std does not decline over these checkpoints: it was small from the first one on".to_string(),
-                _ => "the checkpoints' steps are not known, so there is no rate".to_string(),
+                _ => "the checkpoints' steps are not known, so no rate can be given".to_string(),
             });
         };
         let course =

@@ -280,7 +280,7 @@ impl fmt::Display for QuantFault {
             QuantFault::Beside { part } => {
                 write!(
                     f,
-                    "it holds codes of a quantization that is not understood: {} is beside it",
+                    "it holds codes of an unknown quantization: {} is next to it",
                     part.escape_debug()
                 )
             }

@@ -38,7 +38,7 @@ fn entries<'p>(pickle: &'p Pickle<'_>, function: &str, args: &[Id]) -> Result<&'
         None | Some(Node::None) => Ok(&[]),
         Some(Node::Dict(entries)) => Ok(entries),
         Some(Node::Object(object)) => Ok(&object.entries),
-        Some(_) => Err(Error::unsupported("what is said of it beside its elements is no dict")),
+        Some(_) => Err(Error::unsupported("what its pickle says besides its elements is not a dict")),
     }
 }
 

@@ -110,7 +110,7 @@ impl Walker<'_, '_> {
             return Err(format!("its place {at:?} and its placements do not fit its mesh {sizes:?}"));
         }
         let order = self.order(spec, &placements, &factors, &sizes).ok_or_else(|| {
-            "the order in which its dimensions are divided is none that is known".to_string()
+            "the order in which its dimensions are divided is not known".to_string()
         })?;
         let rank = self.rank(mesh, &sizes, &at);
         Ok(Division::Mesh { sizes, at, placements, order, rank })

@@ -8,7 +8,7 @@ use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
     name: "quant-scales",
-    summary: "A quantized weight has scales that are NaN, infinite, zero beside codes that are not, or negative, or zero points that no code can be.",
+    summary: "A quantized weight has scales that are NaN, infinite, negative, or zero for codes that are not zero, or zero points that no code can be.",
     levels: &[Verdict::Corrupt],
     roles: &[],
     check: Check::Tensor(check),

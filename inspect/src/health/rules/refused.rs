@@ -6,7 +6,7 @@ use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
     name: "refused",
-    summary: "The format's own library refuses the file: bytes that belong to no tensor, metadata that are no text.",
+    summary: "The format's own library refuses the file: bytes that belong to no tensor, metadata that is not text.",
     levels: &[Verdict::Corrupt],
     roles: &[],
     check: Check::Whole(|network| {

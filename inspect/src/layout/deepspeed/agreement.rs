@@ -36,7 +36,7 @@ pub(super) fn other_steps(steps: &[(String, u64)]) -> Option<Damage> {
         false => ((other, second), (one, first)),
     };
     let what = format!(
-        "{} is of step {}, and {} of step {}: their files are not of one save",
+        "{} is of step {}, and {} of step {}: the files come from different saves",
         odd.0.escape_debug(),
         odd.1,
         right.0.escape_debug(),
@@ -58,7 +58,7 @@ pub(super) fn miscounted(counted: f64, vectors: usize, saved: &Saved) -> Option<
         return None;
     }
     let text = format!(
-        "the optimizer counted {counted} steps, and the model states {global}, {skipped} of them skipped: their files are not of one save, or the optimizer was begun anew"
+        "the optimizer counted {counted} steps, and the model states {global}, {skipped} of them skipped: the files come from different saves, or the optimizer was restarted"
     );
     Some(Notice::new(NoticeKind::Contradiction, text))
 }

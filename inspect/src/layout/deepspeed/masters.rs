@@ -48,7 +48,7 @@ impl Compared {
     pub fn damage(&self, masters: &str) -> Option<Damage> {
         let (name, at) = self.unlike.first()?;
         let what = format!(
-            "the fp32 weights of {} of {} parameters are not those of the module, such as `{}` from element {at} on: {masters} and the model states are not of one save",
+            "the fp32 weights of {} of {} parameters are not those of the module, such as `{}` from element {at} on: {masters} and the model states come from different saves",
             self.unlike.len(),
             self.count,
             name.escape_debug()

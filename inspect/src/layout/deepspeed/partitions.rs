@@ -127,14 +127,14 @@ impl<'a> Zero<'a> {
         (0..).find(|&i| !there(i)).unwrap_or(0)
     }
 
-    /// Tells of ranks whose optimizers counted different steps: their files are not of one save.
+    /// Tells of ranks whose optimizers counted different steps: the files come from different saves.
     fn check_steps(&self, faults: &mut Vec<Damage>) {
         let mut steps =
             self.ranks.iter().enumerate().filter_map(|(dp, saved)| Some((dp, step(saved.as_ref().ok()?)?)));
         let Some((one, first)) = steps.next() else { return };
         if let Some((other, second)) = steps.find(|(_, step)| *step != first) {
             let what = format!(
-                "the optimizer of rank {other} counted {second} steps, and that of rank {one} {first}: their files are not of one save"
+                "the optimizer of rank {other} counted {second} steps, and that of rank {one} {first}: the files come from different saves"
             );
             faults.push(Damage::new(DamageKind::Inconsistent, what));
         }
@@ -312,7 +312,7 @@ impl<'a> Zero<'a> {
                         flat.push(len, Ok(without_padding(tensor, len, padding(saved, group), last)));
                     }
                     (tensor, len) => {
-                        let lost = if tensor.is_some() { "the weights beside it" } else { "it" };
+                        let lost = if tensor.is_some() { "the weights next to it" } else { "it" };
                         let what = format!("the optimizer's file of rank {dp} does not hold {lost}");
                         flat.push(len.unwrap_or(longest), Err(Damage::new(DamageKind::StorageLost, what)));
                     }

@@ -112,7 +112,7 @@ impl Listing {
         let items = reader.field(pickle.root, "state_dict_metadata").and_then(|id| reader.entries(id));
         let items = items.ok_or_else(|| wrong("it lists no tensors (`state_dict_metadata`)"))?;
         for &(key, value) in items {
-            let name = pickle.str(key).ok_or_else(|| wrong("a name that is no text"))?;
+            let name = pickle.str(key).ok_or_else(|| wrong("a name that is not text"))?;
             let name = reader.copied(name)?;
             let item = match reader.item(value) {
                 Err(error) if error.kind == ErrorKind::Damaged => Item::Unreadable(error.into()),
@@ -200,7 +200,7 @@ fn unfinished(source: &Source, error: Error) -> Error {
 
 /// What is wrong with the listing as a whole.
 fn wrong(what: &str) -> Error {
-    entry(&format!("is no listing of a distributed checkpoint: {what}"))
+    entry(&format!("is not a listing of a distributed checkpoint: {what}"))
 }
 
 /// What is wrong with one of its entries.

@@ -270,12 +270,12 @@ impl Coding {
     pub fn refusal(&self) -> Option<String> {
         if let Some(name) = &self.unread {
             return Some(format!(
-                "its weights are quantized by {}, which is not read: codes are no weights",
+                "its weights are quantized by {}, which is not read: codes are not weights",
                 name.escape_debug()
             ));
         }
         if self.stored > 0 {
-            return Some("its quantized weights were opened as they are stored: codes are no weights".into());
+            return Some("its quantized weights were opened as they are stored: codes are not weights".into());
         }
         let (name, fault) = self.faults.first()?;
         let more = match self.faults.len() - 1 {

@@ -89,7 +89,7 @@ impl fmt::Display for Warning {
                 "some of the 256 byte tokens are missing; llama.cpp refuses text that needs them",
             ),
             Warning::UnknownPreTokenizer => f.write_str(
-                "its pre-tokenizer is none that llama.cpp is known to have: `default` is written, and text may get other ids than in training",
+                "llama.cpp has no pre-tokenizer like its own: `default` is written, and text may get other ids than in training",
             ),
             Warning::NoPreTokenizer => f.write_str(
                 "the GGUF file names no pre-tokenizer (tokenizer.ggml.pre): llama.cpp splits text by its default rule, and text may get other ids than in training",
@@ -133,7 +133,7 @@ impl fmt::Display for Warning {
             Warning::Strips(tokens) => {
                 write!(
                     f,
-                    "its added tokens {} take the spaces beside them or stand only between words (lstrip, rstrip, single_word), which GGUF cannot say: text around them gets other ids",
+                    "its added tokens {} take the spaces next to them or stand only between words (lstrip, rstrip, single_word), which GGUF cannot express: text around them gets other ids",
                     some(tokens)
                 )
             }

@@ -48,7 +48,7 @@ impl fmt::Display for NotHeld {
         match self {
             NotHeld::Type(dtype) => write!(f, "GGUF has no type that holds {dtype}"),
             NotHeld::Rows { cols, block } => {
-                write!(f, "its rows of {cols} are no multiple of {block}, which a block of GGUF holds")
+                write!(f, "its rows of {cols} are not a multiple of the {block} elements of a GGUF block")
             }
             NotHeld::Columns => {
                 f.write_str("its columns have factors of their own, and those of GGUF have none")

@@ -81,7 +81,7 @@ pub(super) fn forged() -> Vec<File> {
             zip(&[entry("m/.data/Extern_Modules", *b""), entry("m/evil.PY", *b"import os")]),
         ),
         bad("array-interface.pkl", "an array at an address that the pickle names", namespace),
-        bad("forged-dtype.pkl", "a type of NumPy with objects that it does not tell of", dtype(0)),
+        bad("forged-dtype.pkl", "a type of NumPy with objects that it does not declare", dtype(0)),
         good("object-dtype.pkl", "a type of NumPy with objects", dtype(63)),
         bad("endless.pkl", "list(itertools.count())", endless),
         good("counted.pkl", "itertools.count(), and another list", ended),
