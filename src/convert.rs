@@ -126,7 +126,7 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         let relative = relative.or(place.file_name().map(Path::new)).unwrap_or(Path::new("model"));
         if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
             return Err(Failure::usage(format!(
-                "{}: no place for it below --out-dir can be made from its path; convert it by itself with -o",
+                "{}: its path gives no place below --out-dir; convert it by itself with -o",
                 terminal::path(path)
             )));
         }
@@ -219,8 +219,7 @@ fn check_health(args: &Args, load: &LoadOptions, path: &Path) -> Result<(), Fail
     let reason = record.reasons.first().map(|r| format!(" ({})", terminal::escape(r))).unwrap_or_default();
     let message = format!("{} is {verdict}{reason}", path.display());
     if args.strict && !args.allow_collapsed {
-        let message =
-            format!("{message}, and --strict refuses it; --allow-collapsed converts it anyway");
+        let message = format!("{message}, and --strict refuses it; --allow-collapsed converts it anyway");
         return Err(Failure::new(exit::REFUSED, message).naming(path));
     }
     terminal::warning(&format!("{message}, and so will be the copy"));

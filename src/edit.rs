@@ -206,7 +206,7 @@ fn sources(args: &Args, joins: bool) -> Result<Vec<PathBuf>, Failure> {
     let mut paths = found.collect::<Result<Vec<_>, _>>()?;
     if !joins && paths.len() > 1 {
         let why = format!(
-            "{} checkpoints were given, and one is edited; --average makes one of several",
+            "{} checkpoints were given, but only one can be edited; --average makes one of several",
             paths.len()
         );
         return Err(Failure::usage(why));

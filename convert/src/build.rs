@@ -54,7 +54,7 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
         return Err(Error::of_source(source, why));
     }
     if (form.is_model || options.target.packing().is_some()) && is_adapter(source) {
-        let why = "it is a LoRA adapter: small matrices that change those of a model, which is not with it; merge the two first, for example with PEFT's `merge_and_unload`";
+        let why = "it is a LoRA adapter: small matrices that change a model that is not in this file; merge the two first, for example with PEFT's `merge_and_unload`";
         return Err(Error::of_source(source, why));
     }
     let quantization = source.model.quantization.as_ref();
@@ -62,7 +62,7 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
     let packs = options.target == (Target::Hf { packed: true });
     let biased = || Names::of(source).played().any(|(role, _)| role.kind() == Kind::Bias);
     if form.is_model && !keeps && scaled != packs && (packs || quantization.is_some()) && biased() {
-        let why = "its layers have biases, which transformers multiplies by a packed matrix's scale and adds as they are to others: they would not stay the same";
+        let why = "its layers have biases; transformers multiplies these by the scale if the matrix is packed, so they would change";
         return Err(Error::of_source(source, why));
     }
     if let (true, Some(rounding)) = (form.is_model && !keeps, quantization.and_then(|q| q.other.as_ref())) {
@@ -121,7 +121,7 @@ fn refuse_losses(source: &Checkpoint, target: Target) -> Result<()> {
     let has_config = matches!(target, Target::Hf { .. });
     if let (Some(method), true, false) = (&source.coding.method, source.coding.stored > 0, has_config) {
         let why = format!(
-            "what its configuration says of the quantization ({}) would be lost: only a folder has a config.json",
+            "its quantization settings ({}) would be lost: only a folder has a config.json",
             method.escape_debug()
         );
         return Err(Error::of_source(source, why).remedied_by(Remedy::Target("hf")));

@@ -56,7 +56,7 @@ impl Leaf<'_> {
 /// `Target` for what has no name, or the same as another.
 fn leaves(root: &Object) -> Result<Vec<Leaf<'_>>> {
     if !matches!(root, Object::Dict(_)) {
-        let why = "a distributed checkpoint is a dict of names, and this one is something else at its root";
+        let why = "a distributed checkpoint must be a dict of names at its root, and this one is not";
         return Err(Error::target(why).remedied_by(Remedy::Target("pt")));
     }
     let mut leaves = Vec::new();

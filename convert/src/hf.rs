@@ -210,8 +210,9 @@ fn config(plan: &mut Plan<'_>, vocabulary: Option<&Vocabulary>) -> Result<Option
         Ok(model) => {
             if let Some(tensor) = Names::of(source).unused.first() {
                 let name = tensor.name.escape_debug();
-                let why =
-                    format!("its layers have tensors that no config.json of its kind describes, such as `{name}`");
+                let why = format!(
+                    "its layers have tensors that no config.json of its kind describes, such as `{name}`"
+                );
                 return Err(Error::of_source(source, why));
             }
             if model.rope_scaling == RopeScaling::None

@@ -298,7 +298,7 @@ impl fmt::Display for Note {
                 "values other than tensors, such as config and step, are left out: an archive of arrays has no place for them",
             ),
             Note::GgufKeysLost => f.write_str(
-                "what the GGUF keys say about the model is left out: this format has no place for it",
+                "the model's GGUF keys are left out: this format has no place for them",
             ),
             Note::Incomplete(lacks) => {
                 write!(f, "the model is incomplete, and other programs will not load it: {lacks}")
@@ -441,7 +441,7 @@ impl fmt::Display for Note {
             ),
             Note::LargeTensors { count, first, limit } => write!(
                 f,
-                "{} larger than the {limit} bytes asked for, such as `{}`: each gets a file of its own",
+                "{} larger than the requested {limit} bytes, such as `{}`: each gets a file of its own",
                 are(*count, "tensor", "tensors"),
                 first.escape_debug()
             ),

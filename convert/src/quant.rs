@@ -207,7 +207,7 @@ impl FromStr for Quant {
 
 /// Why a type cannot be chosen.
 fn not_made(name: &str) -> String {
-    format!("`{name}` is kept where a GGUF file has it, and cannot be made of other values")
+    format!("`{name}` can only be copied from a GGUF file, not made from other values")
 }
 
 /// Appends the blocks of `values`, which fill whole ones. Types without blocks, and those that are only copied, are not

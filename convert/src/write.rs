@@ -31,7 +31,7 @@ pub fn write(plan: &mut Plan<'_>, options: &Options, path: &Path, control: Contr
     let folder = plan.target.form().extension.is_empty() || options.max_shard_bytes.is_some();
     if folder && Target::all().any(is_file) {
         return Err(Error::target(format!(
-            "{}: a Hugging Face model or a set of several files is written to a folder, so its name has no such extension",
+            "{}: a Hugging Face model or a set of several files is written to a folder, so its name must not have such an extension",
             path.display()
         )));
     }

@@ -213,7 +213,9 @@ fn refuse(given: &Given, read: bool) -> Result<(), String> {
         }
         if !read {
             let method = other.method.as_deref().unwrap_or_default().escape_debug();
-            return Err(format!("is quantized by `{method}` according to its configuration, but none of its weights is"));
+            return Err(format!(
+                "is quantized by `{method}` according to its configuration, but none of its weights is"
+            ));
         }
     }
     Ok(())

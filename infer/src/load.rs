@@ -166,7 +166,9 @@ impl<'a> Loader<'a> {
     fn expert(&self, role: Role, number: usize) -> Result<Matrix> {
         let inconsistent = |what| Error::Inconsistent { path: self.checkpoint.path.clone(), what };
         let shape = self.config.shape(role).unwrap_or_default();
-        let &[_, rows, cols] = &shape[..] else { return Err(inconsistent("experts are not matrices".into())) };
+        let &[_, rows, cols] = &shape[..] else {
+            return Err(inconsistent("experts are not matrices".into()));
+        };
         let part;
         let tensor = if self.names.has_separate_experts() {
             self.names.expert(role, number).ok_or_else(|| {

@@ -100,7 +100,7 @@ impl Cache {
             Some(VERSION) => {}
             Some(_) => {
                 return Err(wrong(
-                    "is a prompt cache of another version of this program; delete it, and it will be made again"
+                    "is a prompt cache of another version of this program; delete it, and it will be recreated"
                         .into(),
                 ));
             }
@@ -108,7 +108,7 @@ impl Cache {
         }
         if !is_sound(path).map_err(|e| ckpt_inspect::Error::io(path, &e))? {
             return Err(wrong(
-                "is damaged: its checksum is wrong; delete it, and it will be made again".into(),
+                "is damaged: its checksum is wrong; delete it, and it will be recreated".into(),
             ));
         }
         if text("model") != Some(&model.fingerprint()) {

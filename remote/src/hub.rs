@@ -82,7 +82,8 @@ fn connect(remote: &Remote, repository: &str) -> io::Result<Arc<dyn Backend>> {
     remote.wait(hub.load(&revision.replace("%2F", "/"))).map_err(|failed| match failed {
         // Which is what the Hub says of what it does not show to everyone, too.
         Failed::Status(status) if matches!(status.as_u16(), 401 | 404) => {
-            let what = format!("the Hub knows no such repository or revision, or does not show it; {HINT}");
+            let what =
+                format!("the Hub has no such repository or revision, or does not show it to you; {HINT}");
             io::Error::new(io::ErrorKind::NotFound, what)
         }
         failed => failed.explained(HINT),
@@ -178,7 +179,7 @@ impl Hub {
             pages += 1;
             if let Some(more) = more {
                 let joined = url.join(&more).ok().filter(|_| pages < PAGES);
-                next = Some(joined.ok_or(Failed::Other("the list of the repository's files has no end"))?);
+                next = Some(joined.ok_or(Failed::Other("the list of the repository's files does not end"))?);
             }
         }
         (self.commit, self.folders) = (sha, folders);

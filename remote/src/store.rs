@@ -397,7 +397,9 @@ impl File {
     /// The bytes of `ranges` in order, several requests at a time, each part passed to `take` with where it begins.
     fn fetch(&self, ranges: &[Range<u64>], mut take: impl FnMut(u64, bytes::Bytes) + Send) -> io::Result<()> {
         if self.inner.process != std::process::id() {
-            return Err(io::Error::other("it was opened before this process was forked; open it again here"));
+            return Err(io::Error::other(
+                "it was opened before this process was forked; open it again in this process",
+            ));
         }
         let parts = ranges.iter().flat_map(|range| {
             (range.start..range.end)

@@ -232,7 +232,7 @@ impl Known {
                 let total = total.ok_or(Failed::Other(what))?;
                 let wanted = format!("bytes {}-{}", range.start, range.end.min(total).saturating_sub(1));
                 if answer.status() == StatusCode::PARTIAL_CONTENT && part.trim() != wanted {
-                    let what = "the server sends another range than was asked for; download it first";
+                    let what = "the server sends another range than the requested one; download it first";
                     return Err(Failed::Other(what));
                 }
                 total
@@ -241,7 +241,7 @@ impl Known {
             _ => match answer.content_length() {
                 Some(len) if range.start == 0 && len <= range.end => len,
                 _ => {
-                    let what = "the server gives no ranges of files; download it first";
+                    let what = "the server does not serve parts of files; download it first";
                     return Err(Failed::Other(what));
                 }
             },
@@ -287,7 +287,7 @@ async fn body(mut answer: Response, most: u64) -> Result<Bytes, Failed> {
     while let Some(chunk) = answer.chunk().await.map_err(broken)? {
         bytes.extend_from_slice(&chunk);
         if bytes.len() as u64 > most {
-            return Err(Failed::Other("the server sends more than was asked for; download it first"));
+            return Err(Failed::Other("the server sends more than requested; download it first"));
         }
     }
     Ok(bytes.freeze())

@@ -271,9 +271,8 @@ fn resume(run: &Run, explanation: &Explanation) -> Vec<String> {
                 path(comfortable)
             ));
         }
-        (None, _) => {
-            advice.push("No checkpoint of this run is healthy, so there is nothing here to resume from.".into())
-        }
+        (None, _) => advice
+            .push("No checkpoint of this run is healthy, so there is nothing here to resume from.".into()),
     }
     for change in &prognosis.changes {
         let restored = match change.setting {

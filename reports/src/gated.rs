@@ -86,7 +86,7 @@ pub(crate) static COLUMNS: [Column; 5] = [
     Column::new(
         "gate",
         Kind::Text,
-        "what the gate decided: `passed`, `refused` or `unreadable`; of a tensor, `refused` if something about it refuses the checkpoint",
+        "the gate's decision: `passed`, `refused` or `unreadable`; for a tensor, `refused` if a finding on it refuses the checkpoint",
         |row| {
             let gated = row.gated()?;
             text(match row.tensor_name() {
@@ -110,7 +110,7 @@ pub(crate) static COLUMNS: [Column; 5] = [
     Column::new(
         "rules",
         Kind::Text,
-        "the gate's rules that found something; of a checkpoint, in any of its tensors too",
+        "the gate's rules that found something; for a checkpoint, in any of its tensors too",
         |row| match row.tensor_name() {
             None => rules(row.gated()?.gate.findings.iter()),
             Some(_) => rules(row.found()?.iter().copied()),
@@ -119,7 +119,7 @@ pub(crate) static COLUMNS: [Column; 5] = [
     Column::new(
         "found",
         Kind::Text,
-        "what they found, in words; of a checkpoint, only what is about the whole",
+        "what they found, in words; for a checkpoint, only what concerns it as a whole",
         |row| {
             let messages: Vec<&str> = row.found()?.iter().map(|f| f.message.as_str()).collect();
             if messages.is_empty() { None } else { text(messages.join("; ")) }
@@ -128,7 +128,7 @@ pub(crate) static COLUMNS: [Column; 5] = [
     Column::new(
         "accepted",
         Kind::Text,
-        "the rules that found what is known and accepted, so that it refuses nothing",
+        "the rules whose findings are known and accepted, so that they refuse nothing",
         |row| {
             let gated = row.gated()?;
             match row.tensor_name() {

@@ -300,7 +300,7 @@ static AFTER: [Column; 13] = [
     Column::new("judged", Kind::Count, "those of them that were judged", |row| {
         Some(Cell::Count(row.checkpoint()?.coverage.judged))
     }),
-    Column::new("warnings", Kind::Text, "what else is worth knowing of it", |row| {
+    Column::new("warnings", Kind::Text, "what else is worth knowing about it", |row| {
         let warnings = &row.checkpoint()?.warnings;
         if warnings.is_empty() { None } else { text(warnings.join("; ")) }
     }),

@@ -67,7 +67,7 @@ fn checkpoint(checked: &Checked, width: usize) -> String {
     if !checked.coverage.is_whole() {
         facts.push(format!("judged {}", terminal::escape(&checked.coverage.to_string())));
     } else if checked.judged == 0 && checked.coverage.parameters > 0 {
-        facts.push("no matrix; looked for NaN and infinity alone".into());
+        facts.push("no matrix; checked only for NaN and infinity".into());
     }
     if !checked.accepted.is_empty() {
         facts.push(format!("{} accepted", plural(checked.accepted.len(), "known finding")));

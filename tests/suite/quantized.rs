@@ -115,7 +115,7 @@ fn a_quantized_model_is_dequantized_or_kept() {
     refused.complains(&["GGUF has no type that holds gptq 4-bit g64", "--quant q8_0"]);
     let refused =
         program.run(&["convert", &model, "--to", "safetensors", "--quant", "keep", "-o", "y"]).exits(2);
-    refused.complains(&["what its configuration says of the quantization (gptq) would be lost", "--to hf"]);
+    refused.complains(&["its quantization settings (gptq) would be lost", "--to hf"]);
     // What was made of it is not it.
     program.run(&["convert", &model, "--to", "fp32", "-o", "x.safetensors"]).exits(0);
     let lost = program.at("lost");

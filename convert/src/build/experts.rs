@@ -65,7 +65,7 @@ impl Builder<'_, '_> {
             let refused = |why: String| Error::of_source(source, why);
             if members.keys().copied().ne(0..members.len()) {
                 return Err(refused(format!(
-                    "it lacks matrices of some experts, which `{name}` would have: there are {} up to the {}th",
+                    "it lacks matrices of some experts that belong in `{name}`: there are {}, up to the {}th",
                     members.len(),
                     members.keys().last().map_or(0, |last| last + 1)
                 )));

@@ -46,7 +46,7 @@ impl Builder<'_, '_> {
         if factors.divide {
             numbers.iter_mut().for_each(|factor| *factor = factor.recip());
             if numbers.iter().any(|factor| !factor.is_normal()) {
-                return Err(refused("it is divided by a global scale that has no reciprocal in 32 bits"));
+                return Err(refused("it is divided by a global scale without a reciprocal in 32 bits"));
             }
             *reciprocals += 1;
         }
@@ -55,7 +55,7 @@ impl Builder<'_, '_> {
         }
         if !numbers.is_empty() && !name.ends_with(".weight") {
             return Err(refused(
-                "it has a global scale, and GGUF has these for tensors called `….weight` only",
+                "it has a global scale, which GGUF allows only for tensors called `….weight`",
             ));
         }
         Ok(Kept { dtype, factors: numbers })

@@ -76,12 +76,12 @@ const BEGINNINGS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 const OTHERS: [(&str, &str); 8] = [
     ("layer_replication", "its layers are not those of the base"),
     ("use_qalora", "its A is of groups of inputs"),
-    ("alora_invocation_tokens", "it acts only after certain tokens, and merged it would always"),
+    ("alora_invocation_tokens", "it acts only after certain tokens; merged, it would act always"),
     ("use_bdlora", "its matrices are in blocks"),
     ("arrow_config", "it chooses among other adapters"),
     ("kasa_config", "it changes the base's singular values"),
     ("monteclora_config", "it is drawn again each time"),
-    ("trainable_token_indices", "it has rows of the embedding of their own"),
+    ("trainable_token_indices", "it replaces rows of the embedding"),
 ];
 
 impl Adapter {
@@ -96,7 +96,10 @@ impl Adapter {
                 let file = file.ok_or_else(|| {
                     refused(
                         path,
-                        format!("there is no {} in it, so it is not an adapter of PEFT", MODELS.join(" and no ")),
+                        format!(
+                            "there is no {} in it, so it is not an adapter of PEFT",
+                            MODELS.join(" and no ")
+                        ),
                     )
                 })?;
                 (path.to_path_buf(), file)
@@ -111,7 +114,7 @@ impl Adapter {
         }
         let text = |key: &str| config.get(key).and_then(Json::as_str);
         let kind = text("peft_type").ok_or_else(|| {
-            refused(&folder, format!("{CONFIG} has no peft_type, so what kind of adapter it is is not known"))
+            refused(&folder, format!("{CONFIG} has no peft_type, so its kind of adapter is not known"))
         })?;
         if kind != "LORA" {
             let why = format!("it is an adapter of the kind {}, and only LoRA is read", kind.escape_debug());

@@ -104,13 +104,13 @@ impl Edit for Average {
 
     fn apply(&self, draft: &mut Draft) -> Result<()> {
         if draft.settings.keep_optimizer {
-            let why = "optimizer state belongs to one checkpoint, and an average has none to keep";
+            let why = "an average cannot keep optimizer state, which belongs to one checkpoint";
             return Err(Error::target(why));
         }
         if draft.others.is_empty() {
             return Err(Error::of_source(
                 &draft.checkpoint,
-                "it is one checkpoint, and an average is made of several",
+                "an average needs several checkpoints, and this is one",
             ));
         }
         Draft::check_computable(&draft.checkpoint)?;

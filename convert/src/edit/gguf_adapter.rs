@@ -56,7 +56,7 @@ impl Edit for AdapterOf {
     fn apply(&self, draft: &mut Draft) -> Result<()> {
         if !matches!(draft.settings.target, Target::Gguf(_)) {
             return Err(Error::target(
-                "an adapter of its own is written as GGUF: give -o FILE.gguf, or merge it with --lora",
+                "an adapter can only be written as GGUF: give -o FILE.gguf, or merge it with --lora",
             ));
         }
         let base = ckpt_inspect::open(&self.base)?;

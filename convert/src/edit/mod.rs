@@ -205,8 +205,7 @@ pub fn edit(mut sources: Vec<Checkpoint>, edits: &[Box<dyn Edit>], settings: &Se
         return Err(Error::target("there is no checkpoint to edit"));
     };
     if !sources.is_empty() && !edits.iter().any(|edit| edit.joins()) {
-        let why =
-            format!("{} checkpoints were given, and only an average is made of several", sources.len() + 1);
+        let why = format!("{} checkpoints were given, but only --average takes several", sources.len() + 1);
         return Err(Error::target(why));
     }
     let mut draft = Draft {
@@ -272,7 +271,7 @@ impl Draft {
             0 => Ok(()),
             _ => Err(Error::of_source(
                 source,
-                "its weights are codes as they are stored, which are not computed with",
+                "its weights were opened as stored codes, which cannot be computed with",
             )),
         }
     }

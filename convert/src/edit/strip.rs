@@ -29,7 +29,7 @@ pub struct Strip;
 impl Edit for Strip {
     fn apply(&self, draft: &mut Draft) -> Result<()> {
         if draft.settings.keep_optimizer {
-            return Err(Error::target("optimizer state can be stripped or kept, and not both"));
+            return Err(Error::target("optimizer state can be stripped or kept, not both"));
         }
         if !strip(draft) {
             let why = "it has no optimizer state, no schedulers and no random states to leave out";

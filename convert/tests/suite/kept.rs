@@ -313,8 +313,8 @@ fn what_gguf_does_not_hold_is_refused() {
             .tensor("l.weight_scale", "F8_E4M3", &[2, 4], &[0x38; 8])
             .f32s("l.weight_global_scale", &[1], &[value])
     };
-    refused(global(0.0), "no reciprocal");
-    refused(global(f32::INFINITY), "no reciprocal");
+    refused(global(0.0), "without a reciprocal");
+    refused(global(f32::INFINITY), "without a reciprocal");
     let scales = [0.75f32; 4];
     let folder = folder.path().join("deepseek");
     std::fs::create_dir(&folder).unwrap();

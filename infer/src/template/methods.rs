@@ -60,8 +60,9 @@ fn of_text(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Jinj
                 match range.get(at).filter(|value| !value.is_none()) {
                     None => Ok(usual),
                     Some(value) => {
-                        let value =
-                            value.as_i64().ok_or_else(|| wrong("a position in a text is not a whole number"))?;
+                        let value = value
+                            .as_i64()
+                            .ok_or_else(|| wrong("a position in a text is not a whole number"))?;
                         let from_end =
                             if value < 0 { value.saturating_add(chars.len() as i64).max(0) } else { value };
                         Ok(usize::try_from(from_end).unwrap_or(usize::MAX))
@@ -88,7 +89,8 @@ fn of_text(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Jinj
             }
         }
         ("zfill" | "ljust" | "rjust" | "center", [width, fill @ ..]) if fill.len() <= 1 => {
-            let width = usize::try_from(width.as_i64().ok_or_else(|| wrong("a width is not a whole number"))?);
+            let width =
+                usize::try_from(width.as_i64().ok_or_else(|| wrong("a width is not a whole number"))?);
             let (width, len) = (width.unwrap_or(0), text.chars().count());
             bounded(width)?;
             let mut fills = fill.first().map_or(" ", |fill| fill.as_str().unwrap_or_default()).chars();

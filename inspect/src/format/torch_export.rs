@@ -127,7 +127,7 @@ fn read_tables(source: &Arc<Source>, entries: &HashMap<&str, &Entry>) -> Result<
         }
     }
     if !known {
-        let what = "is a program exported by torch.export, in a form of which no weights are read";
+        let what = "is a program exported by torch.export, in a form whose weights are not read";
         return Err(Error::unsupported(what).hint(
             "load it with torch.export.load, and save its weights: torch.save(program.state_dict, FILE)",
         ));

@@ -430,9 +430,12 @@ impl fmt::Display for Finding {
             }
             Finding::ScaleLost => f.write_str("its scale is lost"),
             Finding::Untrained => f.write_str("zero, as initialised by design: not trained yet"),
-            Finding::MaskedOut => f.write_str("its mask is zero throughout: nothing of it is used"),
+            Finding::MaskedOut => f.write_str("its mask is zero throughout: none of it is used"),
             Finding::Begun { std } => {
-                write!(f, "std {std:.1e}, close to the zero that it is initialised to by design: hardly trained yet")
+                write!(
+                    f,
+                    "std {std:.1e}, close to the zero that it is initialised to by design: hardly trained yet"
+                )
             }
             Finding::Empty => f.write_str("it has no elements"),
             Finding::FarValue { value, typical: 0.0 } => {

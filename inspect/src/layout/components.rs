@@ -178,10 +178,8 @@ fn listed<T: DeserializeOwned>(folder: &Path, index: &str) -> Option<Result<T, D
 
 /// Tells of a component that is no folder in the one whose index names it.
 fn outside(index: &str, name: &str) -> Notice {
-    let text = format!(
-        "{index} names `{}`, which is not a subfolder: it is not looked at",
-        name.escape_debug()
-    );
+    let text =
+        format!("{index} names `{}`, which is not a subfolder: it is not looked at", name.escape_debug());
     Notice::new(NoticeKind::Contradiction, text)
 }
 

@@ -285,8 +285,11 @@ impl Pattern {
     pub fn new(text: &str) -> Result<Self> {
         let stem = text.strip_suffix('*').unwrap_or(text);
         if stem.len() < 2 || stem.contains('*') || !stem.contains('.') {
-            return Err(Error::new(ErrorKind::NotFound, format!("`{}` is not an import", text.escape_debug()))
-                .hint("name a module and what it holds, such as mypackage.config.*"));
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("`{}` is not an import", text.escape_debug()),
+            )
+            .hint("name a module and what it holds, such as mypackage.config.*"));
         }
         Ok(Pattern(text.to_string()))
     }

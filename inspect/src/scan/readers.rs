@@ -16,8 +16,7 @@ impl Scanner<'_> {
     /// Reports that a reading was not followed to its end.
     fn exhausted(&mut self, trace: &Trace<'_>, at: u64, place: &Place) {
         if is_exhausted(trace) {
-            let message =
-                "some readers find too many values here to follow them all".to_string();
+            let message = "some readers find too many values here to follow them all".to_string();
             self.find(Rule::OpaqueContent, place, Some(at), message);
         }
     }

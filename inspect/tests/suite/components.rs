@@ -344,7 +344,10 @@ fn what_a_folder_names_and_does_not_hold_is_said_by_its_name() {
     let outside = folder(&[("model_index.json", text(index)), unet]);
     let checkpoint = open(outside.path()).unwrap();
     let [notice] = &checkpoint.warnings[..] else { panic!("{:?}", checkpoint.warnings) };
-    assert!(notice.is_finding() && notice.text.contains("names `../vae`, which is not a subfolder"), "{notice}");
+    assert!(
+        notice.is_finding() && notice.text.contains("names `../vae`, which is not a subfolder"),
+        "{notice}"
+    );
     // A pooling has no weights, and cannot be without its configuration.
     let sentence = sentence_transformer(matrix("linear.weight", 16, 32));
     std::fs::remove_dir_all(sentence.path().join("1_Pooling")).unwrap();

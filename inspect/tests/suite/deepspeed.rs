@@ -179,7 +179,10 @@ fn every_expert_that_the_model_states_count_is_to_be_there() {
             "layer_0_expert_0_mp_rank_00_model_states.pt",
             "files of experts missing: that of expert 0 of layer 0",
         ),
-        (MODEL, "the model states are missing: of the module only what is in files of its own is there"),
+        (
+            MODEL,
+            "the model states are missing: only the parts of the module that have their own files are there",
+        ),
         (
             "expp_rank_1_mp_rank_00_optim_states.pt",
             "files of the optimizers of experts missing: that of rank 1",

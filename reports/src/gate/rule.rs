@@ -101,7 +101,7 @@ impl Rule {
             ],
             Rule::Contradiction => [
                 "contradiction",
-                "The index and the shards of a set disagree, or files are there that no index names.",
+                "The index and the shards of a set disagree, or there are files that no index names.",
                 "Remove files of an earlier save from the folder, or save the set again.",
             ],
             Rule::Doubt => [

@@ -50,7 +50,10 @@ fn what_cannot_be_done_as_asked_is_refused_by_name() {
         (&["edit", "small.safetensors", "--rename", "a.*=b.*"], "`a.w` and `b.w` would both be named `b.w`"),
         (&["edit", "small.safetensors", "--rename", "/.*/="], "would be renamed to ``"),
         (&["edit", "small.safetensors", "--rename", "a.w="], "would be renamed to ``"),
-        (&["edit", "small.safetensors", "--rename", "/w/="], "would be renamed to `a.`, which is not a valid name"),
+        (
+            &["edit", "small.safetensors", "--rename", "/w/="],
+            "would be renamed to `a.`, which is not a valid name",
+        ),
         (&["edit", source, "--rename", "norm.weight="], "`model_state_dict.`, which is not a valid name"),
         (
             &["edit", "whole.safetensors", "small.safetensors", "--average"],

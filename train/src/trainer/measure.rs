@@ -92,7 +92,7 @@ impl Trainer {
             sign = sign.or(signs.of_validation(loss));
             self.judge_validation(folder, loss, watch)?;
         }
-        let mut wrong = sign.map(|sign| format!("step {step}: the run explodes: {sign}"));
+        let mut wrong = sign.map(|sign| format!("step {step}: the run diverges: {sign}"));
         if let Some(what) = &wrong {
             watch(Event::Warning(what.clone()));
         }
@@ -185,7 +185,7 @@ impl Trainer {
                 100.0 * worst.zero
             )
         });
-        let exploded = signs::size(&self.parameters).map(|sign| format!("the run explodes: {sign}"));
+        let exploded = signs::size(&self.parameters).map(|sign| format!("the run diverges: {sign}"));
         collapsed.into_iter().chain(exploded).collect()
     }
 }

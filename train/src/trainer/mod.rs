@@ -343,7 +343,7 @@ impl Trainer {
                     }
                 }
                 None => watch(Event::Warning(format!(
-                    "step {}: its sequences hold no token that is learnt, so nothing changes",
+                    "step {}: its sequences have no learnt tokens (tokens that count in the loss), so nothing changes",
                     self.step + 1
                 ))),
             }

@@ -144,7 +144,7 @@ impl fmt::Display for Sign {
             Sign::NoGradient => write!(f, "the gradient is exactly 0, so no weight learns any more"),
             Sign::Size { name, std, others } => {
                 match std.is_finite() {
-                    true => write!(f, "{name} is out of all proportion (std {std:.1e})")?,
+                    true => write!(f, "{name} is far too large (std {std:.1e})")?,
                     false => write!(f, "{name} holds NaN or infinity")?,
                 }
                 match others {

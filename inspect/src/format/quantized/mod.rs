@@ -278,11 +278,7 @@ impl fmt::Display for QuantFault {
             }
             QuantFault::Unexplained => f.write_str("it holds codes of a quantization that is not understood"),
             QuantFault::Beside { part } => {
-                write!(
-                    f,
-                    "it holds codes of an unknown quantization: {} is next to it",
-                    part.escape_debug()
-                )
+                write!(f, "it holds codes of an unknown quantization: {} is next to it", part.escape_debug())
             }
             QuantFault::Unused { part } => {
                 write!(f, "its codes are shifted by {}, which is not read", part.escape_debug())

@@ -183,7 +183,7 @@ pub(crate) fn told<'n>(mut names: impl Iterator<Item = &'n str>) -> Option<Notic
         n => (format!(" and {n} more tensors"), "have"),
     };
     let text = format!(
-        "`{}`{more} {have} the negative or the conjugate bit set: the elements are those that PyTorch makes of the stored ones when it loads them",
+        "`{}`{more} {have} the negative or the conjugate bit set: the elements are shown as PyTorch loads them",
         quoted(first)
     );
     Some(Notice::new(NoticeKind::Unusual, text))

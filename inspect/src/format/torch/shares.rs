@@ -109,9 +109,9 @@ impl Walker<'_, '_> {
         if !fits {
             return Err(format!("its place {at:?} and its placements do not fit its mesh {sizes:?}"));
         }
-        let order = self.order(spec, &placements, &factors, &sizes).ok_or_else(|| {
-            "the order in which its dimensions are divided is not known".to_string()
-        })?;
+        let order = self
+            .order(spec, &placements, &factors, &sizes)
+            .ok_or_else(|| "the order in which its dimensions are divided is not known".to_string())?;
         let rank = self.rank(mesh, &sizes, &at);
         Ok(Division::Mesh { sizes, at, placements, order, rank })
     }

@@ -17,7 +17,7 @@ use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
     name: "unlike-config",
-    summary: "A tensor of the architecture that config.json or a GGUF file names is not there, or has another shape.",
+    summary: "A tensor that the architecture named by config.json or the GGUF file needs is missing or has another shape.",
     levels: &[Verdict::Corrupt],
     roles: &[],
     check: Check::Whole(check),

@@ -6,7 +6,7 @@ use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
     name: "contradiction",
-    summary: "The index and the shards of a set disagree, or files are there that no index names.",
+    summary: "The index and the shards of a set disagree, or there are files that no index names.",
     levels: &[Verdict::Corrupt],
     roles: &[],
     check: Check::Whole(|network| {

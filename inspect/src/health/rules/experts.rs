@@ -8,7 +8,7 @@ use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
     name: "experts",
-    summary: "Some of the experts in a tensor are zero, equal, or of another size by far.",
+    summary: "Some of the experts in a tensor are zero, equal, or of a very different size.",
     levels: &[Verdict::Untrained, Verdict::Dead, Verdict::Corrupt],
     roles: &[Role::Matrix],
     check: Check::Network(check),

@@ -23,7 +23,7 @@ const ALONE: f64 = 30.0;
 
 pub(super) const RULE: Rule = Rule {
     name: "hardly-begun",
-    summary: "A matrix that begins at zero by design has hardly left it.",
+    summary: "A matrix that is initialised to zero by design is still close to it.",
     levels: &[Verdict::Untrained],
     roles: &[Role::Matrix, Role::Convolution, Role::Head],
     check: Check::Matrix(|matrix, thresholds| {

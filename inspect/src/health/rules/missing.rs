@@ -36,7 +36,7 @@ pub(super) const NAMED: usize = 5;
 
 pub(super) const RULE: Rule = Rule {
     name: "missing",
-    summary: "A layer, or a weight of one, is not there although the others promise it.",
+    summary: "A layer or a weight is missing that the other layers imply.",
     levels: &[Verdict::Corrupt],
     roles: &[],
     check: Check::Whole(check),

@@ -16,7 +16,7 @@ const FEW: f64 = 2048.0;
 
 pub(super) const RULE: Rule = Rule {
     name: "quant-blocks",
-    summary: "The codes of a quantized weight are the same all over a block, in a quarter of its blocks or more, or blocks are what those before them are.",
+    summary: "The codes of a quantized weight are the same all over a block, in a quarter of its blocks or more, or blocks repeat those before them.",
     levels: &[Verdict::Dead],
     roles: MATRICES,
     check: Check::Matrix(|matrix, _| {

@@ -5,7 +5,7 @@ use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
     name: "quant-parts",
-    summary: "Stored tensors that should be a quantized weight, or a part of one, make none.",
+    summary: "Stored tensors do not fit together as a quantized weight.",
     levels: &[Verdict::Corrupt],
     roles: &[],
     check: Check::Tensor(|tensor| {

@@ -5,7 +5,7 @@ use crate::verdict::Finding;
 
 pub(super) const RULE: Rule = Rule {
     name: "scale-lost",
-    summary: "A packed matrix has codes and no scale, so that its size cannot be judged.",
+    summary: "A packed matrix has codes but no scale, so its size cannot be judged.",
     levels: &[],
     roles: MATRICES,
     check: Check::Matrix(|matrix, _| {

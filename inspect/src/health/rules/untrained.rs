@@ -10,7 +10,7 @@ use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
     name: "untrained",
-    summary: "A matrix that begins at zero by design is still zero, or one at step 0 is of one value.",
+    summary: "A matrix that is initialised to zero by design is still zero, or a matrix at step 0 has one value throughout.",
     levels: &[Verdict::Untrained],
     roles: MATRICES,
     check: Check::Matrix(|matrix, _| {

@@ -174,7 +174,9 @@ impl Rank {
     /// Shows the partitions of optimizers as they are: nothing says what is in them.
     fn list_partitions(self, part: &mut Part) {
         let what = match self.optimizers.is_empty() {
-            true => "the model states are missing: of the module only what is in files of its own is there",
+            true => {
+                "the model states are missing: only the parts of the module that have their own files are there"
+            }
             false => {
                 "the model states, which say what the optimizer's files hold, are missing: the flat vectors of each rank are shown as they are"
             }

@@ -275,7 +275,9 @@ impl Coding {
             ));
         }
         if self.stored > 0 {
-            return Some("its quantized weights were opened as they are stored: codes are not weights".into());
+            return Some(
+                "its quantized weights were opened as they are stored: codes are not weights".into(),
+            );
         }
         let (name, fault) = self.faults.first()?;
         let more = match self.faults.len() - 1 {
