@@ -150,7 +150,7 @@ fn the_page_of_verdicts_has_every_rule_with_its_verdicts_and_roles() {
             );
         }
         let of = match rule.roles {
-            [] if rule.is_of_whole() => "the whole".to_string(),
+            [] if rule.is_of_whole() => "whole checkpoint".to_string(),
             [] => "any".to_string(),
             roles => {
                 let every = matrices.iter().all(|role| roles.contains(role));
