@@ -385,14 +385,14 @@ fn whatever_other_scanners_find_is_found() {
         let kind = if file.malicious { "" } else { "benign: " };
         table += &format!("| `{}` | {kind}{about} | {ours} | {picklescan} | {fickling} |\n", file.name);
     }
-    let page = std::fs::read_to_string(root().join("docs/scan.md")).unwrap();
+    let page = std::fs::read_to_string(root().join("docs/scan-table.md")).unwrap();
     let named = |name: &str| format!("{name} {}", peers["versions"][name].as_str().unwrap());
     // The table says nothing about other versions.
     let measured = ["picklescan", "fickling"].iter().all(|name| page.contains(&named(name)));
     if measured && !page.contains(&table) {
         let made = root().join("target/scan-table.md");
         std::fs::write(&made, &table).unwrap();
-        panic!("docs/scan.md does not hold the table that was measured: it is in {}", made.display());
+        panic!("docs/scan-table.md does not hold the table that was measured: it is in {}", made.display());
     }
 }
 
