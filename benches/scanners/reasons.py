@@ -208,11 +208,11 @@ REASONS = [
     ("picklescan", None, written, "it is a text, of which the first line reads like an import"),
     ("modelaudit", None, registered, "it names classes of Keras' or the caller's, and no function"),
     ("modelaudit", None, stops, "what is unpacked begins with a text, at which an unpickler stops"),
-    ("modelaudit", re.compile("S410"), always, "it is compressed much, which is no program"),
+    ("modelaudit", re.compile("S410"), always, "it is highly compressed, which is not a program"),
     ("modelaudit", re.compile("S501: Python operator in ONNX|S902: Model uses Python op"), always, "it names an operator that only a host which registers it has"),
     ("modelaudit", re.compile("None: Suspicious library reference in MXNet graph"), always, "it mentions a library, which MXNet loads only when it is called to"),
-    ("modelaudit", MENTIONS, no_pickle, "it mentions hashes, addresses or secrets, or is called otherwise than its content"),
-    ("fickling", None, no_pickle, "it is no pickle from its beginning to its end; fickling reads every file as one"),
+    ("modelaudit", MENTIONS, no_pickle, "it mentions hashes, addresses or secrets, or its name does not match its content"),
+    ("fickling", None, no_pickle, "it is not a pickle from beginning to end; fickling reads every file as one"),
 ]
 
 

@@ -134,7 +134,7 @@ def main():
 def compare(folder, names, said, answers):
     """What others suspect and ckpt does not: the files of each reason, and those that have none, with who suspects them and why."""
     made = {f"advisories/{name}": about for name, _, about, _ in advisories.files()}
-    benign = {f"own/{name}" for name in re.findall(r"^\| `([^`]+)` \| benign: ", (HERE.parents[1] / "docs" / "scan.md").read_text(), re.M)}
+    benign = {f"own/{name}" for name in re.findall(r"^\| `([^`]+)` \| benign: ", (HERE.parents[1] / "docs" / "scan-table.md").read_text(), re.M)}
     explained, unfound = collections.defaultdict(set), {}
     for name in names:
         if said[name][0] != "clean":

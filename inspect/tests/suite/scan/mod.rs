@@ -359,7 +359,7 @@ proptest! {
     }
 }
 
-/// What picklescan and fickling say about the set, and the table of docs/scan.md. Needs a Python that has both, named
+/// What picklescan and fickling say about the set, and the table of docs/scan-table.md. Needs a Python that has both, named
 /// by CKPT_PEERS_PYTHON; without one the test says that it skips, or fails where CKPT_REQUIRE_PEERS=1.
 #[test]
 fn whatever_other_scanners_find_is_found() {
