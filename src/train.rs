@@ -362,5 +362,5 @@ fn data() -> String {
 
 /// What `--optimizer` may be.
 fn optimizers() -> String {
-    of("optimizer.name")
+    format!("One of {}. {}", optim::NAMES.join(", "), of("optimizer.name"))
 }

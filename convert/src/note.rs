@@ -383,7 +383,7 @@ impl fmt::Display for Note {
             }
             Note::UnknownPreTokenizer { name } => write!(
                 f,
-                "how its tokenizer splits text (`{}`) is not known: tokenizer.json has llama.cpp's default rule, and text may get other ids than in training",
+                "its pre-tokenizer (`{}`) is unknown: tokenizer.json splits text by llama.cpp's default rule, and text may get other ids than in training",
                 name.escape_debug()
             ),
             Note::InvalidJson { name, error } => write!(

@@ -104,7 +104,7 @@ pub const KEYS: &[Key] = &[
     key(
         "optimizer.name",
         "optimizer",
-        "The optimizer: adamw, muon, muon-adamw, sgd or spin. The prefix polarized- adds the polarizer, which pushes ternary weights away from zero. muon-adamw is the Muon variant of the trainer whose checkpoints ckpt reads natively (docs/bitnet.md).",
+        "The prefix polarized- adds the polarizer, which pushes ternary weights away from zero. muon-adamw is the Muon variant of the trainer whose checkpoints ckpt reads natively (docs/bitnet.md).",
     ),
     key("optimizer.lr", "lr", "Learning rate."),
     file_only("optimizer.adamw_lr", "Learning rate of the parameters that Muon leaves to AdamW."),
