@@ -100,7 +100,7 @@ fn rules_are_switched_off_by_option_or_policy_and_the_answer_says_so() {
     program.run(&["inspect", twice]).exits(0).says(&["rule off: equal-layers"]);
     program.run(&["report", twice, "--format", "md"]).exits(0).says(&["rule off: equal-layers"]);
     std::fs::write(program.at("ckpt.toml"), "[gate]\noff = [\"equal\"]\n").unwrap();
-    program.run(&["gate", twice]).exits(2).complains(&["`equal` is no rule"]);
+    program.run(&["gate", twice]).exits(2).complains(&["`equal` is not a rule"]);
 }
 
 /// Grown three hundred times past any usual size, without a norm that would hold it.

@@ -75,7 +75,7 @@ fn what_cannot_be_done_as_asked_is_refused_by_name() {
             &["edit", "small.safetensors", "nan.safetensors", "--average", "--weights", "1e308,1e308"],
             "with a sum that is a number",
         ),
-        (&["edit", "small.safetensors", "--average"], "an average is made of several"),
+        (&["edit", "small.safetensors", "--average"], "an average needs several checkpoints"),
         (&["edit", "small.safetensors", "wide.safetensors", "--drop", "a.w"], "2 checkpoints were given"),
         (
             &["edit", "small.safetensors", "more.safetensors", "--average"],
@@ -123,7 +123,7 @@ fn what_cannot_be_done_as_asked_is_refused_by_name() {
             "there are only 3 checkpoints",
         ),
         (&["edit", source, "--drop", "norm*", "--last", "4"], "--last only works with --average"),
-        (&["edit", source, text(&other), "--average", "--keep-optimizer"], "an average has none to keep"),
+        (&["edit", source, text(&other), "--average", "--keep-optimizer"], "an average cannot keep optimizer state"),
         (&["edit", source, "--weights", "1,2", "--drop", "x"], "--average"),
     ] {
         let out = if args.contains(&"-o") { &[][..] } else { &["-o", "x.safetensors"] };
