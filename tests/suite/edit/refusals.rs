@@ -123,7 +123,10 @@ fn what_cannot_be_done_as_asked_is_refused_by_name() {
             "there are only 3 checkpoints",
         ),
         (&["edit", source, "--drop", "norm*", "--last", "4"], "--last only works with --average"),
-        (&["edit", source, text(&other), "--average", "--keep-optimizer"], "an average cannot keep optimizer state"),
+        (
+            &["edit", source, text(&other), "--average", "--keep-optimizer"],
+            "an average cannot keep optimizer state",
+        ),
         (&["edit", source, "--weights", "1,2", "--drop", "x"], "--average"),
     ] {
         let out = if args.contains(&"-o") { &[][..] } else { &["-o", "x.safetensors"] };
