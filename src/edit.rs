@@ -180,15 +180,17 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     if text.is_some() && edited.is_adapter() {
         return Err(Failure::usage("--perplexity needs a model, and the output is an adapter"));
     }
+    #[cfg(feature = "infer")]
+    let before = text.map(|text| text.before(&edited.checkpoint().path)).transpose()?;
     let written = write(args, &edited, &options, &signal).map_err(|failure| signal.explain(failure))?;
     #[allow(unused_mut)]
     let mut outcome = Outcome { args, paths: &paths, edited: &edited, written, loss: None };
     outcome.tell()?;
     #[cfg(feature = "infer")]
-    if let Some(text) = text
+    if let Some(before) = before
         && outcome.agrees()
     {
-        let measured = text.measure(outcome.last(), output)?;
+        let measured = before.and_after(output)?;
         if args.format == Format::Human {
             terminal::print(&measured.sentence(outcome.last(), output))?;
         }
