@@ -24,6 +24,7 @@ use crate::{Failure, exit, paths, terminal};
 /// others stand by themselves. Exit code 3 when a file
 /// cannot be read or is damaged; the report is still written, and says so.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Args {
     /// Files, folders or glob patterns; and records of checkpoints, which `ckpt inspect` wrote as ndjson, json or
     /// parquet: of those the weights are not needed.
@@ -51,19 +52,21 @@ pub struct Args {
     load: LoadArgs,
 }
 
+/// The heading of settings, of each by itself: that of a flattened struct holds for what follows it too.
+const OPTIMIZER: &str = "Optimizer settings, where the files lack them or have them wrong";
+
 /// Settings of the run's optimizer given by the user.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Optimizer settings, where the files lack them or have them wrong")]
 struct GivenArgs {
     /// Learning rate.
-    #[arg(long, value_name = "X", value_parser = not_negative)]
+    #[arg(long, help_heading = OPTIMIZER, value_name = "X", value_parser = not_negative)]
     lr: Option<f64>,
     /// Weight decay.
-    #[arg(long, value_name = "X", value_parser = not_negative)]
+    #[arg(long, help_heading = OPTIMIZER, value_name = "X", value_parser = not_negative)]
     weight_decay: Option<f64>,
     /// Steps, as the checkpoints count them, per optimizer step: the micro-batches per step under gradient
     /// accumulation.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, help_heading = OPTIMIZER, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     accum: Option<u64>,
 }
 

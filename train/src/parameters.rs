@@ -169,7 +169,9 @@ impl Parameters {
         for needed in Self::layout(config)? {
             let name = &needed.name;
             let found = self.position(name).map(|at| &self.0[at]).ok_or_else(|| {
-                Error::settings(format!("there is no parameter `{name}`, which a model of this configuration needs"))
+                Error::settings(format!(
+                    "there is no parameter `{name}`, which a model of this configuration needs"
+                ))
             })?;
             let count: usize = needed.shape.iter().product();
             if (&found.shape, found.values.len()) != (&needed.shape, count) {

@@ -180,8 +180,7 @@ fn ids_beyond_the_vocabulary_are_refused_before_anything_runs() {
         wrong[at] = 53;
         let sequences = [ids.clone(), wrong];
         for windows in [Windows::new(90, 45), Windows::new(7, 7)] {
-            let likelihood =
-                compare::likelihood(&mut Runner::new(&model, &pool), &pool, &sequences, windows);
+            let likelihood = compare::likelihood(&mut Runner::new(&model, &pool), &pool, &sequences, windows);
             assert!(matches!(likelihood, Err(Error::Token { id: 53, vocab_size: 53 })), "{likelihood:?}");
             let compared = compare::compare(&model, &other, &pool, &sequences, windows);
             assert!(matches!(compared, Err(Error::Token { id: 53, vocab_size: 53 })), "{compared:?}");

@@ -6,7 +6,9 @@ use crate::truth;
 use ckpt_inspect::ModelConfig;
 use ckpt_inspect::meaning::Sizes;
 use ckpt_inspect::meaning::architecture::STUDENT;
-use ckpt_train::{Batch, Composite, Device, Error, Estimator, Gradients, IGNORE, Loss, Network, Parameters, Random};
+use ckpt_train::{
+    Batch, Composite, Device, Error, Estimator, Gradients, IGNORE, Loss, Network, Parameters, Random,
+};
 use truth::{relative, series, slices, truth};
 
 fn fused(
