@@ -16,7 +16,7 @@ pub(super) const HEALTHY: &str = "healthy-run/step-02000.pt";
 /// Writes `source` with `options`; returns the copy, its notes, and whether it matches.
 pub(super) struct Converted {
     pub(super) folder: tempfile::TempDir,
-    notes: Vec<String>,
+    pub(super) notes: Vec<String>,
     pub(super) agrees: bool,
 }
 

@@ -7,7 +7,6 @@ use ckpt_convert::{Control, Gguf, Options, Plan, Target, verify, verify_written,
 use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::{Checkpoint, DType, open};
 use ckpt_kit::random::Random;
-use ckpt_kit::safetensors::SafeTensors;
 
 use super::gguf::{Converted, LLAMA, hugging_face, llama_config, options, with};
 

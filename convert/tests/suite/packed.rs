@@ -7,7 +7,7 @@ use ckpt_kit::fixtures::fixture;
 use ckpt_kit::safetensors::SafeTensors;
 use globset::Glob;
 
-use super::round_trips::{bytes, convert, plain, verified};
+use super::round_trips::{bytes, convert, verified};
 
 #[test]
 fn i2s_equals_the_original_packers_file() {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ckpt_convert::{Options, Report, Rule, Target, verify, write};
+use ckpt_convert::{Options, Report, Rule, Target, verify};
 use ckpt_inspect::{DType, open};
 use ckpt_kit::fixtures::fixture;
 use ckpt_kit::numbers::le;
