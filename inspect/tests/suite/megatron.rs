@@ -5,7 +5,7 @@ use ckpt_kit::fixtures::below;
 use ckpt_kit::pickle::{dict, pickle};
 use ckpt_kit::torch;
 
-use super::ranks::{assert_missing, content, copy, damage, saved, tensors};
+use super::ranks::{assert_missing, copy, saved, tensors};
 
 #[test]
 fn model_parallel_ranks_layers_and_iterations_are_shown_apart() {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use ckpt_inspect::scan::{self, Severity};
 use ckpt_inspect::{
-    Checkpoint, Damage, DamageKind, Format, NoticeKind, OpenOptions, Options, TensorInfo, find, identity,
-    lookup, open, salvage,
+    Checkpoint, Damage, DamageKind, Format, NoticeKind, OpenOptions, TensorInfo, find, identity, lookup,
+    open, salvage,
 };
 use ckpt_kit::fixtures::below;
 use ckpt_kit::safetensors::SafeTensors;
