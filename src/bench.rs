@@ -18,6 +18,7 @@ use crate::{Failure, exit};
 /// context. The limit is the machine's measured read bandwidth divided by the bytes of weights that each token reads.
 /// Figures are the best of several runs, because other load on the machine can only make them lower.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Args {
     #[arg(help = runnable())]
     model: PathBuf,

@@ -19,6 +19,7 @@ use crate::{Failure, exit};
 /// -o ends in .safetensors. gguf writes files for llama.cpp. An output is written completely or not at all; an existing
 /// one is replaced only with --force. Exit code 1 when the copy does not match the source.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Args {
     /// Files, folders or glob patterns.
     #[arg(required = true)]
@@ -47,6 +48,9 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     args.writing.check(args.to)?;
+    if let Some(output) = &args.output {
+        args.writing.check_name(args.to, output)?;
+    }
     args.writing.options(args.to, Target::Torch)?;
     let mut code = exit::FINE;
     let mut paths = Vec::new();

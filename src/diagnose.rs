@@ -22,6 +22,7 @@ use crate::{Failure, exit, terminal};
 /// Logic: the model must reverse a list with a loop, slicing or reversed(). Weights: every verdict of `ckpt inspect`
 /// must be healthy. Exit code 1 when a step fails.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,

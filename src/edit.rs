@@ -30,7 +30,7 @@ const EXAMPLES: &str = "Examples:
 /// are written, a piece at a time. An output is written completely or not at all; an existing one is replaced only with
 /// --force. Exit code 1 when what was written is not what was computed.
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, allow_negative_numbers = true)]
 pub struct Args {
     /// The checkpoint to edit: a file, a folder or a URL. With --average several, or folders and patterns of several.
     #[arg(required = true)]
@@ -44,6 +44,9 @@ pub struct Args {
     /// Format of what is printed.
     #[arg(long, default_value = "human")]
     format: Format,
+    /// Layout of I2_S tensors (bitnet.cpp's ternary type), which GGUF files do not record: x86, arm or rows.
+    #[arg(long, value_name = "LAYOUT")]
+    i2s_layout: Option<I2sLayout>,
     #[command(flatten, next_help_heading = "Edits, done in this order")]
     edits: EditArgs,
     /// With --average, only the last K checkpoints by their steps.
@@ -56,9 +59,6 @@ pub struct Args {
     perplexity: Option<PathBuf>,
     #[command(flatten, next_help_heading = "Writing")]
     writing: WriteArgs,
-    /// Layout of I2_S tensors (bitnet.cpp's ternary type), which GGUF files do not record: x86, arm or rows.
-    #[arg(long, value_name = "LAYOUT")]
-    i2s_layout: Option<I2sLayout>,
 }
 
 /// The flags of the table of edits, and their values.
@@ -144,6 +144,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     }
     if let Some(to) = args.to {
         args.writing.check(to)?;
+        args.writing.check_name(to, &args.output)?;
     }
     let paths = sources(args, joins)?;
     let mut sources = paths.iter().map(|path| open(args, path, joins)).collect::<Result<Vec<_>, _>>()?;
@@ -180,15 +181,17 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     if text.is_some() && edited.is_adapter() {
         return Err(Failure::usage("--perplexity needs a model, and the output is an adapter"));
     }
+    #[cfg(feature = "infer")]
+    let before = text.map(|text| text.before(&edited.checkpoint().path)).transpose()?;
     let written = write(args, &edited, &options, &signal).map_err(|failure| signal.explain(failure))?;
     #[allow(unused_mut)]
     let mut outcome = Outcome { args, paths: &paths, edited: &edited, written, loss: None };
     outcome.tell()?;
     #[cfg(feature = "infer")]
-    if let Some(text) = text
+    if let Some(before) = before
         && outcome.agrees()
     {
-        let measured = text.measure(outcome.last(), output)?;
+        let measured = before.and_after(output)?;
         if args.format == Format::Human {
             terminal::print(&measured.sentence(outcome.last(), output))?;
         }
@@ -286,12 +289,11 @@ fn verify_checksums(sources: &mut [Checkpoint], joins: bool) {
 /// The format that the extension of `output` says, else that of `source`.
 fn format_of(output: &Path, source: &Checkpoint) -> To {
     let extension = crate::format::extension(output);
-    // PyTorch has no extension of its own.
-    let is_torch = matches!(extension.as_str(), "pt" | "pth" | "bin" | "ckpt" | "tar");
-    let plain = [Target::SafeTensors, Target::Gguf(Gguf::default()), Target::Npz];
-    if let Some(target) = plain.into_iter().find(|target| target.form().extension == extension) {
+    if let Some(target) = writing::by_extension(&extension) {
         return To::Target(target);
     }
+    // PyTorch has no extension of its own.
+    let is_torch = matches!(extension.as_str(), "pth" | "bin" | "ckpt" | "tar");
     let is_model_folder = source.path.is_stored_folder() && source.path.join("config.json").is_stored_file();
     To::Target(match source.format {
         _ if is_torch => Target::Torch,

@@ -31,6 +31,7 @@ use rows::{Answers, Format, Place, formats};
 /// Exit codes: 0 all pass; 1 some are refused; 2 wrong usage or policy; 3 some cannot be read or are damaged;
 /// 4 a report cannot be written.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Args {
     /// Files, folders or glob patterns.
     #[arg(required = true)]

@@ -196,3 +196,67 @@ pub fn run<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exit
         }
     }
 }
+
+#[cfg(all(test, feature = "diagnose"))]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    /// The headings of `--help` besides clap's own, by commands, and all options under them.
+    const HEADED: [(&[&str], &str, &str); 7] = [
+        (
+            &["infer", "chat", "bench", "diagnose", "verify"],
+            "Overriding the checkpoint's configuration",
+            "head-dim num-heads max-seq-len rope-base rope-scaling bitlinear-attn bitlinear-ffn bitlinear-per-channel quantization-eps norm-eps attn-cap final-cap",
+        ),
+        (&["infer", "chat"], "Choosing tokens", "temperature top-k top-p min-p repetition-penalty seed"),
+        (&["infer"], "Perplexity", "perplexity context stride"),
+        (
+            &["verify"],
+            "Comparing outputs",
+            "outputs prompts tokenizer max-kl min-agreement max-perplexity-ratio max-difference threads embeddings fast",
+        ),
+        (
+            &["edit"],
+            "Edits, done in this order",
+            "strip-optimizer drop keep rename average last weights ema lora adapter-of perplexity",
+        ),
+        (
+            &["edit"],
+            "Writing",
+            "force root keep-optimizer dtype names ternary packed max-shard-size quant embed exact-scales latent tokenizer allow-incomplete no-verify",
+        ),
+        (
+            &["report"],
+            "Optimizer settings, where the files lack them or have them wrong",
+            "lr weight-decay accum",
+        ),
+    ];
+
+    #[test]
+    fn options_stand_under_the_headings_that_are_theirs_and_colours_last() {
+        let mut cli = Cli::command();
+        cli.build();
+        for command in cli.get_subcommands_mut() {
+            let name = command.get_name().to_string();
+            let mut found: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+            for arg in command.get_arguments() {
+                if let (Some(heading), Some(long)) = (arg.get_help_heading(), arg.get_long()) {
+                    found.entry(heading).or_default().insert(long);
+                }
+            }
+            let meant = HEADED.iter().filter(|(commands, ..)| commands.contains(&name.as_str()));
+            let meant = meant.map(|(_, heading, options)| (*heading, options.split(' ').collect()));
+            assert_eq!(found, meant.collect(), "{name}");
+
+            let help = command.render_help().to_string();
+            let options = help.split_once("\nOptions:\n").map_or("", |(_, rest)| rest);
+            let options = options.split("\n\n").next().unwrap_or_default().lines();
+            let options = options.filter(|line| line.trim_start().starts_with('-'));
+            let last: Vec<&str> =
+                options.filter_map(|line| line.split(' ').find(|word| word.starts_with("--"))).collect();
+            assert!(last.ends_with(&["--color", "--help"]), "{name}: {last:?}");
+        }
+    }
+}

@@ -45,7 +45,7 @@ pub struct RunArgs {
     /// Round activations to 8 bits instead of 16 for GGUF block types and 6-bit embeddings: faster, less exact.
     #[arg(long)]
     fast: bool,
-    #[command(flatten, next_help_heading = "Overriding the checkpoint's configuration")]
+    #[command(flatten)]
     settings: SettingsArgs,
 }
 
@@ -64,43 +64,46 @@ enum Table {
     Q6,
 }
 
+/// The heading of settings, of each by itself: that of a flattened struct holds for what follows it too.
+const OVERRIDES: &str = "Overriding the checkpoint's configuration";
+
 #[derive(clap::Args)]
 struct SettingsArgs {
     /// Dimensions of an attention head.
-    #[arg(long, value_name = "N", value_parser = some)]
+    #[arg(long, help_heading = OVERRIDES, value_name = "N", value_parser = some)]
     head_dim: Option<usize>,
     /// Number of query heads.
-    #[arg(long, value_name = "N", value_parser = some)]
+    #[arg(long, help_heading = OVERRIDES, value_name = "N", value_parser = some)]
     num_heads: Option<usize>,
     /// Maximum number of positions in the context.
-    #[arg(long, value_name = "N", value_parser = some)]
+    #[arg(long, help_heading = OVERRIDES, value_name = "N", value_parser = some)]
     max_seq_len: Option<usize>,
     /// Base of the rotary frequencies (RoPE theta).
-    #[arg(long, value_name = "X", value_parser = positive)]
+    #[arg(long, help_heading = OVERRIDES, value_name = "X", value_parser = positive)]
     rope_base: Option<f64>,
     /// Scaling of rotary positions: `none`, or the factor of linear scaling.
-    #[arg(long, value_name = "FACTOR", value_parser = rope_scaling)]
+    #[arg(long, help_heading = OVERRIDES, value_name = "FACTOR", value_parser = rope_scaling)]
     rope_scaling: Option<RopeScaling>,
     /// Whether the attention projections are BitLinear (ternary layers).
-    #[arg(long, value_name = "BOOL")]
+    #[arg(long, help_heading = OVERRIDES, value_name = "BOOL")]
     bitlinear_attn: Option<bool>,
     /// Whether the feed-forward projections are BitLinear (ternary layers).
-    #[arg(long, value_name = "BOOL")]
+    #[arg(long, help_heading = OVERRIDES, value_name = "BOOL")]
     bitlinear_ffn: Option<bool>,
     /// Whether each output of a BitLinear has a scale of its own.
-    #[arg(long, value_name = "BOOL")]
+    #[arg(long, help_heading = OVERRIDES, value_name = "BOOL")]
     bitlinear_per_channel: Option<bool>,
     /// Epsilon of quantization, added to mean|W| and max|x|.
-    #[arg(long, value_name = "X", value_parser = positive)]
+    #[arg(long, help_heading = OVERRIDES, value_name = "X", value_parser = positive)]
     quantization_eps: Option<f64>,
     /// Epsilon of the norms, added to the mean square.
-    #[arg(long, value_name = "X", value_parser = positive)]
+    #[arg(long, help_heading = OVERRIDES, value_name = "X", value_parser = positive)]
     norm_eps: Option<f64>,
     /// Soft cap of the attention scores, or `none`.
-    #[arg(long, value_name = "CAP", value_parser = cap)]
+    #[arg(long, help_heading = OVERRIDES, value_name = "CAP", value_parser = cap)]
     attn_cap: Option<Cap>,
     /// Soft cap of the final logits, or `none`.
-    #[arg(long, value_name = "CAP", value_parser = cap)]
+    #[arg(long, help_heading = OVERRIDES, value_name = "CAP", value_parser = cap)]
     final_cap: Option<Cap>,
 }
 

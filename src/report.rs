@@ -24,6 +24,7 @@ use crate::{Failure, exit, paths, terminal};
 /// ordered by step; others stand by themselves. Exit code 3 when a file cannot be read or is damaged; the report is
 /// still written, and says so.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Args {
     /// Files, folders or glob patterns; or records that `ckpt inspect` wrote as ndjson, json or parquet (the weights
     /// are then not needed).
@@ -51,18 +52,20 @@ pub struct Args {
     load: LoadArgs,
 }
 
+/// The heading of settings. Each names it: that of a flattened struct holds for what follows it too.
+const OPTIMIZER: &str = "Optimizer settings that override those in the files";
+
 /// Settings of the run's optimizer given by the user.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Optimizer settings that override those in the files")]
 struct GivenArgs {
     /// Learning rate.
-    #[arg(long, value_name = "X", value_parser = not_negative)]
+    #[arg(long, help_heading = OPTIMIZER, value_name = "X", value_parser = not_negative)]
     lr: Option<f64>,
     /// Weight decay.
-    #[arg(long, value_name = "X", value_parser = not_negative)]
+    #[arg(long, help_heading = OPTIMIZER, value_name = "X", value_parser = not_negative)]
     weight_decay: Option<f64>,
     /// How many checkpoint steps make one optimizer step (micro-batches, under gradient accumulation).
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, help_heading = OPTIMIZER, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     accum: Option<u64>,
 }
 

@@ -16,7 +16,7 @@ use crate::{Failure, exit};
 #[derive(clap::Args)]
 pub struct ColorArgs {
     /// When to use colours; NO_COLOR is respected.
-    #[arg(long, global = true, default_value = "auto", value_name = "WHEN")]
+    #[arg(long, global = true, default_value = "auto", value_name = "WHEN", display_order = 998)]
     color: When,
 }
 

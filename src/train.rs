@@ -29,7 +29,7 @@ use folder::Place;
 pub struct Args {
     /// Checkpoint to continue from. Its run folder's config.toml holds the settings, unless --config or --fresh-settings
     /// says otherwise.
-    #[arg(long, value_name = "CKPT", required_unless_present = "init", conflicts_with = "init")]
+    #[arg(long, value_name = "CKPT", conflicts_with = "init")]
     resume: Option<PathBuf>,
     #[arg(long, value_name = "PRESET|FILE", help = model::help())]
     init: Option<String>,
@@ -234,6 +234,11 @@ impl From<Error> for Failure {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
+    if args.resume.is_none() && args.init.is_none() {
+        return Err(Failure::usage(
+            "there is no model to train: give --resume CKPT to continue a run, or --init 100m to start one",
+        ));
+    }
     let given = args.settings()?;
     if given.settings.data.all_files().next().is_none() {
         return Err(Failure::usage("there is no data to train on: give at least one file with --data"));

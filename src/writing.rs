@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use globset::{Glob, GlobMatcher};
 
-use crate::Failure;
+use crate::{Failure, terminal};
 
 /// How outputs are written.
 #[derive(clap::Args)]
@@ -230,10 +230,35 @@ impl WriteArgs {
         Ok(())
     }
 
+    /// Refuses a name for a file of another format than `to` writes, which would be read as what it is not.
+    pub fn check_name(&self, to: To, output: &Path) -> Result<(), Failure> {
+        let (target, _) = self.target(to, Some(output));
+        let (named, own) = (crate::format::extension(output), target.form().extension);
+        let Some(other) = by_extension(&named).filter(|_| named != own) else { return Ok(()) };
+        if self.writes_folder(target) {
+            return Ok(());
+        }
+        let called = |to: To| to.to_possible_value().map(|value| value.get_name().to_string());
+        let (given, other) = (called(to), called(To::Target(other)));
+        Err(Failure::usage(format!(
+            "{}: --to {} writes a .{own} file; give -o {}, or --to {}",
+            terminal::path(output),
+            given.unwrap_or_default(),
+            terminal::path(&output.with_extension(own)),
+            other.unwrap_or_default(),
+        )))
+    }
+
     /// Whether `target` is written as a folder.
     pub fn writes_folder(&self, target: Target) -> bool {
         target.form().extension.is_empty() || self.max_shard_size.is_some()
     }
+}
+
+/// What is written to a file with this extension, if that says it.
+pub fn by_extension(extension: &str) -> Option<Target> {
+    let plain = [Target::Torch, Target::SafeTensors, Target::Gguf(Gguf::default()), Target::Npz];
+    plain.into_iter().find(|target| target.form().extension == extension)
 }
 
 /// Whether GGUF is written.
@@ -278,10 +303,11 @@ fn size(text: &str) -> Result<u64, String> {
     };
     let number: f64 = digits.trim().parse().map_err(|_| "not a size such as 5GB or 500MiB".to_string())?;
     let bytes = number * unit as f64;
-    if !(1.0..1e18).contains(&bytes) {
-        return Err("out of range".into());
+    match bytes {
+        1.0..1e18 => Ok(bytes as u64),
+        1e18.. => Err("must be less than 1000000000GB".into()),
+        _ => Err("must be at least 1 byte; give a size such as 5GB or 500MiB".into()),
     }
-    Ok(bytes as u64)
 }
 
 /// A note about a copy, with the flag that would help.

@@ -13,13 +13,13 @@ use ckpt_inspect::meaning::names::Names;
 use ckpt_inspect::meaning::{Quantization, RopeScaling, role};
 use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{
-    Checkpoint, DType, Error as ReadError, Format, Group, ModelConfig, NoticeKind, Role, TensorInfo,
-    is_of_optimizer, without_state_dict,
+    Checkpoint, DType, Error as ReadError, Format, Group, MODEL_STATE, ModelConfig, NoticeKind, Role,
+    TensorInfo, is_of_optimizer, is_training_state, without_state_dict,
 };
 
 use crate::names::Style;
 use crate::note::{Note, Remedy};
-use crate::plain::{carried, is_training_state, key_text, values_of, without_training};
+use crate::plain::{carried, key_text, values_of, without_training};
 use crate::plan::{Options, Plan};
 use crate::source::gguf_student;
 use crate::target::Target;
@@ -168,8 +168,8 @@ struct Builder<'c, 'o> {
     options: &'o Options,
     /// Whether the output has the structure of the source's object.
     nested: bool,
-    /// The key under which weights are stored, with its dot.
-    prefix: &'static str,
+    /// The key under which weights are stored, with its dot, if there is one.
+    prefix: String,
     style: Option<Style>,
     /// Whether tensors keep the source's names.
     own_names: bool,
@@ -214,7 +214,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             (false, false, Value::Dict(entries)) => Value::Dict(carried(source, entries)),
             _ => Value::Dict(BTreeMap::new()),
         };
-        let mut prefix = "";
+        let mut prefix = String::new();
         if let (Value::Dict(entries), true) = (&mut metadata, target.form().nests) {
             let packed = HashableValue::String("packed".into());
             if !options.keep_quantized {
@@ -222,8 +222,8 @@ impl<'c, 'o> Builder<'c, 'o> {
             }
             // What resumes from a distributed checkpoint asks for names, not for a state dict.
             if !nested && target != Target::Dcp && (!entries.is_empty() || target == Target::I2s) {
-                prefix = "model_state_dict.";
-                let key = HashableValue::String("model_state_dict".into());
+                prefix = format!("{MODEL_STATE}.");
+                let key = HashableValue::String(MODEL_STATE.into());
                 entries.insert(key, Value::Dict(BTreeMap::new()));
             }
             if target == Target::I2s {

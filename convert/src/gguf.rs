@@ -8,7 +8,7 @@ use ckpt_inspect::stored::Stored;
 use std::path::Path;
 
 use ckpt_inspect::ggml::GgmlType;
-use ckpt_inspect::gguf::{ALIGNMENT_KEY, Keys, Layout, OutputEntry};
+use ckpt_inspect::gguf::{ALIGNMENT_KEY, ARCHITECTURE, Keys, Layout, OutputEntry};
 use ckpt_inspect::meaning::architecture::{Kind, Program, Role, TABLE};
 use ckpt_inspect::meaning::{ConfigError, RopeScaling};
 use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
@@ -98,8 +98,10 @@ pub(crate) fn check_architecture(source: &Checkpoint) -> Result<()> {
     }
 }
 
-/// GGUF's name of the token embedding.
-const EMBEDDING: &str = "token_embd.weight";
+/// Whether GGUF calls the token embedding so.
+fn is_embedding(name: &str) -> bool {
+    names::is_called(name, Role::Embedding, Style::Gguf)
+}
 
 /// Whether a tensor by this GGUF name is the embedding or the output head.
 pub(crate) fn is_outer(name: &str) -> bool {
@@ -108,7 +110,7 @@ pub(crate) fn is_outer(name: &str) -> bool {
 
 /// Whether readers of GGUF know that a tensor of this name may be the `other` one.
 pub(crate) fn is_tied_pair(name: &str, other: &str) -> bool {
-    names::role(name) == Some(Role::Head) && other == EMBEDDING
+    names::role(name) == Some(Role::Head) && is_embedding(other)
 }
 
 /// Which type a tensor gets.
@@ -370,7 +372,7 @@ fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
     }
     // The version of the block formats since 2023 (`GGML_QNT_VERSION`).
     keys.set("general.quantization_version", &2u32);
-    let rows = plan.tensors.iter().find(|t| t.name == EMBEDDING).and_then(|t| t.shape.first().copied());
+    let rows = plan.tensors.iter().find(|t| is_embedding(&t.name)).and_then(|t| t.shape.first().copied());
     let vocabulary = match &options.tokenizer {
         Some(path) => Some(Vocabulary::read(path)?),
         None if keys.contains("tokenizer.ggml.tokens") || is_unknown(source) => return Ok(keys),
@@ -414,7 +416,7 @@ fn described(plan: &mut Plan<'_>, latent: bool) -> Result<Keys> {
     let source = plan.source;
     if is_unknown(source) {
         let mut keys = Keys::default();
-        keys.set("general.architecture", "unknown");
+        keys.set(ARCHITECTURE, "unknown");
         plan.notes.push(Note::UnknownArchitecture);
         return Ok(keys);
     }
@@ -432,7 +434,7 @@ fn described(plan: &mut Plan<'_>, latent: bool) -> Result<Keys> {
     if let Some(name) = source.path.file_stem() {
         keys.set("general.name", name.to_string_lossy().as_ref());
     }
-    let embedding = plan.tensors.iter().find(|t| t.name == EMBEDDING);
+    let embedding = plan.tensors.iter().find(|t| is_embedding(&t.name));
     if let Some(rows) = embedding.and_then(|t| t.shape.first()) {
         keys.set(&format!("{architecture}.vocab_size"), &(*rows as u32));
     }

@@ -10,7 +10,7 @@ use ckpt_inspect::meaning::names::{Names, ROPE_FACTORS};
 use ckpt_inspect::meaning::{Quantization, RopeScaling};
 use ckpt_inspect::metadata::whole_json;
 use ckpt_inspect::staged::Control;
-use ckpt_inspect::vocabulary::Vocabulary;
+use ckpt_inspect::vocabulary::{BESIDE, FILE_NAMES, TEMPLATES_FOLDER, Vocabulary};
 use ckpt_inspect::{Checkpoint, DType, Error as ReadError, Group, ModelConfig, TernaryPacking};
 use serde_json::{Map, Value as Json, json};
 
@@ -21,23 +21,10 @@ use crate::plan::{Options, Plan};
 use crate::target::{Form, Target};
 use crate::{Error, Result, safetensors, tokenizer};
 
-/// Files next to a model's weights that are copied with them.
-pub(crate) const BESIDE: [&str; 9] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
-    "chat_template.jinja",
-];
-/// A folder beside it, of which it is told that it is left.
-const TEMPLATES: &str = "additional_chat_templates";
+/// Files of a tokenizer's vocabulary apart from the others, as older ones are.
+const VOCABULARY: [&str; 2] = ["vocab.json", "merges.txt"];
 /// Files that say how weights are quantized, which are copied where they stay so.
-pub(crate) const QUANTIZATION: [&str; 3] =
-    ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
+const QUANTIZATION: [&str; 3] = ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
 /// What config.json says besides of how experts of DeepSeek-V4 are quantized.
 const EXPERT_DTYPE: &str = "expert_dtype";
 /// Larger ones do not belong to a tokenizer.
@@ -54,6 +41,16 @@ pub(crate) const FORM: Form = Form {
     write,
     ..safetensors::FORM
 };
+
+/// The files next to a model's weights that are copied with them.
+fn copied() -> impl Iterator<Item = &'static str> {
+    FILE_NAMES.into_iter().chain(BESIDE).chain(VOCABULARY)
+}
+
+/// Whether a file called so may lie beside the weights of a model because it was copied there.
+pub(crate) fn may_be_copied(name: &str) -> bool {
+    copied().chain(QUANTIZATION).any(|copied| copied == name)
+}
 
 fn write(
     plan: &mut Plan<'_>,
@@ -96,8 +93,9 @@ fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
     let source = &plan.source.path;
     let folder =
         if source.is_stored_folder() { source.as_path() } else { source.parent().unwrap_or(Path::new("")) };
-    let kept = QUANTIZATION.iter().filter(|_| plan.keeps);
-    for &name in BESIDE.iter().chain([&TEMPLATES]).chain(kept) {
+    let kept = QUANTIZATION.into_iter().filter(|_| plan.keeps);
+    // Of the folder it is told that it is left.
+    for name in copied().chain([TEMPLATES_FOLDER]).chain(kept) {
         let path = folder.join(name);
         match path.stored() {
             Ok(stat) if stat.kind == Kind::File && stat.bytes <= MAX_BESIDE => {

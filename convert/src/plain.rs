@@ -2,50 +2,30 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+pub(crate) use ckpt_inspect::metadata::key_text;
 use ckpt_inspect::metadata::{HashableValue, Value, from_json};
-use ckpt_inspect::{Checkpoint, Format, ModelConfig};
+use ckpt_inspect::optimizer::PARAM_GROUPS;
+use ckpt_inspect::{Checkpoint, Format, ModelConfig, holds_state_dict, is_training_state};
 use serde_json::json;
 
 use crate::source::gguf_student;
-
-/// Whether the values of a checkpoint's key are only needed for training.
-pub(crate) fn is_training_state(key: &str) -> bool {
-    let key = key.to_ascii_lowercase();
-    key.contains("optim")
-        || key.contains("scheduler")
-        || key.contains("rng")
-        || key.contains("random")
-        || key == "training_state"
-        || key == "scaler"
-        || key.starts_with("grad_scaler")
-}
 
 /// `value` without what is only needed for training, where it is what a program keeps of a model and its optimizer under
 /// one key.
 pub(crate) fn without_training(value: &Value) -> Value {
     let Value::Dict(entries) = value else { return value.clone() };
     let is_optimizer = |value: &Value| match value {
-        Value::Dict(own) => own.keys().any(|key| key_text(key).split('.').next() == Some("param_groups")),
+        Value::Dict(own) => own.keys().any(|key| key_text(key).split('.').next() == Some(PARAM_GROUPS)),
         _ => false,
     };
-    let has_model = entries.iter().any(|(key, value)| {
-        matches!(key_text(key).as_str(), "model" | "model_state_dict" | "state_dict")
-            && matches!(value, Value::Dict(_))
-    });
+    let has_model = entries
+        .iter()
+        .any(|(key, value)| holds_state_dict(&key_text(key)) && matches!(value, Value::Dict(_)));
     if !has_model || !entries.values().any(is_optimizer) {
         return value.clone();
     }
     let kept = entries.iter().filter(|(key, _)| !is_training_state(&key_text(key)));
     Value::Dict(kept.map(|(key, value)| (key.clone(), value.clone())).collect())
-}
-
-/// A key as text.
-pub(crate) fn key_text(key: &HashableValue) -> String {
-    match key {
-        HashableValue::String(text) => text.clone(),
-        HashableValue::I64(i) => i.to_string(),
-        other => other.to_string(),
-    }
 }
 
 /// The values of a PyTorch object other than its tensors and its training state.

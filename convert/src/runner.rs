@@ -44,8 +44,8 @@ pub(crate) fn notes(plan: &Plan<'_>, config: &ModelConfig) -> Result<Vec<Note>> 
     if let Some(unread) = source.model.given().ok().and_then(|given| given.unread.as_ref()) {
         return Err(Error::of_source(source, format!("it {unread}, and a GGUF file of it could not say so")));
     }
-    if let Some(unsaid) = config.written_as().unsaid(config) {
-        return Err(Error::of_source(source, format!("it {unsaid}")));
+    if let Some(lacking) = config.written_as().not_in_gguf(config) {
+        return Err(Error::of_source(source, format!("it {lacking}")));
     }
     let in_order = |period: usize| {
         let slides = |n: usize| !(n + 1).is_multiple_of(period);

@@ -227,6 +227,5 @@ fn is_ours(name: &str) -> bool {
     name.ends_with(".safetensors")
         || name == "model.safetensors.index.json"
         || name == "config.json"
-        || crate::hf::BESIDE.contains(&name)
-        || crate::hf::QUANTIZATION.contains(&name)
+        || crate::hf::may_be_copied(name)
 }

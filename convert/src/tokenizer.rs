@@ -160,8 +160,7 @@ fn sentencepiece(vocabulary: &Vocabulary, texts: &Texts<'_>) -> (Json, Map<Strin
         "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true,
         "ignore_merges": false, "vocab": texts.vocab(), "merges": merges(&pairs),
     });
-    let prefix = vocabulary.keys.get("tokenizer.ggml.add_space_prefix").and_then(|v| v.as_bool());
-    let prefix = prefix.unwrap_or(true);
+    let prefix = vocabulary.prefixes_space();
     let replace =
         |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
     let prepend = prefix.then(|| json!({"type": "Prepend", "prepend": "▁"}));

@@ -5,14 +5,13 @@ use std::path::Path;
 
 use ckpt_inspect::meaning::architecture::{Role, STUDENT};
 use ckpt_inspect::meaning::{role, wrappers};
-use ckpt_inspect::{Checkpoint, Format, Group, OpenOptions, TensorInfo};
+use ckpt_inspect::{Checkpoint, Format, Group, OpenOptions, TensorInfo, is_training_state};
 use serde::Serialize;
 
 use crate::Result;
 use crate::agreement::{Agreement, Made, compare};
 use crate::build::experts::stacked;
 use crate::names::{self, Style};
-use crate::plain::is_training_state;
 use crate::plan::{Content, Elements, Plan};
 use crate::sharing::tied_names;
 use crate::source::{beside_codes, grid, held_transposed, helpers, rotary, shift};

@@ -68,7 +68,7 @@ fn edits_are_bounded(folder: &Path, control: Control<'_>) {
 }
 
 #[test]
-fn memory_is_bounded() {
+fn conversions_and_edits_hold_pieces_and_not_whole_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("source.safetensors");
     source(&path);

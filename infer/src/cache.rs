@@ -79,6 +79,11 @@ impl<E: Element> Paged<E> {
         }
     }
 
+    /// Whether a model of `config` has as many layers and KV heads, of that size.
+    fn fits(&self, config: &Config) -> bool {
+        [self.layers, self.heads, self.head_dim] == [config.num_layers, config.num_kv_heads, config.head_dim]
+    }
+
     /// Elements of one layer and head in a page: keys [head_dim, PAGE], then values [PAGE, value_dim].
     fn slot(&self) -> usize {
         PAGE * (self.head_dim + self.value_dim)
@@ -234,6 +239,17 @@ impl Cache {
     /// The most positions that a query sees, including its own.
     pub(crate) fn window(&self) -> usize {
         self.limit
+    }
+
+    /// Whether it holds the keys and values of a model of `config`.
+    ///
+    /// # Errors
+    /// `Usage`.
+    pub(crate) fn check_model(&self, config: &Config) -> Result<()> {
+        match with_pages!(&self.pages, pages => pages.fits(config)) {
+            true => Ok(()),
+            false => Err(Error::Usage("the cache was made for a model of other layers or KV heads")),
+        }
     }
 
     /// Whether `n` more positions may be added.

@@ -110,7 +110,8 @@ impl<'a> LogProbabilities<'a> {
 /// How well the runner's model predicts `sequences`, each on its own.
 ///
 /// # Errors
-/// `Usage` for invalid windows, `Token`, `ContextFull` when a window is larger than the model's context.
+/// `Token`, before anything is computed; `Usage` for invalid windows, `ContextFull` when a window is larger than the
+/// model's context.
 pub fn likelihood(
     runner: &mut Runner<'_>,
     pool: &Pool,
@@ -118,6 +119,7 @@ pub fn likelihood(
     windows: Windows,
 ) -> Result<Likelihood> {
     let config = runner.model().config();
+    sequences.iter().try_for_each(|ids| runner.model().check_ids(ids))?;
     let mut total = Likelihood::default();
     for sequence in sequences {
         for window in windows.of(sequence)? {
@@ -261,8 +263,8 @@ pub fn drawn(model: &Model, pool: &Pool, count: usize, length: usize) -> Result<
 /// Runs both models over `sequences`, each on its own, and compares their logits at every position.
 ///
 /// # Errors
-/// `Usage` if the vocabularies differ in size, there is nothing to run, or windows are invalid; `Token`,
-/// `ContextFull` when a window is larger than a model's context.
+/// `Token`, before anything is computed; `Usage` if the vocabularies differ in size, there is nothing to run, or windows
+/// are invalid; `ContextFull` when a window is larger than a model's context.
 pub fn compare(
     a: &Model,
     b: &Model,
@@ -276,6 +278,7 @@ pub fn compare(
             "the models have vocabularies of different sizes, so their outputs cannot be compared",
         ));
     }
+    sequences.iter().try_for_each(|ids| a.check_ids(ids))?;
     let (mut first, mut second) = (Runner::new(a, pool), Runner::new(b, pool));
     let mut total = Comparison { vocab_size, ..Comparison::default() };
     for (number, sequence) in sequences.iter().enumerate() {

@@ -89,6 +89,18 @@ impl Model {
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// Whether all `ids` are in the vocabulary.
+    ///
+    /// # Errors
+    /// `Token`.
+    pub(crate) fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        let vocab_size = self.config.vocab_size;
+        match ids.iter().find(|&&id| id as usize >= vocab_size) {
+            Some(&id) => Err(Error::Token { id, vocab_size }),
+            None => Ok(()),
+        }
+    }
+
     fn head(&self) -> &Matrix {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
@@ -191,13 +203,12 @@ impl<'m> Runner<'m> {
     /// sequence has after the call, and what a cache holds is computed anew once when it becomes that long.
     ///
     /// # Errors
-    /// `Token` and `ContextFull`, before anything is computed.
+    /// `Token`, `ContextFull`, and `Usage` for a cache made for a model of other layers or heads, before anything is
+    /// computed.
     pub fn forward(&mut self, sequences: &mut [Sequence<'_>]) -> Result<&[f32]> {
-        let vocab_size = self.model.config.vocab_size;
         for sequence in sequences.iter() {
-            if let Some(&id) = sequence.ids.iter().find(|&&id| id as usize >= vocab_size) {
-                return Err(Error::Token { id, vocab_size });
-            }
+            self.model.check_ids(sequence.ids)?;
+            sequence.cache.check_model(&self.model.config)?;
             sequence.cache.check_room(sequence.ids.len())?;
         }
         for sequence in sequences.iter_mut() {

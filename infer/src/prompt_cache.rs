@@ -30,8 +30,10 @@ impl Cache {
     /// Writes the cache to `path`, completely or not at all. An existing file is replaced.
     ///
     /// # Errors
-    /// `Usage` when positions have been forgotten by sliding; `Output`.
+    /// `Usage` when positions have been forgotten by sliding, or when it was made for a model of other layers or heads;
+    /// `Output`.
     pub fn save(&self, path: &Path, model: &Model) -> Result<()> {
+        self.check_model(model.config())?;
         if self.start() > 0 {
             return Err(Error::Usage(
                 "the cache cannot be saved after its window has slid: the prompt is no longer in it",

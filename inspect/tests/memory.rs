@@ -314,7 +314,7 @@ fn many_tensors_take_memory_in_proportion() {
 }
 
 #[test]
-fn memory_is_bounded() {
+fn no_file_takes_memory_out_of_proportion_to_its_size() {
     one_megabyte_never_takes_hundreds();
     many_tensors_take_memory_in_proportion();
     a_tensor_elsewhere_is_looked_at_in_parts();

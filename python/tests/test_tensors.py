@@ -422,7 +422,7 @@ def test_packed_ternary_matrices_are_their_values():
     assert values[name].ndim == ckpt_tools.load(whole)[next(iter(ckpt_tools.load(whole)))].ndim == 2
 
 
-def test_numpys_own_files():
+def test_arrays_of_numpys_archives_are_those_that_were_saved():
     arrays = {"a": np.arange(6, dtype=">i4").reshape(2, 3), "b": np.asfortranarray(np.eye(3)), "c": np.float32(2.5)}
     np.savez("plain.npz", **arrays)
     np.savez_compressed("packed.npz", **arrays)

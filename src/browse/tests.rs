@@ -81,7 +81,7 @@ impl Desk {
 const RUN: &[&str] = &["collapse-run"];
 
 #[test]
-fn screens() {
+fn screens_are_drawn_as_their_pictures_show() {
     for (name, size, keys) in [
         ("tree", (120, 40), "] ] ] ] ] ] ] ]"),
         ("tree", (80, 24), "] ] ] ] ] ] ] ]"),

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_infer::compare::{self, Likelihood, Windows};
-use ckpt_infer::{LoadOptions, Model, Runner, Tokenizer};
+use ckpt_infer::{LoadOptions, Model, Pool, Runner, Tokenizer};
+use ckpt_inspect::Checkpoint;
 use ckpt_reports::text::plural;
 use serde_json::{Value, json};
 
@@ -12,6 +13,12 @@ use crate::{Failure, model, sequences, terminal};
 /// A text, or a file of token ids.
 pub struct Text {
     path: PathBuf,
+}
+
+/// Its tokens, and how well the model that is edited predicts them.
+pub struct Before {
+    sequences: Vec<Vec<u32>>,
+    likelihood: Likelihood,
 }
 
 /// How well both models predict it.
@@ -31,40 +38,52 @@ impl Text {
         Ok(Text { path: path.into() })
     }
 
-    /// How well the models at `before` and `after` predict it.
-    pub fn measure(&self, before: &Path, after: &Path) -> Result<Measured, Failure> {
+    /// How well the model at `path` predicts it.
+    ///
+    /// # Errors
+    /// A text that this model cannot be asked about, before anything is written.
+    pub fn before(&self, path: &Path) -> Result<Before, Failure> {
         let pool = model::pool(None);
-        let load = |path: &Path| -> Result<_, Failure> {
-            let checkpoint = ckpt_inspect::open(path)?;
-            let model = Model::load(&checkpoint, &LoadOptions::default(), &pool)?;
-            Ok((checkpoint, model))
-        };
-        let (checkpoint, first) = load(before)?;
+        let (checkpoint, model) = load(path, &pool)?;
         let tokenizer = || -> Result<Tokenizer, Failure> {
             let tokenizer = Tokenizer::of(&checkpoint)?.ok_or_else(|| {
-                let path = terminal::path(before);
+                let path = terminal::path(path);
                 Failure::usage(format!("{path}: no tokenizer.json or tokenizer.model next to it or in the folder above, which --perplexity needs for a text; give a file of token ids"))
             })?;
-            tokenizer.check(first.config().vocab_size)?;
+            tokenizer.check(model.config().vocab_size)?;
             Ok(tokenizer)
         };
         let sequences = sequences::read(&self.path, tokenizer)?;
-        let likelihood = |model: &Model| -> Result<Likelihood, Failure> {
-            let context = model.config().max_seq_len;
-            let windows = Windows::new(context, context.div_ceil(2));
-            Ok(compare::likelihood(&mut Runner::new(model, &pool), &pool, &sequences, windows)?)
-        };
-        let before = likelihood(&first)?;
-        if before.tokens == 0 {
+        let likelihood = likelihood(&model, &pool, &sequences)?;
+        if likelihood.tokens == 0 {
             let path = terminal::path(&self.path);
             return Err(Failure::usage(format!(
                 "{path}: perplexity needs a sequence of at least two tokens"
             )));
         }
-        drop(first);
-        let (_, second) = load(after)?;
-        Ok(Measured { before, after: likelihood(&second)? })
+        Ok(Before { sequences, likelihood })
     }
+}
+
+impl Before {
+    /// How well the model at `path` predicts the same.
+    pub fn and_after(self, path: &Path) -> Result<Measured, Failure> {
+        let pool = model::pool(None);
+        let (_, model) = load(path, &pool)?;
+        Ok(Measured { before: self.likelihood, after: likelihood(&model, &pool, &self.sequences)? })
+    }
+}
+
+fn load(path: &Path, pool: &Pool) -> Result<(Checkpoint, Model), Failure> {
+    let checkpoint = ckpt_inspect::open(path)?;
+    let model = Model::load(&checkpoint, &LoadOptions::default(), pool)?;
+    Ok((checkpoint, model))
+}
+
+fn likelihood(model: &Model, pool: &Pool, sequences: &[Vec<u32>]) -> Result<Likelihood, Failure> {
+    let context = model.config().max_seq_len;
+    let windows = Windows::new(context, context.div_ceil(2));
+    Ok(compare::likelihood(&mut Runner::new(model, pool), pool, sequences, windows)?)
 }
 
 impl Measured {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ckpt_inspect::vocabulary::{FILE_NAMES, FileKind, Vocabulary, read_file};
+use ckpt_inspect::vocabulary::{FILE_NAMES, FileKind, Vocabulary, files_beside, read_file};
 use ckpt_inspect::{staged, stored};
 use ckpt_train::{RunFolder, Settings};
 
@@ -14,9 +14,6 @@ use crate::{Failure, exit, paths, terminal};
 pub(super) const CONFIG: &str = "config.toml";
 /// The file of its tokenizer, unless that is SentencePiece's.
 const TOKENIZER: &str = FILE_NAMES[0];
-/// What says more of a tokenizer, and lies next to it.
-const BESIDE: [&str; 4] =
-    ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json"];
 /// Where a new run goes.
 const DEFAULT: &str = "run";
 
@@ -127,8 +124,10 @@ impl Place {
         };
         let folder = from.parent().unwrap_or(Path::new(""));
         if files.len() == 1 {
-            let beside = BESIDE.iter().map(|name| (name.to_string(), folder.join(name)));
-            files.extend(beside.filter_map(|(name, file)| Some((name, std::fs::read(file).ok()?))));
+            for name in files_beside(folder) {
+                let bytes = read_file(&folder.join(&name))?;
+                files.push((name, bytes));
+            }
         }
         // The folder's own, of whatever kind, is what other commands find.
         let rival = FILE_NAMES
@@ -161,7 +160,9 @@ impl Place {
             }
         }
         let is_copied = |name: &str| files.iter().any(|(copied, _)| copied == name);
-        let all = BESIDE.iter().chain(&FILE_NAMES).filter(|name| other && !is_copied(name));
+        let tokenizers = FILE_NAMES.map(str::to_string);
+        let all = files_beside(&self.path).into_iter().chain(tokenizers);
+        let all = all.filter(|name| other && !is_copied(name));
         self.stale = all.map(|name| self.path.join(name)).filter(|path| path.is_file()).collect();
         Ok(())
     }
@@ -186,7 +187,12 @@ impl Place {
                 .map_err(|e| Failure::unwritable(format!("{}: cannot be removed: {e}", path.display())))?;
         }
         for (name, bytes) in &self.copies {
-            staged::write(&self.path.join(name), bytes, true)?;
+            let path = self.path.join(name);
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder)
+                    .map_err(|e| Failure::unwritable(format!("{}: cannot be made: {e}", folder.display())))?;
+            }
+            staged::write(&path, bytes, true)?;
         }
         let config = self.path.join(CONFIG);
         if config.is_file() {
@@ -198,8 +204,9 @@ impl Place {
             };
             if kept {
                 let old = self.path.join(format!("config-until-{step:06}.toml"));
-                std::fs::copy(&config, &old)
-                    .map_err(|e| Failure::unwritable(format!("{}: cannot be written: {e}", old.display())))?;
+                let text = std::fs::read(&config)
+                    .map_err(|e| Failure::unreadable(format!("{}: cannot be read: {e}", config.display())))?;
+                staged::write(&old, &text, true)?;
                 terminal::note(&format!(
                     "{} has other settings; it is kept as {}",
                     terminal::path(&config),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ckpt_inspect::ModelConfig;
-use ckpt_inspect::meaning::Given;
+use ckpt_inspect::meaning::{ConfigError, Given};
 use ckpt_inspect::metadata::from_json;
 use ckpt_inspect::stored;
 use ckpt_train::{FORMER, PRESETS, configuration_of, preset, trainable};
@@ -92,11 +92,13 @@ fn from_file(path: &Path, bitlinear: Option<bool>) -> Result<(ModelConfig, bool)
         false => serde_json::from_str(&text).map_err(|e| cannot(e.to_string()))?,
     };
     let Value::Object(given) = given else { return Err(cannot("not a table of settings".into())) };
-    if given.contains_key("architectures") || given.contains_key("model_type") {
-        let own = given.contains_key("vocab_size");
-        let config = Given::of_hugging_face(&from_json(Value::Object(given)));
-        let config = config.and_then(|given| given.complete()).map_err(|e| cannot(e.to_string()))?;
-        return Ok((trainable(config).map_err(cannot)?, own));
+    match Given::of_hugging_face(&from_json(Value::Object(given.clone()))) {
+        // It names no class, so it is a trainer's.
+        Err(ConfigError::Unknown) => {}
+        told => {
+            let config = told.and_then(|given| given.complete()).map_err(|e| cannot(e.to_string()))?;
+            return Ok((trainable(config).map_err(cannot)?, given.contains_key("vocab_size")));
+        }
     }
     // A trainer's configuration may be the part of a larger one.
     let given = match given.get("model") {

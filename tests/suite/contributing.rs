@@ -384,7 +384,9 @@ fn every_comparison_is_explained() {
 
 #[test]
 fn files_that_the_pages_name_are_there() {
-    let path = regex(r"`((?:\.ci|\.github|src|inspect|convert|infer|train|reports|tests|docs)/[\w./-]+)`");
+    let path = regex(
+        r"`((?:\.ci|\.github|src|inspect|convert|infer|train|reports|remote|python|kit|fuzz|tests|benches|examples|docs)/[\w./-]+)`",
+    );
     for page in ["CONTRIBUTING.md", "docs/architecture.md"] {
         let text = read(page);
         let named: Vec<&str> =
@@ -394,5 +396,91 @@ fn files_that_the_pages_name_are_there() {
             let rust = root().join(format!("{file}.rs"));
             assert!(root().join(file).exists() || rust.exists(), "{page} names {file}, which is not there");
         }
+    }
+}
+
+/// cargo-fuzz runs what has a file and an entry, and stable Rust what is in the table.
+#[test]
+fn every_fuzz_target_is_in_the_table_and_has_its_file_and_entry() {
+    let code = read("fuzz/src/lib.rs");
+    let (_, table) = code.split_once("pub const TARGETS: ").unwrap();
+    let table = table.split_once("];").unwrap().0;
+    let named: BTreeSet<String> =
+        regex(r#"name: "(\w+)""#).captures_iter(table).map(|found| found[1].to_string()).collect();
+    assert!(named.len() >= 4, "{named:?}");
+    let written: BTreeSet<String> = files("fuzz/fuzz_targets")
+        .iter()
+        .map(|file| file.file_stem().unwrap().to_str().unwrap().to_string())
+        .collect();
+    assert_eq!(written, named);
+    let manifest: toml::Table = read("fuzz/Cargo.toml").parse().unwrap();
+    let entries: BTreeSet<String> = (manifest["bin"].as_array().unwrap().iter())
+        .filter_map(|bin| bin.get("path")?.as_str()?.strip_prefix("fuzz_targets/")?.strip_suffix(".rs"))
+        .map(str::to_string)
+        .collect();
+    assert_eq!(entries, named);
+    for name in &named {
+        let file = read(format!("fuzz/fuzz_targets/{name}.rs"));
+        assert!(file.contains(&format!("ckpt_fuzz::{name}")), "{name}.rs runs another target");
+    }
+}
+
+/// A repository of these crates in which only `changed` is new, and what `.ci/quick` would run there.
+#[cfg(unix)]
+fn quick(changed: &str) -> String {
+    use std::process::Command;
+
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let write = |name: &str, text: &str| {
+        fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+        fs::write(at(name), text).unwrap();
+    };
+    write(".ci/quick", &read(".ci/quick"));
+    write("Cargo.toml", &read("Cargo.toml"));
+    for library in LIBRARIES.iter().filter(|library| root().join(library).join("tests/suite").is_dir()) {
+        write(&format!("{library}/tests/suite/main.rs"), "");
+    }
+    write("convert/tests/fuzz.rs", "");
+    let git = |args: &[&str]| {
+        let as_someone =
+            ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=a"];
+        let ran =
+            Command::new("git").args(as_someone).args(args).current_dir(folder.path()).output().unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+    };
+    git(&["init", "-q"]);
+    git(&["add", "-A"]);
+    git(&["commit", "-qm", "all"]);
+    if !changed.is_empty() {
+        write(changed, "changed");
+    }
+    let ran = Command::new("bash").args([".ci/quick", "-n"]).current_dir(folder.path()).output().unwrap();
+    assert!(ran.status.success(), "{ran:?}");
+    String::from_utf8(ran.stdout).unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn the_inner_loop_runs_what_tests_a_change_wherever_it_is() {
+    assert!(quick("").starts_with("nothing has changed"));
+    for (changed, runs) in [
+        ("inspect/src/new.rs", "--test inspect"),
+        ("convert/src/new.rs", "--test convert --test fuzz"),
+        ("train/examples/new.rs", "--test train"),
+        ("fuzz/src/new.rs", "--test convert --test fuzz"),
+        ("remote/src/new.rs", "--test program"),
+        ("python/src/new.rs", "--test program"),
+        ("kit/src/new.rs", "--test program"),
+        ("docs/new.md", "--test program"),
+        ("src/new.rs", "--test program"),
+        ("examples/new.rs", "--test program"),
+        ("benches/new.rs", "--test program"),
+        (".ci/new", "--test program"),
+        (".github/workflows/new.yml", "--test program"),
+        ("action.yml", "--test program"),
+    ] {
+        let printed = quick(changed);
+        assert!(printed.contains("cargo clippy ") && printed.contains(runs), "{changed}: {printed}");
     }
 }

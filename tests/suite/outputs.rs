@@ -1,6 +1,6 @@
 //! `ckpt verify --outputs`, `ckpt infer --perplexity` and `ckpt bench` as a user runs them.
 
-use ckpt_kit::binary::Ran;
+use ckpt_kit::binary::{Ran, text};
 use ckpt_kit::fixtures::root;
 use serde_json::Value;
 
@@ -135,6 +135,28 @@ fn wrong_input_is_reported() {
         assert_eq!(output.code(), Some(code), "{args:?}: {stderr}");
         assert!(stderr.contains(says), "{args:?}: {stderr}");
         assert!(output.out().is_empty());
+    }
+}
+
+/// Blocks of 64 tokens and windows are run one after another; the id that no row of logits has is told before.
+#[test]
+fn a_token_beyond_the_vocabulary_is_told_wherever_it_stands() {
+    let place = program().in_its_folder();
+    let healthy = root().join(HEALTHY);
+    let healthy = text(&healthy);
+    for at in [0, 16, 64, 100] {
+        let mut ids: Vec<String> = (0..105).map(|i| (i * 7 % 1000).to_string()).collect();
+        ids[at] = "5000".into();
+        std::fs::write(place.at("x.ids"), ids.join(" ")).unwrap();
+        for args in [
+            &["infer", healthy, "--perplexity", "x.ids"][..],
+            &["infer", healthy, "--perplexity", "x.ids", "--context", "16"],
+            &["verify", healthy, healthy, "--outputs", "--prompts", "x.ids"],
+            &["edit", healthy, "--strip-optimizer", "--perplexity", "x.ids", "-o", "o.pt"],
+        ] {
+            place.run(args).exits(2).complains(&["token id 5000 is outside the vocabulary of 1024"]);
+        }
+        assert!(!place.at("o.pt").exists(), "nothing is written");
     }
 }
 

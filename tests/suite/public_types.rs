@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ckpt_kit::fixtures::root;
 
-const CRATES: [&str; 5] = ["inspect", "convert", "infer", "train", "reports"];
+const CRATES: [&str; 7] = ["inspect", "convert", "infer", "remote", "reports", "train", "."];
 
 /// Types that do not grow: crate, type and why. A struct of one unnamed field is a name for that field, and needs no
 /// entry.

@@ -49,6 +49,31 @@ fn every_file_that_names_the_version_names_this_one() {
     assert!(read("CHANGELOG.md").contains(&format!("\n## {VERSION} - ")));
 }
 
+/// `cargo package` takes no other, except among what only tests use, which it leaves out.
+#[test]
+fn every_dependency_on_a_folder_names_its_version_too() {
+    let workspace = &toml("Cargo.toml")["workspace"];
+    let shared = &workspace["dependencies"];
+    let members = workspace["members"].as_array().unwrap().iter().map(|name| name.as_str().unwrap());
+    let mut checked = 0;
+    for member in members.chain(["."]) {
+        let manifest = toml(&format!("{member}/Cargo.toml"));
+        let of_targets = manifest.get("target").and_then(|all| all.as_table()).into_iter().flatten();
+        let of_targets = of_targets.filter_map(|(_, target)| target.get("dependencies"));
+        let own = ["dependencies", "build-dependencies"].into_iter().filter_map(|kind| manifest.get(kind));
+        for (name, dependency) in own.chain(of_targets).flat_map(|table| table.as_table().unwrap()) {
+            let is_shared = dependency.get("workspace").is_some();
+            let dependency = if is_shared { &shared[name.as_str()] } else { dependency };
+            if dependency.get("path").is_some() {
+                let version = dependency.get("version").and_then(|version| version.as_str());
+                assert_eq!(version, Some(VERSION), "{member}/Cargo.toml: {name}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 12, "{checked}");
+}
+
 #[test]
 fn names_of_the_python_package_agree() {
     let package = &toml("python/pyproject.toml")["project"];

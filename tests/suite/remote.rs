@@ -98,6 +98,41 @@ fn a_file_of_a_web_server_reads_as_it_does_here() {
     distrusted.exits(3).complains(&["certificate"]);
 }
 
+#[cfg(all(feature = "diagnose", feature = "train"))]
+#[test]
+fn every_command_reads_a_checkpoint_at_a_url() {
+    let program = program().in_its_folder();
+    let Some(nginx) = Nginx::serving(&root().join(RUN), "") else { return };
+    let url = format!("{}/step-02000.pt", nginx.url());
+    let data = root().join("tests/fixtures/trajectories/truth.safetensors");
+    let data = ["--data", data.to_str().unwrap(), "--length", "16", "--batch", "2"];
+    let (train, taught) = (["train", "--resume", &url, "--reset-optimizer"], ["train", "--init", &url]);
+    let teacher = ["--teacher", url.as_str()];
+    let tokenizer = root().join("tests/fixtures/tokenizer.json");
+    let tokenizer = tokenizer.to_str().unwrap();
+    for (arguments, code) in [
+        (&["inspect", "--no-cache", &url][..], 0),
+        (&["gate", "--no-cache", &url], 0),
+        (&["report", "--no-cache", &url, "-o", "report.html"], 0),
+        (&["diff", &url, &url], 0),
+        (&["verify", &url, &url], 0),
+        (&["scan", &url], 0),
+        (&["convert", &url, "--to", "safetensors", "-o", "copy.safetensors"], 0),
+        (&["edit", &url, "--strip-optimizer", "-o", "edited.pt"], 0),
+        (&["recover", &url, "-o", "recovered.pt"], 0),
+        (&["infer", &url, "--ids", "1,2", "-n", "2"], 0),
+        (&["bench", &url, "--prompt", "8", "--context", "4", "-n", "2", "--repeat", "1"], 0),
+        (&["chat", &url, "--template", "plain", "--tokenizer", tokenizer], 0),
+        (&["diagnose", &url, "--tokenizer", tokenizer, "--max-tokens", "8"], 1),
+        (&[&train[..], &data, &["--steps", "2001", "-o", "resumed"]].concat(), 0),
+        (&[&taught[..], &teacher, &data, &["--steps", "1", "-o", "begun"]].concat(), 0),
+    ] {
+        let before = nginx.requests().len();
+        let ran = run(&program, &[], arguments).exits(code);
+        assert!(nginx.requests().len() > before, "it was not asked for: {ran}");
+    }
+}
+
 #[test]
 fn listing_a_large_file_takes_one_request_for_it() {
     let program = program();

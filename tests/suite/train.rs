@@ -170,7 +170,9 @@ fn refusals_say_what_to_do() {
             ["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--steps", "2001", "--batch", batch];
         refused(2, &asked, "`accumulate`");
     }
-    refused(2, &["--data", DATA], "--resume");
+    for nothing in [&[][..], &["--data", DATA]] {
+        refused(2, nothing, "give --resume CKPT to continue a run, or --init 100m to start one");
+    }
     refused(2, &["--init", "9b", "--data", DATA], "100m");
     refused(2, &["--resume", HEALTHY, "--data", DATA, "--optimizer", "adam"], "adamw");
     refused(3, &["--resume", "README.md", "--data", DATA], "README.md");

@@ -110,6 +110,9 @@ fn tokenizers_are_taken_as_infer_takes_them() {
     std::fs::create_dir(file("hf")).unwrap();
     std::fs::copy(TOKENIZER, file("hf/tokenizer.json")).unwrap();
     std::fs::write(file("hf/tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).unwrap();
+    std::fs::write(file("hf/added_tokens.json"), "{}").unwrap();
+    std::fs::create_dir(file("hf/additional_chat_templates")).unwrap();
+    std::fs::write(file("hf/additional_chat_templates/tool_use.jinja"), "{{ tools }}").unwrap();
     let start =
         ["--resume", HEALTHY, "--reset-optimizer", "--steps", "2001", "--length", "16", "--no-token-cache"];
     let with = |tokenizer: &Path, name: &str, more: &[&str]| {
@@ -121,7 +124,10 @@ fn tokenizers_are_taken_as_infer_takes_them() {
     let wanted = with(Path::new(TOKENIZER), "of-file", &[]);
     assert_eq!(with(&file("hf"), "of-folder", &[]), wanted);
     let run = file("of-folder");
-    assert!(run.join("tokenizer_config.json").is_file());
+    for kept in ["tokenizer_config.json", "added_tokens.json", "additional_chat_templates/tool_use.jinja"] {
+        let [given, kept] = [file("hf").join(kept), run.join(kept)].map(|path| std::fs::read(path).unwrap());
+        assert_eq!(given, kept);
+    }
     let gguf = file("model.gguf");
     let exact = ["--to", "gguf", "--quant", "f32", "--embed", "f32", "--latent", "-o", text(&gguf)];
     program().run(&[&["convert", text(&run.join("step-002001.pt"))], &exact[..]].concat()).exits(0);
@@ -141,7 +147,9 @@ fn tokenizers_are_taken_as_infer_takes_them() {
     let resume = ["--resume", text(&from), "--steps", "2002"];
     program().run(&[&["train"], &resume[..], &["--tokenizer", text(&other)]].concat()).exits(4);
     program().run(&[&["train"], &resume[..], &["--force", "--tokenizer", text(&other)]].concat()).exits(0);
-    assert!(!run.join("tokenizer_config.json").exists());
+    for stale in ["tokenizer_config.json", "added_tokens.json", "additional_chat_templates/tool_use.jinja"] {
+        assert!(!run.join(stale).exists(), "{stale}");
+    }
 }
 
 #[test]

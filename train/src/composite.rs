@@ -47,13 +47,14 @@ impl Composite {
     /// The model with these parameters on `device`.
     ///
     /// # Errors
-    /// Those of candle, such as too little memory on a GPU.
+    /// `Settings` when the parameters are another configuration's; those of candle, such as too little memory on a GPU.
     pub fn new(
         config: &ModelConfig,
         parameters: &Parameters,
         estimator: Estimator,
         device: &Device,
     ) -> Result<Self> {
+        parameters.check(config)?;
         let var = |p: &crate::Parameter| {
             Var::from_tensor(&Tensor::from_slice(&p.values, p.shape.as_slice(), device)?)
         };

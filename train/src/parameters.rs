@@ -161,6 +161,31 @@ impl Parameters {
         Ok(Parameters(list))
     }
 
+    /// Whether they are what a model of this configuration needs.
+    ///
+    /// # Errors
+    /// `Settings` for a parameter that is missing, or has another shape or number of values.
+    pub(crate) fn check(&self, config: &ModelConfig) -> Result<()> {
+        for needed in Self::layout(config)? {
+            let name = &needed.name;
+            let found = self.position(name).map(|at| &self.0[at]).ok_or_else(|| {
+                Error::settings(format!(
+                    "there is no parameter `{name}`, which a model of this configuration needs"
+                ))
+            })?;
+            let count: usize = needed.shape.iter().product();
+            if (&found.shape, found.values.len()) != (&needed.shape, count) {
+                return Err(Error::settings(format!(
+                    "the parameter `{name}` has shape {:?} and {} values, but the configuration needs {:?}",
+                    found.shape,
+                    found.values.len(),
+                    needed.shape
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Zeros of the same lengths.
     pub fn zeros(&self) -> Gradients {
         self.0.iter().map(|p| vec![0.0; p.values.len()]).collect()

@@ -119,7 +119,7 @@ mod tests {
                          1500002040862426a8";
 
     #[test]
-    fn bytes_are_tensorboards() {
+    fn scalars_are_written_as_tensorboard_writes_them() {
         let mut all = record(&version(1_700_000_000.5));
         all.extend(record(&event(1_700_000_001.25, 300, [scalar(("train/loss", 2.5))].into_iter())));
         let hex: String = all.iter().map(|b| format!("{b:02x}")).collect();
@@ -131,7 +131,7 @@ mod tests {
                         64656620662878293a0a4a080a060a0474657874";
 
     #[test]
-    fn bytes_of_text_are_tensorboards() {
+    fn texts_are_written_as_tensorboard_writes_them() {
         let event = event(1_700_000_001.25, 300, [text(("sample/greedy", "def f(x):\n"))].into_iter());
         let hex: String = event.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, TEXT);

@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use ckpt_inspect::metadata::{HashableValue, Value};
-use ckpt_inspect::{DType, Error as ReadError, Format, Group, TensorInfo, without_state_dict};
+use ckpt_inspect::{
+    DType, Error as ReadError, Format, Group, TensorInfo, is_training_state, without_state_dict,
+};
 
 use super::experts::separate;
 use super::kept::input_scale;
@@ -11,7 +13,6 @@ use super::{Builder, Chosen};
 use crate::gguf;
 use crate::names::{self, Style};
 use crate::note::{Note, Omission, Remedy};
-use crate::plain::is_training_state;
 use crate::sharing::tied_names;
 use crate::source::{beside_codes, helpers};
 use crate::target::Target;

@@ -6,7 +6,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use ckpt_inspect::gguf::Keys;
+use ckpt_inspect::gguf::{ARCHITECTURE, Keys};
+use ckpt_inspect::meaning::architecture::Role;
 use ckpt_inspect::{Checkpoint, DType, Error as ReadError, Format, Result as ReadResult};
 use serde_json::json;
 
@@ -14,7 +15,7 @@ use super::adapter::{Adapter, refused};
 use super::derived::{Derived, Make, is_made};
 use super::input::{Input, Reader};
 use super::lora::{OtherName, orientation};
-use super::targets::{Targets, shared};
+use super::targets::{Targets, role, shares_head};
 use super::{Change, Draft, Edit, Row, listed};
 use crate::names::{self, Style};
 use crate::plan::{Blob, Content, Elements, Options, Output, Pair, Plan};
@@ -110,12 +111,10 @@ impl Edit for AdapterOf {
         adapter.check_meant(&base)?;
         draft.changes.extend(OtherName::of(&adapter, &base).map(|change| Box::new(change) as _));
         // llama.cpp looks up rows of the embedding by token and multiplies by the same tensor, and has one adapter for both.
-        let tied = base.model.given().is_ok_and(|given| given.tie_word_embeddings != Some(false))
-            && !base.tensors.iter().any(|tensor| shared(&tensor.name) == "lm_head.weight");
         let outer = |module: &&String| {
-            matches!(shared(&format!("{module}.weight")).as_str(), "embed_tokens.weight" | "lm_head.weight")
+            matches!(role(&format!("{module}.weight")), Some(Role::Embedding | Role::Head))
         };
-        if let Some(module) = adapter.changes.keys().find(outer).filter(|_| tied) {
+        if let Some(module) = adapter.changes.keys().find(outer).filter(|_| shares_head(&base)) {
             let why = format!(
                 "it changes `{}`, and the head of {} is its embedding, of which llama.cpp takes no adapter; merge it with --lora",
                 module.escape_debug(),
@@ -176,7 +175,7 @@ impl Edit for AdapterOf {
         }
         adapter.check_whole(&base)?;
         let mut keys = Keys::default();
-        keys.set("general.architecture", architecture.as_str());
+        keys.set(ARCHITECTURE, architecture.as_str());
         keys.set("general.type", "adapter");
         keys.set("adapter.type", "lora");
         keys.set("adapter.lora.alpha", &(adapter.alpha as f32));
@@ -206,8 +205,7 @@ impl Edit for AdapterOf {
 fn architecture(base: &Checkpoint) -> Result<String> {
     if let (Format::Gguf { .. }, Some(header)) = (&base.format, base.gguf_header()) {
         let header = header?;
-        let name = header.get("general.architecture").and_then(|value| value.to_text());
-        return name.ok_or_else(|| Error::of_source(base, "it names no architecture"));
+        return header.architecture().ok_or_else(|| Error::of_source(base, "it names no architecture"));
     }
     match base.model_config() {
         Ok(config) => Ok(config.gguf_name().to_string()),

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use ckpt_inspect::meaning::architecture::Role;
 use ckpt_inspect::{Checkpoint, Result as ReadResult, TensorInfo};
 use serde_json::json;
 
@@ -14,7 +15,7 @@ use super::adapter::{Adapter, LowRank, refused};
 use super::derived::{Derived, Make, PIECE};
 use super::input::{Input, Reader};
 use super::modules::{is_conv1d, join_head};
-use super::targets::{Targets, Ties, shared};
+use super::targets::{Targets, Ties, role, shares_head};
 use super::{Change, Draft, Edit, Row, listed, sum, tensors};
 use crate::names::Style;
 use crate::source::row_order;
@@ -55,15 +56,6 @@ impl Edit for Lora {
         Draft::check_computable(&draft.checkpoint)?;
         self.adapters.iter().try_for_each(|path| merge(draft, Adapter::open(path)?))
     }
-}
-
-/// The name of the head that all styles share.
-const HEAD: &str = "lm_head.weight";
-
-/// Whether a model says that its head is its embedding, and has no other.
-fn shares_head(draft: &Draft) -> bool {
-    let tied = draft.checkpoint.model.given().is_ok_and(|given| given.tie_word_embeddings != Some(false));
-    tied && !draft.checkpoint.tensors.iter().any(|t| shared(&t.name) == HEAD)
 }
 
 /// A tensor that is the head too, and was changed as the embedding.
@@ -131,7 +123,7 @@ impl Change for OtherName {
 /// Merges `adapter` into `draft`.
 fn merge(draft: &mut Draft, mut adapter: Adapter) -> Result<()> {
     let targets = Targets::of(&draft.checkpoint);
-    let joined = shares_head(draft) && join_head(&mut adapter)?;
+    let joined = shares_head(&draft.checkpoint) && join_head(&mut adapter)?;
     let mut ties = Ties::of(&draft.checkpoint.tensors);
     let base = Reader::new(&draft.checkpoint.path);
     let weight = |module: &str| targets.find(&format!("{module}.weight"));
@@ -143,8 +135,8 @@ fn merge(draft: &mut Draft, mut adapter: Adapter) -> Result<()> {
         .chain(adapter.replaced.keys().filter(|name| targets.find(name).is_none()).cloned())
         .collect();
     // A head that is the embedding has no tensor of its own.
-    let of_head = |name: &String| shared(name) == HEAD;
-    if !unknown.is_empty() && unknown.iter().all(of_head) && shares_head(draft) {
+    let of_head = |name: &String| role(name) == Some(Role::Head);
+    if !unknown.is_empty() && unknown.iter().all(of_head) && shares_head(&draft.checkpoint) {
         let why = format!(
             "it changes the head apart from the embedding, and {} has one tensor for both: write the head as a tensor of its own there, with tie_word_embeddings false",
             draft.checkpoint.path.display()
@@ -211,10 +203,10 @@ fn merge(draft: &mut Draft, mut adapter: Adapter) -> Result<()> {
         }
     }
     adapter.check_whole(&draft.checkpoint)?;
-    let is_table = |name: &str| shared(name) == "embed_tokens.weight";
+    let is_table = |name: &str| role(name) == Some(Role::Embedding);
     let changes_table = adapter.replaced.keys().any(|name| is_table(name))
         || adapter.changes.keys().any(|module| is_table(&format!("{module}.weight")));
-    if changes_table && !joined && shares_head(draft) {
+    if changes_table && !joined && shares_head(&draft.checkpoint) {
         let adapter = adapter.path.to_string_lossy().into_owned();
         draft.changes.push(Box::new(HeadChanged { adapter }));
     }

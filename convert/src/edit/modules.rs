@@ -3,13 +3,15 @@
 
 use std::collections::HashSet;
 
-use ckpt_inspect::metadata::{Value, lookup};
+use ckpt_inspect::meaning::architecture::Role;
+use ckpt_inspect::meaning::model_type;
+use ckpt_inspect::metadata::Value;
 use ckpt_inspect::{Checkpoint, Format, Group, TensorInfo};
 use regex::Regex;
 use serde_json::{Map, Value as Json};
 
 use super::adapter::{Adapter, LowRank};
-use super::targets::shared;
+use super::targets::{role, shared};
 use crate::Result;
 
 /// `model_type` of the classes of transformers whose layers are Conv1D, which holds its weight as [in, out]. PEFT goes by the module,
@@ -26,7 +28,7 @@ pub(super) fn is_conv1d(base: &Checkpoint, module: &str) -> Option<bool> {
     let last = module.rsplit('.').next().unwrap_or(module);
     let is_layer = LAYERS.contains(&last);
     if let Some(config) = &base.model.config
-        && let Some(Value::String(kind)) = lookup(config, "model_type")
+        && let Some(kind) = model_type(config)
     {
         let has_such = |kind: &str| CONV1D.contains(&kind);
         return Some(is_layer && (has_such(kind) || has_parts(config, &has_such)));
@@ -40,9 +42,7 @@ pub(super) fn is_conv1d(base: &Checkpoint, module: &str) -> Option<bool> {
 /// Whether a model within the model of `config` is of such a kind.
 fn has_parts(config: &Value, is_such: &dyn Fn(&str) -> bool) -> bool {
     let Value::Dict(entries) = config else { return false };
-    entries
-        .values()
-        .any(|part| matches!(lookup(part, "model_type"), Some(Value::String(kind)) if is_such(kind)))
+    entries.values().any(|part| model_type(part).is_some_and(is_such))
 }
 
 /// The kind of model whose class `config` names, the configuration of an adapter: `qwen2` of `transformers.models.qwen2.modeling_qwen2`.
@@ -54,10 +54,8 @@ pub(super) fn made_for(config: &Map<String, Json>) -> Option<String> {
 
 /// What the configuration of `base` calls its kind of model.
 pub(super) fn kind(base: &Checkpoint) -> Option<String> {
-    match lookup(base.model.config.as_ref()?, "model_type") {
-        Some(Value::String(kind)) if !matches!(base.format, Format::Gguf { .. }) => Some(kind.clone()),
-        _ => None,
-    }
+    let kind = model_type(base.model.config.as_ref()?)?;
+    (!matches!(base.format, Format::Gguf { .. })).then(|| kind.to_string())
 }
 
 /// Whether a `model_type` is of the module of transformers called `module`, which may have several, such as `gemma3_text`.
@@ -172,13 +170,10 @@ impl Meant {
 /// # Errors
 /// When a tensor cannot be read.
 pub(super) fn join_head(adapter: &mut Adapter) -> Result<bool> {
-    const TABLE: &str = "embed_tokens";
-    const HEAD: &str = "lm_head";
-    let module = |of: &str, name: &str| shared(&format!("{name}.weight")) == format!("{of}.weight");
-    let changed = |of: &str| adapter.changes.keys().find(|name| module(of, name)).cloned();
-    let replaced =
-        |of: &str| adapter.replaced.keys().find(|name| shared(name) == format!("{of}.weight")).cloned();
-    let (tables, heads) = ((changed(TABLE), replaced(TABLE)), (changed(HEAD), replaced(HEAD)));
+    let module = |of: Role, name: &str| role(&format!("{name}.weight")) == Some(of);
+    let changed = |of: Role| adapter.changes.keys().find(|name| module(of, name)).cloned();
+    let replaced = |of: Role| adapter.replaced.keys().find(|name| role(name) == Some(of)).cloned();
+    let [tables, heads] = [Role::Embedding, Role::Head].map(|of| (changed(of), replaced(of)));
     let mut joined = false;
     if let (Some(table), Some(head)) = (tables.1, heads.1) {
         let (table, own) = (&adapter.replaced[&table], &adapter.replaced[&head]);

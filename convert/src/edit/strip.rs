@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::fmt;
 
 use ckpt_inspect::metadata::Value;
-use ckpt_inspect::{Group, TensorInfo};
+use ckpt_inspect::{Group, TensorInfo, is_training_state};
 use serde_json::json;
 
 use super::{Change, Draft, Edit, Row, tensors};
-use crate::plain::{is_training_state, key_text};
+use crate::plain::key_text;
 use crate::{Error, Result};
 
 /// `--strip-optimizer`.

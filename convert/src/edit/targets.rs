@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use ckpt_inspect::meaning::architecture::Architecture;
+use ckpt_inspect::meaning::architecture::{Architecture, Role};
 use ckpt_inspect::meaning::wrappers;
 use ckpt_inspect::{Checkpoint, TensorInfo};
 
@@ -40,6 +40,17 @@ pub(super) fn shared(name: &str) -> String {
 /// The same of a tensor of a model of `family`, some of whose names in GGUF stand for other parts.
 fn shared_in(family: Option<&'static Architecture>, name: &str) -> String {
     names::canonical_in(family, &wrappers::unwrapped(name)).into_owned()
+}
+
+/// The part that a tensor called so has in the models that are known.
+pub(super) fn role(name: &str) -> Option<Role> {
+    names::role(&shared(name))
+}
+
+/// Whether a model says that its head is its embedding, and has no other.
+pub(super) fn shares_head(base: &Checkpoint) -> bool {
+    let tied = base.model.given().is_ok_and(|given| given.tie_word_embeddings != Some(false));
+    tied && !base.tensors.iter().any(|tensor| role(&tensor.name) == Some(Role::Head))
 }
 
 impl Targets {

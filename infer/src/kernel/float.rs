@@ -303,7 +303,7 @@ mod tests {
 
     /// Numbers of PyTorch's `gelu`, exact and with tanh, in f64.
     #[test]
-    fn gates_are_pytorchs() {
+    fn gelu_is_what_pytorch_computes() {
         let xs = [-3.0f32, -0.75, -0.1, 0.0, 0.3, 1.0, 2.5, 6.0];
         let exact = [
             -0.004_049_694_094_890_31,

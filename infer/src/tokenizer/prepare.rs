@@ -24,12 +24,11 @@ pub(super) struct Preparation {
 impl Preparation {
     /// That of a vocabulary.
     pub fn new(vocabulary: &Vocabulary) -> Result<Self, String> {
-        let prefix = vocabulary.keys.get("tokenizer.ggml.add_space_prefix").and_then(|v| v.as_bool());
         Ok(Preparation {
             charsmap: Charsmap::new(&vocabulary.charsmap)?,
             kept: Pieces::within(vocabulary),
             trims: vocabulary.trims,
-            prefix: prefix.unwrap_or(true),
+            prefix: vocabulary.prefixes_space(),
             suffix: vocabulary.suffix,
         })
     }

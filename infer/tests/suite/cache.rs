@@ -57,6 +57,34 @@ fn the_end_of_the_context_is_reported_before_anything_runs() {
     run(&mut runner, &mut cache, &six[..5]);
 }
 
+#[test]
+fn a_cache_of_another_model_is_refused() {
+    let pool = Pool::new(1);
+    let model = model(None, &pool);
+    let mut runner = Runner::new(&model, &pool);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prompt.cache");
+    let changes: [fn(&mut ckpt_infer::Config); 4] = [
+        |c| c.num_layers -= 1,
+        |c| c.num_kv_heads += 1,
+        |c| c.head_dim /= 2,
+        // As many vectors a position, in other places.
+        |c| (c.num_layers, c.num_kv_heads) = (c.num_layers / 2, c.num_kv_heads * 2),
+    ];
+    for (case, change) in changes.into_iter().enumerate() {
+        let mut other = model.config().clone();
+        change(&mut other);
+        for kv in [KvType::F32, KvType::F16] {
+            let mut cache = Cache::new(&other, kv, WhenFull::Stop);
+            let outcome = runner.forward(&mut [Sequence::new(&[1, 2], &mut cache, Logits::Last)]);
+            assert!(matches!(outcome, Err(Error::Usage(_))), "{case}: {outcome:?}");
+            assert_eq!(cache.len(), 0);
+            let saved = cache.save(&path, &model);
+            assert!(matches!(saved, Err(Error::Usage(_))) && !path.exists(), "{case}: {saved:?}");
+        }
+    }
+}
+
 /// A prompt longer than one step of the forward pass, in every division.
 #[test]
 fn long_prompts_are_run_in_steps() {

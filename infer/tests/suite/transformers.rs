@@ -6,7 +6,7 @@ use ckpt_convert::quant::Quant;
 use ckpt_convert::{Control, Gguf, Note, Options, Plan, Target, write};
 use ckpt_infer::compare::{self, Windows};
 use ckpt_infer::{
-    Cache, Kernel, KvType, LoadOptions, Logits, Model, Pool, Runner, Sequence, TableType, WhenFull,
+    Cache, Error, Kernel, KvType, LoadOptions, Logits, Model, Pool, Runner, Sequence, TableType, WhenFull,
 };
 
 fn folder(name: &str) -> PathBuf {
@@ -168,6 +168,24 @@ fn every_token_is_predicted_once() {
         own.a,
         compare::likelihood(&mut runner, &pool, &[ids[..20].to_vec()], Windows::new(7, 4)).unwrap()
     );
+}
+
+/// Also one that a block or a window ends before, whose probability would be looked up.
+#[test]
+fn ids_beyond_the_vocabulary_are_refused_before_anything_runs() {
+    let pool = Pool::new(1);
+    let (model, other, ids, _) = pair("llama", &pool);
+    for at in [0, 7, 29, 64] {
+        let mut wrong = ids.repeat(3);
+        wrong[at] = 53;
+        let sequences = [ids.clone(), wrong];
+        for windows in [Windows::new(90, 45), Windows::new(7, 7)] {
+            let likelihood = compare::likelihood(&mut Runner::new(&model, &pool), &pool, &sequences, windows);
+            assert!(matches!(likelihood, Err(Error::Token { id: 53, vocab_size: 53 })), "{likelihood:?}");
+            let compared = compare::compare(&model, &other, &pool, &sequences, windows);
+            assert!(matches!(compared, Err(Error::Token { id: 53, vocab_size: 53 })), "{compared:?}");
+        }
+    }
 }
 
 #[test]

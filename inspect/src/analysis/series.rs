@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_of_runs() {
+    fn a_run_is_in_the_folder_above_those_of_single_checkpoints() {
         for (path, run) in [
             ("runs/a/step-100.pt", "runs/a"),
             ("runs/a/checkpoint-500", "runs/a"),

@@ -90,7 +90,8 @@ pub fn whole_json(value: &Value) -> serde_json::Value {
     }
 }
 
-pub(crate) fn key_text(key: &HashableValue) -> String {
+/// A key of a dict as text.
+pub fn key_text(key: &HashableValue) -> String {
     match key {
         HashableValue::String(s) => s.clone(),
         HashableValue::I64(i) => i.to_string(),

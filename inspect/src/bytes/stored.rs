@@ -135,7 +135,7 @@ type Unanswered = BTreeMap<PathBuf, (Instant, String)>;
 static UNANSWERED: Mutex<BTreeMap<PathBuf, Unanswered>> = Mutex::new(BTreeMap::new());
 
 /// Keeps whether `answer` about `path`, a remote one, was none.
-fn told(path: &Path, answer: io::Result<Stat>) -> io::Result<Stat> {
+fn noted_answer(path: &Path, answer: io::Result<Stat>) -> io::Result<Stat> {
     let mut unanswered = UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = path.parent().unwrap_or(path);
     match &answer {
@@ -279,7 +279,7 @@ pub trait Stored {
 impl Stored for Path {
     fn stored(&self) -> io::Result<Stat> {
         match store(self) {
-            Some(store) => told(self, store.and_then(|(store, location)| store.stat(&location))),
+            Some(store) => noted_answer(self, store.and_then(|(store, location)| store.stat(&location))),
             None => std::fs::metadata(self).map(|metadata| Stat::of(&metadata)),
         }
     }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::join::{Opened, Reading, Whole};
 use super::tiles::{self, Budget, Tile};
-use super::{Joined, Lacks, Layout, Set, name, parent, single, sort};
+use super::{Joined, Lacks, Layout, Set, name, single, sort};
+use crate::bytes::staged;
 use crate::bytes::stored::Stored;
 use crate::bytes::{Source, Stamp};
 use crate::format::{self, Contents};
@@ -78,7 +79,7 @@ pub(super) fn are_joined(folder: &Path) -> bool {
 fn folder_of(path: &Path) -> Option<PathBuf> {
     match path.is_stored_folder() {
         true => shards_at(path),
-        false => Some(parent(path).to_path_buf()),
+        false => Some(staged::folder_of(path).to_path_buf()),
     }
 }
 
@@ -94,7 +95,9 @@ fn set(path: &Path) -> Result<Set> {
 /// Whether whole files are what the blocks beside them say that they were made of: PyTorch's own joining lost buffers.
 fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
     let mut lacks = Lacks::default();
-    let Some(blocks) = set.files.first().map(|file| parent(file).join(BLOCKS)) else { return lacks };
+    let Some(blocks) = set.files.first().map(|file| staged::folder_of(file).join(BLOCKS)) else {
+        return lacks;
+    };
     if joined.format != Format::SafeTensors || !blocks.is_stored_folder() || !are_joined(&blocks) {
         return lacks;
     }

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::join::{Opened, Reading, Whole};
 use super::twins::Twins;
-use super::{Layout, Set, name, parent, single, sort};
+use super::{Layout, Set, name, single, sort};
 use crate::bytes::Stamp;
+use crate::bytes::staged::folder_of;
 use crate::bytes::stored::Stored;
 use crate::format::{Contents, add_new};
 use crate::metadata::{HashableValue, Value, as_u64, lookup};
@@ -49,7 +50,7 @@ fn is_iteration(folder: &Path) -> bool {
 fn iteration_of(path: &Path) -> Option<PathBuf> {
     if path.is_stored_file() {
         let rank = path.parent().filter(|rank| is_rank(rank) && FILES.contains(&name(path).as_str()))?;
-        return Some(parent(rank).to_path_buf());
+        return Some(folder_of(rank).to_path_buf());
     }
     if is_iteration(path) {
         return Some(path.to_path_buf());
@@ -85,7 +86,7 @@ fn identity(path: &Path) -> PathBuf {
 
 fn set(path: &Path) -> Result<Set> {
     let folder = identity(path);
-    let notices = points_nowhere(parent(&folder)).into_iter().collect();
+    let notices = points_nowhere(folder_of(&folder)).into_iter().collect();
     Ok(Set { files: files(&folder), notices, beside: vec![Stamp::of(&folder)], ..Set::default() })
 }
 
@@ -205,7 +206,7 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     contents.faults.append(&mut faults);
     contents.faults.extend(missing);
     if several {
-        contents.notices.extend(twins.told());
+        contents.notices.extend(twins.notices());
         contents.notices.extend(other_ranks(&stated));
         let text = format!(
             "its {world} model-parallel ranks have parts of each tensor, which are not joined: each is shown under its rank (`{}.`, …)",

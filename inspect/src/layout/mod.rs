@@ -184,14 +184,6 @@ pub fn identity(path: &Path) -> PathBuf {
     (layout_of(&path).identity)(&path)
 }
 
-/// The folder that `path` is in.
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    }
-}
-
 fn name(path: &Path) -> String {
     path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use super::copies::agreed;
 use super::join::{Opened, Reading, Whole};
 use super::tiles::{self, Budget, Tile};
-use super::{Layout, Set, name, parent, single, slices};
+use super::{Layout, Set, name, single, slices};
+use crate::bytes::staged::folder_of;
 use crate::bytes::stored::Stored;
 use crate::bytes::{Source, Stamp};
 use crate::format::{self, Contents, add_new};
@@ -69,7 +70,7 @@ fn sort(files: &mut [(Named, PathBuf)]) {
 /// The files of the checkpoint that the file at `path` belongs to, if there are or should be several.
 fn files(path: &Path) -> Option<Vec<(Named, PathBuf)>> {
     let named = Named::of(path).filter(|_| path.is_stored_file())?;
-    let entries = parent(path).stored_entries().ok()?.into_iter().map(|entry| entry.path);
+    let entries = folder_of(path).stored_entries().ok()?.into_iter().map(|entry| entry.path);
     let mut all: Vec<(Named, PathBuf)> = entries
         .filter_map(|path| Some((Named::of(&path)?, path)))
         .filter(|(other, path)| named.kin() == other.kin() && path.is_stored_file())
@@ -104,7 +105,7 @@ fn identity(path: &Path) -> PathBuf {
 fn set(path: &Path) -> Result<Set> {
     let Some(files) = files(path) else { return Ok(single::of(path)) };
     let files = files.into_iter().map(|(_, path)| path).collect();
-    Ok(Set { files, beside: vec![Stamp::of(parent(path))], ..Set::default() })
+    Ok(Set { files, beside: vec![Stamp::of(folder_of(path))], ..Set::default() })
 }
 
 /// All files of a checkpoint but the first.

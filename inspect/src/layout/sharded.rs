@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Joined, Lacks, Layout, MAX_INDEX, Set, name, parent, read_json, single};
+use super::{Joined, Lacks, Layout, MAX_INDEX, Set, name, read_json, single};
 use crate::bytes::Stamp;
+use crate::bytes::staged::folder_of;
 use crate::bytes::stored::Stored;
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
@@ -232,7 +233,7 @@ fn index_set(path: &Path) -> Result<Set> {
         let what = format!("{} of {} shards missing: {}", gone.len(), shards.len(), gone.join(", "));
         Damage::new(DamageKind::MissingShards, what)
     });
-    let folder = parent(path);
+    let folder = folder_of(path);
     let extra: Vec<String> = folder
         .stored_entries()
         .map_err(|e| Error::io(folder, &e))?

@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_trainers() {
+    fn steps_are_read_from_names_that_trainers_give() {
         for (path, step) in [
             ("run/step-00500.pt", Some(500)),
             ("distillix-v04-2000steps.pt", Some(2000)),

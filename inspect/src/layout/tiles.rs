@@ -135,7 +135,7 @@ fn pieced(whole: &TensorInfo, tiles: &[Tile], budget: &mut Budget) -> Result<(St
         let what = format!("its elements {start} to {end} are in no block");
         Damage::new(DamageKind::StorageLost, what)
     };
-    let Some(damage) = told(lost).or(hole.map(no_block)) else {
+    let Some(damage) = joined_damage(lost).or(hole.map(no_block)) else {
         return Ok((Storage::pieced(ranges().map(|(_, storage, range)| (storage, range)))?, None));
     };
     if runs.is_empty() {
@@ -145,7 +145,7 @@ fn pieced(whole: &TensorInfo, tiles: &[Tile], budget: &mut Budget) -> Result<(St
 }
 
 /// What is wrong with several blocks of a tensor: of many, with the first.
-fn told(mut lost: Vec<Damage>) -> Option<Damage> {
+fn joined_damage(mut lost: Vec<Damage>) -> Option<Damage> {
     const TOLD: usize = 3;
     let more = lost.len().saturating_sub(TOLD);
     lost.truncate(TOLD);

@@ -49,7 +49,7 @@ impl Twins {
     }
 
     /// Tells of files that hold the same, by the checksums of all that is in them.
-    pub fn told(self) -> Vec<Notice> {
+    pub fn notices(self) -> Vec<Notice> {
         type Content<'o> = Vec<(&'o str, &'o [usize], u32)>;
         let mut alike: HashMap<Content<'_>, Vec<&str>> = HashMap::new();
         for (file, all) in &self.0 {

@@ -63,19 +63,33 @@ pub(super) fn older_scaling(config: &Value) -> Option<&Value> {
     lookup(config, "rope_scaling").filter(|value| !is_nothing(value))
 }
 
+/// The key of the type of a model in transformers.
+const MODEL_TYPE: &str = "model_type";
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::String(text) => Some(text.as_str()),
+        _ => None,
+    }
+}
+
+/// The type of model that config.json names, such as `qwen2`.
+pub fn model_type(config: &Value) -> Option<&str> {
+    text(lookup(config, MODEL_TYPE)?)
+}
+
+/// The same of a config.json as a record has it.
+pub(crate) fn recorded_model_type(config: &Map<String, Json>) -> Option<&str> {
+    config.get(MODEL_TYPE)?.as_str()
+}
+
 /// The class that config.json names, or else its `model_type`.
 pub(super) fn class(config: &Value) -> Option<&str> {
-    fn text(value: &Value) -> Option<&str> {
-        match value {
-            Value::String(text) => Some(text.as_str()),
-            _ => None,
-        }
-    }
     let first = match lookup(config, "architectures") {
         Some(Value::List(classes)) => classes.first().and_then(text),
         _ => None,
     };
-    first.or_else(|| lookup(config, "model_type").and_then(text))
+    first.or_else(|| model_type(config))
 }
 
 /// A word that stands among the rotary parameters, which come first, or in `config` itself.
@@ -173,7 +187,7 @@ impl ModelConfig {
         let written = self.written_as();
         let mut config = object(json!({
             "architectures": written.classes.first().into_iter().collect::<Vec<_>>(),
-            "model_type": written.model_types.first(),
+            MODEL_TYPE: written.model_types.first(),
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_dim,
             "intermediate_size": self.mlp_hidden_dim,

@@ -1,12 +1,46 @@
 //! The keys of GGUF files, read and written. Keys are those of `gguf-py/gguf/constants.py` in llama.cpp; those that begin
 //! with `ckpt.` are for ckpt's own runner.
 
+use serde_json::{Map, Value as Json};
+
 use super::architecture::{Architecture, Part};
 use super::config::{Experts, ModelConfig, RopePairing, SlidingLayers};
 use super::given::{ConfigError, Given};
 use super::rope::{RopeScaling, single};
-use crate::gguf::Keys;
+use crate::gguf::{ARCHITECTURE, Keys};
 use crate::metadata::{HashableValue, Value, as_f64, as_u64};
+
+/// The value of `key`. Keys hold dots, so they are not paths.
+fn of_key<'k>(keys: &'k Value, key: &str) -> Option<&'k Value> {
+    match keys {
+        Value::Dict(keys) => keys.get(&HashableValue::String(key.into())),
+        _ => None,
+    }
+}
+
+/// The architecture that the keys of a GGUF file name.
+pub(super) fn architecture(keys: &Value) -> Option<&str> {
+    match of_key(keys, ARCHITECTURE) {
+        Some(Value::String(name)) => Some(name),
+        _ => None,
+    }
+}
+
+/// The width of the embedding, by the keys of a GGUF file.
+pub(super) fn width(keys: &Value) -> Option<u64> {
+    as_u64(of_key(keys, &format!("{}.embedding_length", architecture(keys)?))?)
+}
+
+/// The architecture that the keys of a GGUF file name, as a record has them.
+pub(crate) fn recorded_architecture(keys: &Map<String, Json>) -> Option<&str> {
+    keys.get(ARCHITECTURE)?.as_str()
+}
+
+/// The keys of the file's architecture among them, without its name.
+pub(crate) fn recorded(keys: &Map<String, Json>) -> impl Iterator<Item = (&str, &Json)> {
+    let name = recorded_architecture(keys);
+    keys.iter().filter_map(move |(key, value)| Some((key.strip_prefix(name?)?.strip_prefix('.')?, value)))
+}
 
 /// The number that all elements of a list are, as GGUF files have it that give one for each layer.
 fn alike(list: &Value) -> Option<usize> {
@@ -43,12 +77,8 @@ impl Given {
     /// # Errors
     /// `Unknown` and `Architecture`.
     pub fn of_gguf(metadata: &Value) -> Result<Given, ConfigError> {
-        let own = |key: &str| match metadata {
-            // The keys hold dots, so they are not paths.
-            Value::Dict(keys) => keys.get(&HashableValue::String(key.into())),
-            _ => None,
-        };
-        let Some(Value::String(name)) = own("general.architecture") else { return Err(ConfigError::Unknown) };
+        let own = |key: &str| of_key(metadata, key);
+        let name = architecture(metadata).ok_or(ConfigError::Unknown)?;
         let of_model = |key: &str| own(&format!("{name}.{key}"));
         let size = |key: &str| usize::try_from(as_u64(of_model(key)?)?).ok();
         let float = |key: &str| of_model(key).and_then(single);
@@ -101,7 +131,7 @@ impl Given {
         }
         given.rotary_dim =
             size("rope.dimension_count").filter(|n| given.head_dim.is_some_and(|dim| *n != dim));
-        let unknown = || ConfigError::Architecture(name.clone());
+        let unknown = || ConfigError::Architecture(name.to_string());
         let host = Architecture::of_gguf(name).ok_or_else(unknown)?;
         let layers = given.num_layers.unwrap_or(0).min(MOST_LAYERS);
         (host.words.read_keys)(&mut given);
@@ -141,7 +171,7 @@ impl ModelConfig {
     pub fn to_gguf(&self, latent: bool) -> Keys {
         let mut keys = Keys::default();
         let architecture = self.gguf_name();
-        keys.set("general.architecture", architecture);
+        keys.set(ARCHITECTURE, architecture);
         let name = |key: &str| format!("{architecture}.{key}");
         let mut count = |key: &str, n: usize| keys.set(&name(key), &u32::try_from(n).unwrap_or(u32::MAX));
         count("block_count", self.num_layers);

@@ -4,9 +4,12 @@ use crate::meaning::optimizer::STATE;
 use crate::tensor::TensorInfo;
 use crate::{DType, Group};
 
+/// The key under which a trainer keeps the state dict of its model.
+pub const MODEL_STATE: &str = "model_state_dict";
+
 /// Keys under which trainers keep a state dict.
 pub(crate) const STATE_DICTS: [&str; 16] = [
-    "model_state_dict",
+    MODEL_STATE,
     "state_dict",
     "model_state",
     "model",
@@ -51,20 +54,41 @@ pub fn without_state_dict(name: &str) -> &str {
     }
 }
 
+/// Whether programs keep a state dict under a key called so.
+pub fn holds_state_dict(key: &str) -> bool {
+    STATE_DICTS.contains(&key)
+}
+
+/// Whether programs keep the state of an optimizer under a key called so, in small letters.
+fn is_optimizer_key(key: &str) -> bool {
+    key.starts_with("optim")
+        || key.starts_with("opt_state")
+        || key.ends_with("optimizer")
+        || key.ends_with("optimizer_state_dict")
+}
+
+/// Whether trainers keep random states, schedulers and counters under a key called so, in small letters.
+fn is_trainer_key(key: &str) -> bool {
+    key.contains("scheduler") || key.contains("rng") || key.contains("random") || key == "training_state"
+}
+
+/// Whether what programs keep under `key` is only needed for training.
+pub fn is_training_state(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    is_optimizer_key(&key)
+        || key.contains("optim")
+        || is_trainer_key(&key)
+        || key == "scaler"
+        || key.starts_with("grad_scaler")
+}
+
 /// Whether a tensor called `name` is what an optimizer keeps.
 pub fn is_of_optimizer(name: &str) -> bool {
     let parts: Vec<&str> = name.split('.').collect();
     let last = parts.last().copied().unwrap_or("");
     let nested = parts.len() > 1;
     let state = STATE.iter().find(|state| state.name == last);
-    let is_optimizer_key = |key: &str| {
-        let key = key.to_ascii_lowercase();
-        key.starts_with("optim")
-            || key.starts_with("opt_state")
-            || key.ends_with("optimizer")
-            || key.ends_with("optimizer_state_dict")
-    };
-    parts[..parts.len() - 1].iter().take(3).any(|key| is_optimizer_key(key))
+    parts[..parts.len() - 1].iter().take(3).any(|key| is_optimizer_key(&key.to_ascii_lowercase()))
         || (nested && parts[0] == "state" && (last == "step" || state.is_some()))
         || (nested && state.is_some_and(|state| state.certain))
 }
@@ -80,12 +104,7 @@ pub(crate) fn group(tensor: &TensorInfo) -> Group {
     let nested = parts.len() > 1;
     // What Megatron-Core saves of each rank by itself.
     let of_rank = |part: &&str| part.split_once('/').is_some_and(|(_, shard)| shard.starts_with("shard_"));
-    if lower.contains("rng")
-        || parts.iter().any(of_rank)
-        || lower.contains("scheduler")
-        || lower.contains("random")
-        || lower == "training_state"
-    {
+    if is_trainer_key(&lower) || parts.iter().any(of_rank) {
         return Group::Other;
     }
     let in_state_dict = nested && STATE_DICTS.contains(&parts[0]) || in_application(&tensor.name).is_some();

@@ -7,13 +7,14 @@ use super::architecture::{Architecture, Biases, Kind, Part, Role, STUDENT};
 use super::config::ModelConfig;
 use super::config_json;
 use super::elements::Floor;
+use super::gguf_keys;
 use super::given::{Assumption, ConfigError, Given};
 use super::names::{self, Names, Style};
 use super::quantization::Quantization;
 use super::rope::RopeScaling;
 use crate::ggml::GgmlType;
 use crate::group::without_state_dict;
-use crate::metadata::{HashableValue, Value, lookup};
+use crate::metadata::{Value, lookup};
 use crate::tensor::TensorInfo;
 use crate::{Checkpoint, Format, Group};
 
@@ -82,7 +83,7 @@ impl ModelRecord {
 impl Model {
     /// Recognises the network from its tensors, the checkpoint's plain values, and config.json if there is one.
     pub(crate) fn recognise(tensors: &[TensorInfo], metadata: &Value, hf_config: Option<&Value>) -> Model {
-        if let Some(architecture) = gguf_architecture(metadata) {
+        if let Some(architecture) = gguf_keys::architecture(metadata) {
             let given = Given::of_gguf(metadata);
             return Model { architecture: architecture.into(), given, is_gguf: true, ..Model::default() };
         }
@@ -273,22 +274,6 @@ impl Checkpoint {
     }
 }
 
-/// GGUF keys hold dots, so they are not paths.
-fn gguf_architecture(metadata: &Value) -> Option<&str> {
-    let Value::Dict(keys) = metadata else { return None };
-    match keys.get(&HashableValue::String("general.architecture".into())) {
-        Some(Value::String(name)) => Some(name),
-        _ => None,
-    }
-}
-
-/// The width of the embedding, by the keys of a GGUF file.
-pub(super) fn gguf_width(metadata: &Value) -> Option<u64> {
-    let key = format!("{}.embedding_length", gguf_architecture(metadata)?);
-    let Value::Dict(keys) = metadata else { return None };
-    crate::metadata::as_u64(keys.get(&HashableValue::String(key))?)
-}
-
 /// The student's config among the plain values, where a trainer put it.
 fn given_config(metadata: &Value) -> Option<&Value> {
     let config = lookup(metadata, "config.model").or_else(|| lookup(metadata, "config"))?;
@@ -301,9 +286,8 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
     // saved with them.
     let configured = given_config(metadata).is_some();
     let hf_style = || {
-        let wrapped =
-            |name: &str| name.strip_suffix("embed_tokens.weight").is_some_and(|w| w.ends_with("model."));
-        tensors.iter().any(|t| wrapped(&t.name))
+        let table = STUDENT.name(Role::Embedding, Style::Hf).unwrap_or_default();
+        tensors.iter().any(|t| t.name.ends_with(&table))
     };
     if !configured && hf_style() {
         return None;

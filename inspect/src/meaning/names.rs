@@ -42,6 +42,14 @@ fn rows(family: Option<&'static Architecture>) -> impl Iterator<Item = &'static 
     family.into_iter().flat_map(|a| a.tensors).copied().chain(vocabulary().filter(foreign))
 }
 
+/// What layers are called before their numbers, and whether GGUF calls them so.
+const LAYERS: [(&str, bool); 2] = [("layers.", false), ("blk.", true)];
+
+/// Whether `name` begins as those of tensors in layers do.
+pub(crate) fn begins_with_layer(name: &str) -> bool {
+    LAYERS.iter().any(|(prefix, _)| name.starts_with(prefix))
+}
+
 /// A name taken apart: `layers.0.self_attn.q_proj.weight` is of layer `0`, module `self_attn.q_proj` and leaf `weight`.
 struct Parsed<'n> {
     /// The layer, and whether it is written as GGUF does.
@@ -56,9 +64,8 @@ struct Parsed<'n> {
 impl<'n> Parsed<'n> {
     fn new(name: &'n str) -> Option<Self> {
         let (module, leaf) = name.rsplit_once('.')?;
-        let in_layers = [("layers.", false), ("blk.", true)]
-            .into_iter()
-            .find_map(|(prefix, gguf)| Some((module.strip_prefix(prefix)?, gguf)));
+        let in_layers =
+            LAYERS.into_iter().find_map(|(prefix, gguf)| Some((module.strip_prefix(prefix)?, gguf)));
         let Some((rest, gguf)) = in_layers else {
             return Some(Parsed { layer: None, module: module.into(), expert: None, leaf });
         };
@@ -150,6 +157,11 @@ pub fn role(name: &str) -> Option<Role> {
 pub fn role_in(family: Option<&'static Architecture>, name: &str) -> Option<Role> {
     let name = canonical_in(family, name);
     family.into_iter().chain(TABLE).find_map(|architecture| architecture.role(&name))
+}
+
+/// Whether `name` is what `style` calls the tensor of `role` in the models of some architecture.
+pub fn is_called(name: &str, role: Role, style: Style) -> bool {
+    TABLE.into_iter().any(|architecture| architecture.name(role, style).as_deref() == Some(name))
 }
 
 /// `name` as the student calls it: without the key of a state dict and what PyTorch wraps models in, whichever style it
@@ -332,7 +344,7 @@ impl<'a> Names<'a> {
                 }
                 // A buffer of older Llama files, computed from the base.
                 None if name.ends_with("rotary_emb.inv_freq") => {}
-                None if name.starts_with("layers.") || name.starts_with("blk.") => unused.push(tensor),
+                None if begins_with_layer(name) => unused.push(tensor),
                 None => {}
             }
         }
@@ -446,6 +458,21 @@ mod tests {
             translate("blk.2.ffn_sub_norm.weight", Style::Student).unwrap(),
             "layers.2.mlp.ffn_sub_norm.weight"
         );
+    }
+
+    #[test]
+    fn a_style_calls_head_and_embedding_by_its_own_names_alone() {
+        use Role::{Embedding, Head};
+        for (style, table, head) in [
+            (Style::Student, "embed_tokens.weight", "lm_head.weight"),
+            (Style::Hf, "model.embed_tokens.weight", "lm_head.weight"),
+            (Style::Gguf, "token_embd.weight", "output.weight"),
+        ] {
+            assert!(is_called(table, Embedding, style) && is_called(head, Head, style));
+            assert!(!is_called(table, Head, style) && !is_called(head, Embedding, style));
+        }
+        assert!(!is_called("embed_tokens.weight", Embedding, Style::Gguf));
+        assert!(!is_called("embed_tokens.bias", Embedding, Style::Student));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::format::{self, Contents};
 use crate::layout::{self, Opened, Set, Whole, companion};
 use crate::meaning::compose::compose;
-use crate::meaning::{Coding, Model, Quantization, model, names, scheme};
+use crate::meaning::{Coding, Model, Quantization, gguf_keys, names, scheme};
 use crate::metadata::{HashableValue, Value};
 use crate::step::StepSource;
 use crate::storage::Place;
@@ -238,7 +238,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
     let contents = format::read(source)?;
     let tensors = contents.tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice()));
     let is_gguf = matches!(contents.format, Format::Gguf { .. });
-    match is_gguf && names::is_transposed(model::gguf_width(&contents.metadata), tensors) {
+    match is_gguf && names::is_transposed(gguf_keys::width(&contents.metadata), tensors) {
         true => gguf::read::read_transposed(source),
         false => Ok(contents),
     }

@@ -1,6 +1,8 @@
 //! What config.json says of BitLinears: `quantization_config` of Hugging Face's BitNet.
 
+use super::architecture::Role;
 use super::config_json::class;
+use super::names::{Style, is_called};
 use crate::metadata::{Value, as_u64, lookup};
 
 /// What `quantization_config` of config.json says of a BitLinear.
@@ -50,6 +52,12 @@ impl std::fmt::Display for Rounding {
     }
 }
 
+/// Whether the module called so is the head or the embedding.
+fn is_outer(module: &str) -> bool {
+    let weight = format!("{}.weight", module.rsplit('.').next().unwrap_or(module));
+    [Role::Head, Role::Embedding].into_iter().any(|role| is_called(&weight, role, Style::Student))
+}
+
 /// The first module besides the head and the embedding that is left as it is.
 fn excluded(quantization: &Value) -> Option<Rounding> {
     let modules = match lookup(quantization, MODULES)? {
@@ -58,7 +66,7 @@ fn excluded(quantization: &Value) -> Option<Rounding> {
         other => return Some(unknown(MODULES, other)),
     };
     modules.iter().find_map(|module| match module {
-        Value::String(name) if matches!(name.rsplit('.').next(), Some("lm_head" | "embed_tokens")) => None,
+        Value::String(name) if is_outer(name) => None,
         Value::String(name) => Some(Rounding::Without(name.clone())),
         other => Some(unknown(MODULES, other)),
     })

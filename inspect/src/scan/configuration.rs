@@ -56,6 +56,14 @@ impl Written {
     }
 }
 
+/// What `look` finds in an object.
+#[cfg(test)]
+pub(super) fn named(value: &Value, look: fn(&Map<String, Value>, &mut Vec<Named>)) -> Vec<Named> {
+    let mut found = Vec::new();
+    look(value.as_object().unwrap(), &mut found);
+    found
+}
+
 /// What a configuration names.
 #[derive(Debug, PartialEq)]
 pub(super) enum Named {

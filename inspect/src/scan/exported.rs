@@ -104,17 +104,16 @@ fn names(entries: &Map<String, Value>, found: &mut Vec<Named>) {
 mod tests {
     use serde_json::json;
 
+    use super::super::configuration::named;
     use super::*;
 
     fn found(value: Value) -> Vec<Named> {
-        let mut found = Vec::new();
-        object(value.as_object().unwrap(), &mut found);
-        found
+        named(&value, object)
     }
 
     /// As `sympy.srepr` and PyTorch write them.
     #[test]
-    fn sizes_are_arithmetic() {
+    fn sizes_that_are_arithmetic_are_plain_and_code_in_them_is_found() {
         for size in [
             "Symbol('s77', positive=True, integer=True)",
             "Add(floor(Mul(Rational(1, 3), Pow(Symbol('s0', positive=True, integer=True), Integer(2)))), Integer(1))",

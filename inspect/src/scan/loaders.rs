@@ -132,12 +132,11 @@ pub(super) fn of_pyannote(pickle: &Pickle<'_>, id: Id) -> Option<String> {
 mod tests {
     use serde_json::json;
 
+    use super::super::configuration::named;
     use super::*;
 
     fn found(value: Value) -> Vec<Named> {
-        let mut found = Vec::new();
-        object(value.as_object().unwrap(), &mut found);
-        found
+        named(&value, object)
     }
 
     #[test]

@@ -4,24 +4,22 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ckpt_inspect::salvage;
 use ckpt_inspect::scan::{self, Severity};
 use ckpt_inspect::{
-    Checkpoint, Damage, DamageKind, Format, NoticeKind, OpenOptions, Options, TensorInfo, describe, find,
-    identity, lookup, open,
+    Checkpoint, Damage, DamageKind, Format, NoticeKind, OpenOptions, TensorInfo, find, identity, lookup,
+    open, salvage,
 };
 use ckpt_kit::fixtures::below;
-use ckpt_kit::pickle::{dict, pickle};
 use ckpt_kit::safetensors::SafeTensors;
 use ckpt_kit::tensor::Tensor;
 use ckpt_kit::{peers, torch};
 
 /// Of PyTorch 2.15 and DeepSpeed 0.19.8: what `tests/peers/ranks.py` and `deepspeed.py` save, with three and four ranks.
-fn saved(name: &str) -> PathBuf {
+pub(super) fn saved(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/ranks").join(name)
 }
 
-fn copy_into(from: &Path, to: &Path) {
+pub(super) fn copy_into(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
@@ -34,7 +32,7 @@ fn copy_into(from: &Path, to: &Path) {
 }
 
 /// A copy of what was saved, to be changed.
-fn copy(name: &str) -> tempfile::TempDir {
+pub(super) fn copy(name: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     copy_into(&saved(name), folder.path());
     folder
@@ -43,18 +41,18 @@ fn copy(name: &str) -> tempfile::TempDir {
 /// Type, shape and bytes.
 type Content = (String, Vec<usize>, Vec<u8>);
 
-fn content(tensor: &TensorInfo) -> Content {
+pub(super) fn content(tensor: &TensorInfo) -> Content {
     let bytes = tensor.bytes().unwrap_or_else(|e| panic!("{}: {e}", tensor.name)).into_owned();
     (tensor.dtype.to_string(), tensor.shape.clone(), bytes)
 }
 
-fn tensors(checkpoint: &Checkpoint) -> BTreeMap<String, Content> {
+pub(super) fn tensors(checkpoint: &Checkpoint) -> BTreeMap<String, Content> {
     checkpoint.tensors.iter().map(|tensor| (tensor.name.clone(), content(tensor))).collect()
 }
 
 /// A checkpoint of which nothing is wrong.
 #[track_caller]
-fn sound(path: &Path) -> Checkpoint {
+pub(super) fn sound(path: &Path) -> Checkpoint {
     let mut checkpoint = open(path).unwrap();
     assert_eq!(checkpoint.damage, None);
     assert!(checkpoint.warnings.is_empty(), "{:?}", checkpoint.warnings);
@@ -63,7 +61,7 @@ fn sound(path: &Path) -> Checkpoint {
 }
 
 #[track_caller]
-fn assert_equal(found: &BTreeMap<String, Content>, expected: &BTreeMap<String, Content>) {
+pub(super) fn assert_equal(found: &BTreeMap<String, Content>, expected: &BTreeMap<String, Content>) {
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     for (name, content) in expected {
         assert_eq!(&found[name], content, "{name}");
@@ -83,26 +81,6 @@ fn assert_same(folder: &Path, whole: &Path, optimizer: Option<&Path>) {
     assert_equal(&tensors(&checkpoint), &expected);
 }
 
-/// The weights of `folder` are those that zero_to_fp32.py finds, which makes fp32 of buffers.
-#[track_caller]
-fn assert_consolidated(folder: &Path, whole: &Path) -> Checkpoint {
-    let checkpoint = sound(folder);
-    assert_eq!(checkpoint.format, Format::DeepSpeed);
-    let mut found = tensors(&checkpoint);
-    found.retain(|name, _| !name.starts_with("optimizer."));
-    let seen = found.remove("seen").unwrap();
-    assert_eq!((seen.0.as_str(), &seen.2[..]), ("int64", &7u64.to_le_bytes()[..]));
-    let mut expected = tensors(&open(whole).unwrap());
-    expected.remove("seen");
-    if !expected.contains_key("frozen.weight") {
-        // Of stage 1 it loses what is not trained, which is in the module all the same.
-        let frozen = ["frozen.weight", "frozen.bias"].map(|name| found.remove(name).unwrap().0);
-        assert_eq!(frozen, ["bfloat16", "bfloat16"]);
-    }
-    assert_equal(&found, &expected);
-    checkpoint
-}
-
 #[test]
 fn parts_of_ranks_are_the_tensors_that_they_were() {
     assert_same(&saved("fsdp2"), &saved("fsdp2.pt"), Some(&saved("fsdp2-optim.pt")));
@@ -110,40 +88,6 @@ fn parts_of_ranks_are_the_tensors_that_they_were() {
     let checkpoint = open(saved("fsdp2")).unwrap();
     let learning_rate = lookup(&checkpoint.metadata, "optimizer.param_groups.0.lr");
     assert_eq!(format!("{learning_rate:?}"), "Some(F64(0.01))");
-}
-
-#[test]
-fn partitions_of_zero_are_what_deepspeed_makes_of_them() {
-    for name in ["zero2", "zero3"] {
-        let checkpoint = assert_consolidated(&saved(name), &saved(&format!("{name}.pt")));
-        assert_eq!(checkpoint.step, Some((3, "global_steps".into())));
-        // Tied weights are one.
-        let (a, b) = ("embed_tokens.weight", "lm_head.weight");
-        assert_eq!(checkpoint.tensor(a).unwrap().storage, checkpoint.tensor(b).unwrap().storage);
-        let options = Options::default().with(|o| o.stats = false);
-        let training = describe(&checkpoint, options, &|_| ()).training.unwrap();
-        assert_eq!(training.optimizer_steps, Some(3));
-        let groups = &training.groups;
-        let of = |numbers: &[u32]| -> Vec<&str> {
-            numbers.iter().map(|&i| checkpoint.tensors[i as usize].name.as_str()).collect()
-        };
-        let names: Vec<Vec<&str>> = groups.iter().map(|group| of(&group.tensors)).collect();
-        assert_eq!(names, [["embed_tokens.weight", "back.weight"], ["norm.weight", "norm.bias"]]);
-        let moments = ["optimizer.state.3.exp_avg", "optimizer.state.3.exp_avg_sq"];
-        assert_eq!(of(&groups[1].moments[1]), moments);
-        assert_eq!(groups.iter().map(|group| group.weight_decay).collect::<Vec<_>>(), [Some(0.1), Some(0.0)]);
-    }
-}
-
-/// DeepSpeed's own conversion has every moment of every parameter in a file.
-#[test]
-fn moments_are_cut_like_their_weights() {
-    let (zero, universal) = (sound(&saved("zero3")), sound(&saved("universal-zero3")));
-    let (mut zero, universal) = (tensors(&zero), tensors(&universal));
-    assert_eq!(zero.keys().filter(|name| name.ends_with(".exp_avg")).count(), 4);
-    // It does not keep the steps of stage 3.
-    zero.retain(|name, _| !name.ends_with(".step"));
-    assert_equal(&universal, &zero);
 }
 
 #[test]
@@ -161,22 +105,6 @@ fn any_file_of_the_folder_is_the_checkpoint() {
         assert_eq!(find(&folder).unwrap().len(), 1);
     }
     assert_eq!(find(&saved("zero2")).unwrap(), [saved("zero2")]);
-}
-
-#[test]
-fn a_run_of_deepspeed_is_a_checkpoint_for_each_tag() {
-    let folder = copy("zero2");
-    copy_into(&saved("zero2/global_step3"), &folder.path().join("global_step12"));
-    let tags: Vec<PathBuf> = ["global_step3", "global_step12"].map(|tag| folder.path().join(tag)).into();
-    assert_eq!(find(folder.path()).unwrap(), tags);
-    // The folder of all is the last one.
-    assert_eq!(identity(folder.path()), identity(&tags[0]));
-    // As Hugging Face's Trainer has it.
-    let run = tempfile::tempdir().unwrap();
-    let trainer = run.path().join("checkpoint-500");
-    copy_into(&saved("zero2"), &trainer);
-    std::fs::write(trainer.join("trainer_state.json"), r#"{"global_step": 500}"#).unwrap();
-    assert_eq!(find(run.path()).unwrap(), [trainer]);
 }
 
 #[test]
@@ -225,47 +153,6 @@ fn what_a_missing_rank_had_is_damaged_and_the_rest_is_read() {
     assert_eq!(checkpoint.damage.as_ref().map(|damage| damage.kind), Some(DamageKind::MissingShards));
     assert_eq!(checkpoint.tensor("back.weight").unwrap().shape, [6, 5]);
     assert!(checkpoint.tensor("back.weight").unwrap().bytes().is_err());
-}
-
-#[test]
-fn without_the_masters_the_weights_are_the_modules_own() {
-    let folder = copy("zero2");
-    let optimizer = |rank: usize| {
-        folder.path().join(format!("global_step3/bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"))
-    };
-    let kinds = |checkpoint: &Checkpoint| {
-        (
-            checkpoint.damage.as_ref().map(|damage| damage.kind),
-            checkpoint.warnings.iter().map(|notice| notice.kind).collect::<Vec<_>>(),
-        )
-    };
-    std::fs::remove_file(optimizer(2)).unwrap();
-    let checkpoint = open(folder.path()).unwrap();
-    let missing = Some(DamageKind::MissingShards);
-    assert_eq!(kinds(&checkpoint), (missing, vec![NoticeKind::OtherForm]));
-    // Every weight is whole, some of them in 16 bits.
-    let types: Vec<String> = ["embed_tokens.weight", "back.weight", "norm.bias"]
-        .map(|name| content(checkpoint.tensor(name).unwrap()).0)
-        .into();
-    assert!(types.contains(&"bfloat16".to_string()), "{types:?}");
-    for rank in [0, 1] {
-        std::fs::remove_file(optimizer(rank)).unwrap();
-    }
-    let checkpoint = open(folder.path()).unwrap();
-    // The rest is not said to be what was saved.
-    assert_eq!(kinds(&checkpoint), (None, vec![NoticeKind::Gone]));
-    assert!(checkpoint.warnings[0].is_doubt());
-    assert_eq!(content(checkpoint.tensor("embed_tokens.weight").unwrap()).0, "bfloat16");
-    let salvage = salvage::salvage(folder.path(), &OpenOptions::default()).unwrap();
-    assert_eq!(salvage.doubtful, ["embed_tokens.weight", "back.weight", "norm.weight", "norm.bias"]);
-    assert!(!salvage.is_whole() && salvage.losses.is_empty());
-    // The other way round nothing says what the vectors hold.
-    let folder = copy("zero2");
-    std::fs::remove_file(folder.path().join("global_step3/mp_rank_00_model_states.pt")).unwrap();
-    let checkpoint = open(folder.path()).unwrap();
-    assert_eq!(kinds(&checkpoint).0, missing);
-    let name = "rank_1.optimizer_state_dict.single_partition_of_fp32_groups.0";
-    assert_eq!(checkpoint.tensor(name).unwrap().shape.len(), 1);
 }
 
 #[test]
@@ -346,60 +233,6 @@ fn files_under_the_names_of_other_ranks_are_told() {
 }
 
 #[test]
-fn a_last_tag_that_is_not_there_is_told() {
-    let folder = copy("zero2");
-    let latest = folder.path().join("latest");
-    std::fs::write(&latest, "global_step9").unwrap();
-    std::fs::write(folder.path().join("zero_to_fp32.py"), "").unwrap();
-    let tag = folder.path().join("global_step3");
-    assert_eq!(find(folder.path()).unwrap(), std::slice::from_ref(&tag));
-    let checkpoint = open(&tag).unwrap();
-    let [notice] = &checkpoint.warnings[..] else { panic!("{:?}", checkpoint.warnings) };
-    assert_eq!((notice.kind, checkpoint.damage.clone()), (NoticeKind::Gone, None));
-    assert!(notice.text.contains("`global_step9`"), "{notice}");
-    // Nothing but what points at it.
-    std::fs::remove_dir_all(&tag).unwrap();
-    assert_eq!(find(folder.path()).unwrap(), [folder.path()]);
-    let error = open(folder.path()).unwrap_err();
-    assert!(
-        error.to_string().contains("the weights are missing") && error.to_string().contains("global_step9")
-    );
-    let megatron = tempfile::tempdir().unwrap();
-    let rank = megatron.path().join("iter_0000040/mp_rank_00");
-    std::fs::create_dir_all(&rank).unwrap();
-    std::fs::copy(saved("sharded.pt"), rank.join("model_optim_rng.pt")).unwrap();
-    std::fs::write(megatron.path().join("latest_checkpointed_iteration.txt"), "50").unwrap();
-    let checkpoint = open(megatron.path().join("iter_0000040")).unwrap();
-    assert_eq!(checkpoint.warnings.iter().map(|notice| notice.kind).collect::<Vec<_>>(), [NoticeKind::Gone]);
-}
-
-#[test]
-fn experts_have_their_names_in_the_module_and_layers_are_counted() {
-    let folder = copy("zero2");
-    let tag = folder.path().join("global_step3");
-    let key = |expert: usize| format!("moe.deepspeed_moe.experts.deepspeed_experts.{expert}.up.weight");
-    let write = |name: &str, key: &str| {
-        let tensor = Tensor::new(key, &[2, 2], [1.0, 2.0, 3.0, 4.0]);
-        let object = dict(&[(key, torch::rebuild("FloatStorage", "0", 4, 0, &[2, 2], &[2, 1]))]);
-        let file = torch::zip_of(&pickle(2, &object), &[tensor.bytes()]);
-        std::fs::write(tag.join(name), file).unwrap();
-    };
-    for expert in [0, 1, 3] {
-        write(&format!("layer_0_expert_{expert}_mp_rank_00_model_states.pt"), &key(expert));
-    }
-    let checkpoint = open(&tag).unwrap();
-    assert_eq!(checkpoint.values(checkpoint.tensor(&key(3)).unwrap()).unwrap(), [1.0, 2.0, 3.0, 4.0]);
-    assert_eq!(checkpoint.damage.unwrap().what, "files of experts missing: that of expert 2 of layer 0");
-    write("layer_0_expert_2_mp_rank_00_model_states.pt", &key(2));
-    assert_eq!(open(&tag).unwrap().damage, None);
-    for layer in ["layer_00-model_00", "layer_00-model_01", "layer_02-model_00"] {
-        write(&format!("{layer}-model_states.pt"), "up.weight");
-    }
-    let damage = open(&tag).unwrap().damage.unwrap().what;
-    assert!(damage.contains("files of layers missing: that of layer 2 of model-parallel rank 1"), "{damage}");
-}
-
-#[test]
 fn a_companion_that_is_cut_short_is_said_where_the_model_is_recovered() {
     let folder = tempfile::tempdir().unwrap();
     SafeTensors::new().f32s("w", &[2], &[1.0, 2.0]).write(&folder.path().join("model.safetensors"));
@@ -414,54 +247,6 @@ fn a_companion_that_is_cut_short_is_said_where_the_model_is_recovered() {
         salvage.damage
     );
     assert!(!salvage.is_whole());
-}
-
-#[test]
-fn model_parallel_ranks_layers_and_iterations_are_shown_apart() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| {
-        let path = folder.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        path
-    };
-    for name in [
-        "megatron/iter_0000040/mp_rank_00/model_optim_rng.pt",
-        "pipeline/global_step3/layer_00-model_states.pt",
-        "pipeline/global_step3/layer_01-model_states.pt",
-    ] {
-        std::fs::copy(saved("sharded.pt"), at(name)).unwrap();
-    }
-    // Each has parts of its own.
-    let weight = torch::rebuild("FloatStorage", "0", 2, 0, &[2], &[1]);
-    let other = torch::zip_of(&pickle(2, &dict(&[("up.weight", weight)])), &[vec![0; 8]]);
-    std::fs::write(at("megatron/iter_0000040/mp_rank_01/model_optim_rng.pt"), other).unwrap();
-    std::fs::write(at("megatron/latest_checkpointed_iteration.txt"), "40").unwrap();
-    let names = |name: &str| {
-        let checkpoint = open(folder.path().join(name)).unwrap();
-        assert_eq!(checkpoint.damage, None);
-        let [notice] = &checkpoint.warnings[..] else { panic!("{:?}", checkpoint.warnings) };
-        assert_eq!(notice.kind, NoticeKind::NotShown);
-        checkpoint.tensors.iter().map(|t| t.name.clone()).collect::<Vec<_>>()
-    };
-    let found = names("megatron");
-    assert!(found.contains(&"mp_rank_00.up.weight".into()) && found.contains(&"mp_rank_01.up.weight".into()));
-    assert_eq!(names("megatron/iter_0000040/mp_rank_01/model_optim_rng.pt"), found);
-    assert_eq!(find(&folder.path().join("megatron")).unwrap(), [at("megatron/iter_0000040")]);
-    assert!(names("pipeline/global_step3").contains(&"layer_01.up.weight".into()));
-
-    let parallel = copy("zero2");
-    let tag = parallel.path().join("global_step3");
-    for file in below(&tag, &[".pt"]) {
-        let name = file.file_name().unwrap().to_string_lossy().replace("mp_rank_00", "mp_rank_01");
-        std::fs::copy(&file, tag.join(name)).unwrap();
-    }
-    let checkpoint = open(&tag).unwrap();
-    let one = tensors(&open(saved("zero2")).unwrap());
-    let found = tensors(&checkpoint);
-    assert_eq!(found.len(), 2 * one.len());
-    for (name, content) in one {
-        assert_eq!(found[&format!("mp_rank_01.{name}")], content, "{name}");
-    }
 }
 
 #[test]
@@ -511,31 +296,14 @@ fn files_of_ranks_that_lie_are_errors_or_damage() {
 
 /// What the damage of a checkpoint is, which is there.
 #[track_caller]
-fn damage(path: &Path) -> Damage {
+pub(super) fn damage(path: &Path) -> Damage {
     open(path).unwrap().damage.unwrap()
 }
 
 #[track_caller]
-fn assert_missing(path: &Path, what: &str) {
+pub(super) fn assert_missing(path: &Path, what: &str) {
     let damage = damage(path);
     assert!(damage.is(DamageKind::MissingShards) && damage.what.contains(what), "{damage}");
-}
-
-#[test]
-fn a_second_partition_of_a_rank_is_told_and_not_used() {
-    let folder = copy("zero2");
-    let tag = folder.path().join("global_step3");
-    let (one, other) =
-        ("bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt");
-    std::fs::copy(tag.join("bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"), tag.join(other)).unwrap();
-    let told = damage(folder.path());
-    assert_eq!(told.kind, DamageKind::Inconsistent);
-    assert_eq!(
-        told.what,
-        format!("{one} and {other} are the same rank's by their names: the latter is not used")
-    );
-    // The file is used that is called like the others.
-    assert_equal(&tensors(&open(folder.path()).unwrap()), &tensors(&open(saved("zero2")).unwrap()));
 }
 
 #[test]
@@ -573,178 +341,6 @@ fn files_of_ranks_that_cannot_be_read_are_not_called_missing() {
 }
 
 #[test]
-fn a_parameter_without_its_file_is_missing_from_a_universal_checkpoint() {
-    let whole = tensors(&open(saved("universal-zero3")).unwrap());
-    let folder = copy("universal-zero3");
-    let zero = folder.path().join("zero");
-    std::fs::remove_file(zero.join("norm.bias/fp32.pt")).unwrap();
-    std::fs::remove_dir_all(zero.join("back.weight")).unwrap();
-    let checkpoint = open(folder.path()).unwrap();
-    let told = checkpoint.damage.clone().unwrap();
-    assert_eq!(told.kind, DamageKind::MissingShards);
-    assert_eq!(told.what, "files of 2 of 4 parameters missing, such as that of `exp_avg` of `back.weight`");
-    for (name, shape) in [("norm.bias", &[6][..]), ("back.weight", &[6, 5])] {
-        let tensor = checkpoint.tensor(name).unwrap();
-        assert_eq!((&tensor.shape[..], tensor.bytes().is_err()), (shape, true), "{name}");
-    }
-    assert_eq!(content(checkpoint.tensor("norm.weight").unwrap()), whole["norm.weight"]);
-    // A model that has its own copies.
-    for rank in 0..3 {
-        std::fs::remove_file(folder.path().join(format!("zero_pp_rank_{rank}_mp_rank_00_model_states.pt")))
-            .unwrap();
-    }
-    let model = "mp_rank_00_model_states.pt";
-    std::fs::copy(saved("zero2/global_step3").join(model), folder.path().join(model)).unwrap();
-    let checkpoint = open(folder.path()).unwrap();
-    assert!(checkpoint.damage.unwrap().is(DamageKind::MissingShards));
-    assert!(checkpoint.warnings.iter().any(|notice| notice.kind == NoticeKind::OtherForm));
-    assert_eq!(
-        checkpoint.tensors.iter().find(|t| t.name == "norm.bias").unwrap().dtype.to_string(),
-        "bfloat16"
-    );
-
-    // Moments that others have, and a file that holds nothing.
-    let folder = copy("universal-zero3");
-    let moment = folder.path().join("zero/norm.bias/exp_avg.pt");
-    std::fs::remove_file(&moment).unwrap();
-    let told = damage(folder.path());
-    assert_eq!(told.what, "files of 1 of 4 parameters missing, such as that of `exp_avg` of `norm.bias`");
-    let nothing = pickle(2, &dict(&[("nothing", b"N".to_vec())]));
-    std::fs::write(&moment, torch::zip_of(&nothing, &[])).unwrap();
-    let told = damage(folder.path());
-    assert_eq!(told.kind, DamageKind::UnreadableEntry);
-    assert_eq!(told.what, "the file of `exp_avg` of `norm.bias` holds neither a tensor nor a number");
-}
-
-#[test]
-fn the_weights_of_a_universal_checkpoint_are_those_of_all_model_parallel_ranks() {
-    let folder = copy("universal-zero3");
-    for rank in 0..3 {
-        let name =
-            |mp: usize| folder.path().join(format!("zero_pp_rank_{rank}_mp_rank_{mp:02}_model_states.pt"));
-        // As it would have been saved: the archive has its file's name.
-        let (mut bytes, saved_as) = (std::fs::read(name(0)).unwrap(), b"_mp_rank_00_model_states/");
-        for at in 0..bytes.len() - saved_as.len() {
-            if bytes[at..].starts_with(saved_as) {
-                bytes[at + 10] = b'1';
-            }
-        }
-        std::fs::write(name(1), bytes).unwrap();
-    }
-    let checkpoint = open(folder.path()).unwrap();
-    assert_eq!(checkpoint.damage, None);
-    assert_eq!(checkpoint.step, Some((3, "global_steps".into())));
-    let (found, whole) = (tensors(&checkpoint), tensors(&open(saved("universal-zero3")).unwrap()));
-    for (name, content) in &whole {
-        let apart = ["mp_rank_00", "mp_rank_01"].map(|rank| found.get(&format!("{rank}.{name}")));
-        match name.as_str() {
-            "shift" | "seen" | "frozen.weight" | "frozen.bias" => {
-                assert_eq!(apart, [Some(content); 2], "{name}")
-            }
-            _ => assert_eq!((found.get(name), apart), (Some(content), [None; 2]), "{name}"),
-        }
-    }
-    let [notice] = &checkpoint.warnings[..] else { panic!("{:?}", checkpoint.warnings) };
-    assert_eq!(notice.kind, NoticeKind::NotShown);
-}
-
-#[test]
-fn tags_beside_a_gathered_model_are_passed_over_only_where_it_is_theirs() {
-    let folder = copy("zero2");
-    let at = |name: &str| folder.path().join(name);
-    SafeTensors::new().f32s("w", &[2], &[1.0, 2.0]).write(&at("model.safetensors"));
-    assert_eq!(find(folder.path()).unwrap(), [folder.path()]);
-    std::fs::rename(at("global_step3"), at("last")).unwrap();
-    // It names no tag that is there.
-    assert_eq!(find(folder.path()).unwrap(), [folder.path().to_path_buf(), at("last")]);
-    std::fs::rename(at("last"), at("global_step3")).unwrap();
-    copy_into(&saved("zero2/global_step3"), &at("global_step12"));
-    let all = [folder.path().to_path_buf(), at("global_step3"), at("global_step12")];
-    assert_eq!(find(folder.path()).unwrap(), all);
-}
-
-#[test]
-fn missing_model_parallel_ranks_are_told() {
-    let folder = copy("zero2");
-    let tag = folder.path().join("global_step3");
-    let model = tag.join("mp_rank_00_model_states.pt");
-    let mut bytes = std::fs::read(&model).unwrap();
-    let key = bytes.windows(13).position(|bytes| bytes == b"mp_world_size").unwrap();
-    let number = key + bytes[key..].iter().position(|byte| *byte == b'K').unwrap() + 1;
-    assert_eq!(std::mem::replace(&mut bytes[number], 2), 1);
-    std::fs::write(&model, bytes).unwrap();
-    assert_missing(&tag, "the files of 1 of 2 model-parallel ranks missing: those of rank 1");
-
-    let folder = copy("zero2");
-    let tag = folder.path().join("global_step3");
-    for file in below(&tag, &[".pt"]) {
-        let name = file.file_name().unwrap().to_string_lossy().replace("mp_rank_00", "mp_rank_02");
-        std::fs::rename(&file, tag.join(name)).unwrap();
-    }
-    assert_missing(&tag, "the files of 2 of 3 model-parallel ranks missing: those of rank 0 and more");
-    let checkpoint = open(&tag).unwrap();
-    assert!(checkpoint.tensors.iter().all(|tensor| tensor.name.starts_with("mp_rank_02.")));
-}
-
-#[test]
-fn missing_ranks_of_megatron_are_told() {
-    let megatron = |ranks: &[&str]| {
-        let folder = tempfile::tempdir().unwrap();
-        for rank in ranks {
-            let rank = folder.path().join(rank);
-            std::fs::create_dir(&rank).unwrap();
-            std::fs::copy(saved("sharded.pt"), rank.join("model_optim_rng.pt")).unwrap();
-        }
-        folder
-    };
-    assert_missing(
-        megatron(&["mp_rank_00", "mp_rank_02"]).path(),
-        "the files of 1 of 3 ranks missing: those of rank 1",
-    );
-    let pipeline = ["mp_rank_00_000", "mp_rank_00_001", "mp_rank_01_001"];
-    assert_missing(megatron(&pipeline).path(), "the files of 1 of 4 ranks missing: those of rank 1_0");
-    let whole = megatron(&["mp_rank_00_000", "mp_rank_00_001", "mp_rank_01_000", "mp_rank_01_001"]);
-    assert_eq!(open(whole.path()).unwrap().damage, None);
-}
-
-#[test]
-fn what_is_not_trained_does_not_vanish() {
-    let folder = copy("zero3");
-    for rank in 0..3 {
-        let states =
-            folder.path().join(format!("global_step3/zero_pp_rank_{rank}_mp_rank_00_model_states.pt"));
-        let mut bytes = std::fs::read(&states).unwrap();
-        let key = bytes.windows(22).position(|bytes| bytes == b"frozen_param_fragments").unwrap();
-        bytes[key + 21] = b'z';
-        std::fs::write(&states, bytes).unwrap();
-        let checkpoint = open(folder.path()).unwrap();
-        let tensor = checkpoint.tensor("frozen.weight").unwrap();
-        assert_eq!((&tensor.shape[..], tensor.bytes().is_err()), (&[5, 6][..], true));
-        let dtype = if rank == 2 { "float32" } else { "bfloat16" };
-        assert_eq!(tensor.dtype.to_string(), dtype);
-        let told = checkpoint.damage.is_some_and(|damage| damage.is(DamageKind::StorageLost));
-        assert_eq!(told, rank == 2);
-    }
-}
-
-#[test]
-fn moments_of_other_lengths_than_their_weights_do_not_move_the_others() {
-    let folder = copy("zero2");
-    let file = folder.path().join("global_step3/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt");
-    let mut bytes = std::fs::read(&file).unwrap();
-    let key = bytes.windows(7).position(|bytes| bytes == b"exp_avg").unwrap();
-    // The tuple of its only size.
-    let size = key + 1 + bytes[key..].windows(3).position(|bytes| bytes == [b'K', 38, 0x85]).unwrap();
-    assert_eq!(std::mem::replace(&mut bytes[size], 37), 38);
-    std::fs::write(&file, bytes).unwrap();
-    let checkpoint = open(folder.path()).unwrap();
-    let whole = open(saved("zero2")).unwrap();
-    let (first, second) = ("optimizer.state.0.exp_avg", "optimizer.state.1.exp_avg");
-    assert_eq!(checkpoint.tensor(first).unwrap().damage.as_ref().map(|d| d.kind), Some(DamageKind::Shape));
-    assert_eq!(content(checkpoint.tensor(second).unwrap()), content(whole.tensor(second).unwrap()));
-}
-
-#[test]
 fn torch_divides_tensors_and_they_are_joined_to_the_same_bytes() {
     let Some(python) = peers::python(&["torch"]) else { return };
     let folder = tempfile::tempdir().unwrap();
@@ -778,28 +374,4 @@ fn torch_divides_tensors_and_they_are_joined_to_the_same_bytes() {
     assert_eq!(flat.shape, [130]);
 
     crate::other_ranks::assert_pieces(folder.path());
-}
-
-#[test]
-#[ignore = "trains with DeepSpeed for minutes: bash .ci/peers layouts"]
-fn deepspeed_saves_every_stage_and_it_is_joined_to_what_its_script_makes() {
-    let Some(python) = peers::python(&["torch", "deepspeed"]) else { return };
-    let folder = tempfile::tempdir().unwrap();
-    python.script("inspect", "deepspeed.py", &[folder.path()]);
-    let at = |name: &str| folder.path().join(name);
-    for name in ["zero1", "zero2", "zero2-aligned", "zero3"] {
-        assert_consolidated(&at(name), &at(&format!("{name}.pt")));
-    }
-    let mut zero0 = tensors(&sound(&at("zero0")));
-    zero0.retain(|name, _| !name.starts_with("optimizer."));
-    assert_equal(&zero0, &tensors(&open(at("zero0.pt")).unwrap()));
-    for stage in [2, 3] {
-        let [mut zero, mut universal] = [format!("zero{stage}"), format!("universal-zero{stage}")]
-            .map(|name| tensors(&sound(&at(&name))));
-        // In one of the two what is not trained is fp32, and in the other there are no steps.
-        for tensors in [&mut zero, &mut universal] {
-            tensors.retain(|name, _| !name.ends_with(".step") && !name.starts_with("frozen."));
-        }
-        assert_equal(&universal, &zero);
-    }
 }

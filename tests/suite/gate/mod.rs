@@ -344,6 +344,7 @@ fn a_policy_that_cannot_be_used_is_wrong_usage() {
     for args in [
         &["--min-healthy", "1.5"][..],
         &["--max-shrink", "0.5"],
+        &["--max-shrink", "-1"],
         &["--ignore", "a["],
         &["--also", "junit"],
         &["--also", "pdf=x"],
@@ -351,6 +352,8 @@ fn a_policy_that_cannot_be_used_is_wrong_usage() {
     ] {
         gate_in(folder.path(), &[args, &[&healthy]].concat()).exits(2);
     }
+    let negative = gate_in(folder.path(), &["--max-shrink", "-1", &healthy]).exits(2);
+    negative.complains(&["invalid value '-1' for '--max-shrink <FACTOR>'"]);
     for command in ["gate", "inspect", "report"] {
         let output = program().in_folder(folder.path()).run(&[command, &healthy, "--policy", "missing.toml"]);
         output.exits(2).complains(&["missing.toml"]);

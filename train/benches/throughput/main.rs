@@ -114,7 +114,7 @@ impl Ours {
         let sequences: Vec<Vec<u32>> =
             (0..rows).map(|_| (0..=len).map(|_| random.below(config.vocab_size) as u32).collect()).collect();
         Ok(Ours {
-            network: Network::new(config, &parameters, Estimator::default()),
+            network: Network::new(config, &parameters, Estimator::default())?,
             optimizer: Settings::from(adamw::Settings::default()).build(&parameters, 0)?,
             gradients: parameters.zeros(),
             batch: Batch::next_token(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>())?,

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn products_of_views() {
+    fn products_of_strided_views_are_those_of_their_elements() {
         let (m, n, k, stride) = (7, 5, 9, 12);
         let a: Vec<f32> = (0..m * stride).map(|i| (i as f32 * 0.37).sin()).collect();
         let b: Vec<f32> = (0..n * k).map(|i| (i as f32 * 0.61).cos()).collect();

@@ -67,12 +67,16 @@ fn block(tokens: usize) -> usize {
 
 impl Network {
     /// A model of this configuration.
-    pub fn new(config: &ModelConfig, parameters: &Parameters, estimator: Estimator) -> Self {
+    ///
+    /// # Errors
+    /// `Settings` when the parameters are another configuration's, or the configuration contradicts itself.
+    pub fn new(config: &ModelConfig, parameters: &Parameters, estimator: Estimator) -> Result<Self> {
+        parameters.check(config)?;
         let at = |role: Role| {
             parameters.place(config, role).expect("the layout holds every tensor the model asks for")
         };
         let embedding = at(Role::Embedding);
-        Network {
+        Ok(Network {
             layers: (0..config.num_layers).map(|n| Layer::new(config, n, &at)).collect(),
             embedding,
             final_norm: at(Role::FinalNorm),
@@ -87,7 +91,7 @@ impl Network {
             output: Vec::new(),
             scratch: Scratch::default(),
             head_scratch: head::Scratch::default(),
-        }
+        })
     }
 
     /// Recomputes the ternary scales after parameters have changed, as after an optimizer step.

@@ -7,7 +7,7 @@ use ckpt_inspect::metadata::Value;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Groups, Hyperparameters, Optimizer, PART, Rate, at_least_zero, below_one, buffers};
+use super::{Groups, Hyperparameters, Optimizer, PART, Rate, at_least_zero, buffers, in_range};
 use crate::network::math;
 use crate::{Gradients, Parameter, Parameters, Result};
 
@@ -51,13 +51,8 @@ impl Settings {
 
 impl Hyperparameters for Settings {
     fn check(&self) -> Result<()> {
-        at_least_zero(&[
-            ("lr", self.lr()),
-            ("weight_decay", self.weight_decay),
-            ("ternary_weight_decay", self.ternary_weight_decay),
-            ("eps", self.eps),
-        ])?;
-        below_one(&[self.betas.0, self.betas.1])
+        in_range(self.lr(), Hyperparameters::weight_decay(self), &[self.betas.0, self.betas.1])?;
+        at_least_zero(&[("eps", self.eps)])
     }
 
     fn build(&self, parameters: &Parameters, _seed: u64) -> Box<dyn Optimizer> {

@@ -6,6 +6,7 @@ use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
 use ckpt_inspect::meaning::names::canonical;
 use ckpt_inspect::metadata::{HashableValue, Value, as_u64};
+use ckpt_inspect::optimizer::PARAM_GROUPS;
 use rayon::prelude::*;
 
 use super::PART;
@@ -91,7 +92,7 @@ impl Groups {
         let groups = self.0.iter().map(group).collect();
         Object::dict([
             ("state", Object::Dict(state.collect())),
-            ("param_groups", Object::Plain(Value::List(groups))),
+            (PARAM_GROUPS, Object::Plain(Value::List(groups))),
         ])
     }
 
@@ -109,11 +110,11 @@ impl Groups {
                 checkpoint.path.display()
             ))
         };
-        let Some(Value::List(groups)) = checkpoint.meta(&format!("{key}.param_groups")) else {
+        let Some(Value::List(groups)) = checkpoint.meta(&format!("{key}.{PARAM_GROUPS}")) else {
             let muon = checkpoint.meta(&format!("{key}.muon")).is_some();
             return Err(foreign(match muon {
                 true => "its optimizer state belongs to muon-adamw".into(),
-                false => format!("has no {key}.param_groups"),
+                false => format!("has no {key}.{PARAM_GROUPS}"),
             }));
         };
         let list = |group: &Value, name: &str| match ckpt_inspect::lookup(group, name) {

@@ -17,7 +17,7 @@ use crate::{Gradients, Parameters, Result};
 use groups::{Groups, buffers, each_part};
 pub use muon::{Form, orthogonalize};
 pub use polarize::{Polarized, Polarizer, Target, Well};
-use settings::{Hyperparameters, at_least_zero, below_one};
+use settings::{Hyperparameters, at_least_zero, below_one, in_range};
 pub use settings::{Method, NAMES, Rate, Settings};
 /// What [`Settings::from_table`] reads.
 pub use toml::Table;

@@ -291,6 +291,13 @@ pub(super) fn at_least_zero(numbers: &[(&str, f64)]) -> Result<()> {
     }
 }
 
+/// Refuses a learning rate, weight decays (of others and of ternary weights) or decay factors out of their ranges.
+pub(super) fn in_range(lr: f64, decays: (f64, f64), momenta: &[f64]) -> Result<()> {
+    let numbers = [("lr", lr), ("weight_decay", decays.0), ("ternary_weight_decay", decays.1)];
+    at_least_zero(&numbers)?;
+    below_one(momenta)
+}
+
 /// Refuses a decay factor (beta or momentum) that is not at least 0 and below 1.
 pub(super) fn below_one(momenta: &[f64]) -> Result<()> {
     match momenta.iter().all(|m| (0.0..1.0).contains(m)) {

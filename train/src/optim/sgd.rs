@@ -5,7 +5,7 @@ use ckpt_inspect::Checkpoint;
 use ckpt_inspect::metadata::Value;
 use serde::{Deserialize, Serialize};
 
-use super::{Groups, Hyperparameters, Optimizer, Rate, at_least_zero, below_one, buffers, each_part};
+use super::{Groups, Hyperparameters, Optimizer, Rate, buffers, each_part, in_range};
 use crate::network::math;
 use crate::{Gradients, Parameters, Result};
 
@@ -39,12 +39,7 @@ impl Settings {
 
 impl Hyperparameters for Settings {
     fn check(&self) -> Result<()> {
-        at_least_zero(&[
-            ("lr", self.lr()),
-            ("weight_decay", self.weight_decay),
-            ("ternary_weight_decay", self.ternary_weight_decay),
-        ])?;
-        below_one(&[self.momentum()])
+        in_range(self.lr(), Hyperparameters::weight_decay(self), &[self.momentum()])
     }
 
     fn build(&self, parameters: &Parameters, _seed: u64) -> Box<dyn Optimizer> {

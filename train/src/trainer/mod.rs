@@ -158,7 +158,7 @@ impl Trainer {
             ));
         }
         Ok(Trainer {
-            network: Network::new(&config, &parameters, estimator),
+            network: Network::new(&config, &parameters, estimator)?,
             optimizer,
             average: Average::new(settings.ema)?,
             teachers,

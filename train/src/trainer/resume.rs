@@ -1,6 +1,7 @@
 //! Continuing from a checkpoint.
 
 use ckpt_inspect::metadata::{Value, as_f64, as_u64};
+use ckpt_inspect::optimizer::PARAM_GROUPS;
 use ckpt_inspect::{Checkpoint, Group};
 
 use super::Trainer;
@@ -101,7 +102,7 @@ impl Trainer {
     fn note_rates(&mut self, checkpoint: &Checkpoint, key: &str) {
         for Rate { part, lr: ours, .. } in self.settings.optimizer.rates() {
             let part = part.map_or(key.to_string(), |part| format!("{key}.{part}"));
-            let groups = checkpoint.meta(&format!("{part}.param_groups"));
+            let groups = checkpoint.meta(&format!("{part}.{PARAM_GROUPS}"));
             let Some(Value::List(groups)) = groups else { continue };
             let rate = |group: &Value| {
                 ckpt_inspect::lookup(group, "initial_lr")

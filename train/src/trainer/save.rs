@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use ckpt_convert::{Object, save};
+use ckpt_inspect::MODEL_STATE;
 use ckpt_inspect::metadata::{Value, from_json};
 
 use super::average::{self, Average};
@@ -94,7 +95,7 @@ impl Trainer {
         ]);
         let average = self.average.as_ref().and_then(Average::object);
         let whole = [
-            ("model_state_dict", Object::dict(named)),
+            (MODEL_STATE, Object::dict(named)),
             ("optimizer_state_dict", self.optimizer.state(&self.parameters, factor)),
             ("scheduler_state_dict", Object::Plain(plain([("last_epoch", number(self.step))]))),
             ("training_state", Object::dict(state.chain([("data", self.stream.state())]))),

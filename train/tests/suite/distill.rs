@@ -47,7 +47,7 @@ fn taught(settings: &distill::Settings, loss: &Loss, parameters: &Parameters) ->
     let teachers = Teachers::load(settings, config.vocab_size, 1, loss.temperature).unwrap().unwrap();
     let batch = batch();
     let targets = teachers.targets(&batch).unwrap();
-    let mut network = Network::new(&config, parameters, Estimator::default());
+    let mut network = Network::new(&config, parameters, Estimator::default()).unwrap();
     network.refresh(parameters);
     let mut gradients = parameters.zeros();
     let value = network
@@ -107,7 +107,7 @@ fn a_student_that_is_its_teacher_has_nothing_to_learn() {
     assert!(value > 1.0 && norm > 0.1, "{value} {norm}");
     // Without a share in the loss, teachers change nothing.
     let alone = teacher_alone().with(|l| l.alpha = 0.0);
-    let mut network = Network::new(&config, &other, Estimator::default());
+    let mut network = Network::new(&config, &other, Estimator::default()).unwrap();
     let plain = network.loss(&other, &batch(), &Loss::default()).unwrap();
     assert!((taught(&beside(&[(HEALTHY, 1.0)]), &alone, &other).0 - plain).abs() < 1e-5);
 }

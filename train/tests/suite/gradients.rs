@@ -6,7 +6,9 @@ use crate::truth;
 use ckpt_inspect::ModelConfig;
 use ckpt_inspect::meaning::Sizes;
 use ckpt_inspect::meaning::architecture::STUDENT;
-use ckpt_train::{Batch, Composite, Device, Estimator, Gradients, IGNORE, Loss, Network, Parameters, Random};
+use ckpt_train::{
+    Batch, Composite, Device, Error, Estimator, Gradients, IGNORE, Loss, Network, Parameters, Random,
+};
 use truth::{relative, series, slices, truth};
 
 fn fused(
@@ -16,7 +18,7 @@ fn fused(
     batches: &[Batch],
     loss: &Loss,
 ) -> (f64, Gradients) {
-    let mut network = Network::new(config, parameters, estimator);
+    let mut network = Network::new(config, parameters, estimator).unwrap();
     let mut gradients = parameters.zeros();
     network.refresh(parameters);
     let weight = 1.0 / batches.len() as f32;
@@ -150,7 +152,7 @@ fn threads_do_not_change_a_bit() {
 #[test]
 fn bad_batches_are_refused() {
     let (config, parameters, batches) = odd(|_| ());
-    let mut network = Network::new(&config, &parameters, Estimator::default());
+    let mut network = Network::new(&config, &parameters, Estimator::default()).unwrap();
     let mut batch = batches[0].clone();
     batch.ids[3] = 61;
     let error = network.loss(&parameters, &batch, &Loss::default()).unwrap_err().to_string();
@@ -160,4 +162,29 @@ fn bad_batches_are_refused() {
     assert!(network.loss(&parameters, &batch, &Loss::default()).is_err());
     assert!(Batch::next_token(&[&[1, 2], &[1, 2, 3]]).is_err());
     assert!(Batch::next_token(&[]).is_err());
+}
+
+#[test]
+fn parameters_of_another_configuration_are_refused() {
+    let (_, parameters, _) = odd(|_| ());
+    let mut short = parameters.clone();
+    short.0[2].values.pop();
+    let changes: [(&str, fn(&mut ModelConfig)); 4] = [
+        ("layers.2", |c| c.num_layers = 3),
+        ("shape [60, 40]", |c| c.num_heads = 4),
+        ("lm_head", |c| c.tie_word_embeddings = false),
+        ("shape [61, 40]", |c| c.vocab_size = 60),
+    ];
+    let refused = |config: &ModelConfig, parameters: &Parameters, says: &str| {
+        let network = Network::new(config, parameters, Estimator::default()).err();
+        let composite = Composite::new(config, parameters, Estimator::default(), &Device::Cpu).err();
+        for error in [network, composite] {
+            let error = error.expect("it is refused");
+            assert!(matches!(error, Error::Settings(_)) && error.to_string().contains(says), "{error}");
+        }
+    };
+    for (says, change) in changes {
+        refused(&odd(change).0, &parameters, says);
+    }
+    refused(&odd(|_| ()).0, &short, &parameters.0[2].name);
 }

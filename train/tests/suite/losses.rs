@@ -36,7 +36,7 @@ fn validation_is_the_same_for_any_batch_threads_and_resume() {
     // Token by token: the sum over all learnt tokens, of one sequence at a time.
     let set = ckpt_train::data::Validation::read(&all.data, 4).unwrap();
     let trainer = start(&all);
-    let mut network = Network::new(trainer.config(), trainer.parameters(), Estimator::default());
+    let mut network = Network::new(trainer.config(), trainer.parameters(), Estimator::default()).unwrap();
     let (mut sum, mut tokens) = (0.0, 0);
     for batch in &set.batches {
         for (ids, targets) in batch.ids.chunks(batch.len).zip(batch.targets.chunks(batch.len)) {

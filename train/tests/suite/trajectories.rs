@@ -26,7 +26,7 @@ struct Bounds {
 fn follow(run: &str, settings: &Settings, schedule: &Schedule, max_norm: Option<f64>, bounds: &Bounds) {
     let truth = truth();
     let mut parameters = truth.init.clone();
-    let mut network = Network::new(&truth.config, &parameters, Estimator::ThroughScales);
+    let mut network = Network::new(&truth.config, &parameters, Estimator::ThroughScales).unwrap();
     let mut optimizer = settings.build(&parameters, 0).unwrap();
     let (losses, norms) = (series(run, "losses"), series(run, "grad_norms"));
     let mut gradients = parameters.zeros();

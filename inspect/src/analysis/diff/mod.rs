@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::Checkpoint;
 pub use crate::meaning::elements::RowOrder;
 use crate::meaning::wrappers;
+use crate::optimizer::PARAM_GROUPS;
 use crate::tensor::TensorInfo;
 use crate::{DType, Format, Group, path_text, without_state_dict};
 pub use elements::diff_tensors;
@@ -241,7 +242,7 @@ pub fn diff(
         }
     }
     let changes = plain::changes(&a.metadata, &b.metadata);
-    let (settings, metadata) = changes.into_iter().partition(|c| c.path.contains(plain::SETTINGS));
+    let (settings, metadata) = changes.into_iter().partition(|c| c.path.contains(PARAM_GROUPS));
     let about = |c: &Checkpoint| Side {
         path: path_text(&c.path),
         format: c.format,

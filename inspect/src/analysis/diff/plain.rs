@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::ValueChange;
 use crate::metadata;
 use crate::metadata::{HashableValue, Value};
+use crate::optimizer::PARAM_GROUPS;
 
 /// Lists longer than this are compared as a whole.
 const LONGEST_LIST: usize = 256;
@@ -61,9 +62,6 @@ fn changed_values(
     }
 }
 
-/// The key of an optimizer's settings.
-pub const SETTINGS: &str = "param_groups";
-
 /// Whether it contains only such dicts, which contained only tensors (tensors are not plain values).
 fn is_bare(dict: &BTreeMap<HashableValue, Value>, depth: usize) -> bool {
     depth < DEEPEST
@@ -75,6 +73,6 @@ fn holds_settings(dict: &BTreeMap<HashableValue, Value>, depth: usize) -> bool {
     depth < DEEPEST
         && dict.iter().any(|(key, value)| match value {
             Value::Dict(inner) => holds_settings(inner, depth + 1),
-            _ => matches!(key, HashableValue::String(key) if key == SETTINGS),
+            _ => matches!(key, HashableValue::String(key) if key == PARAM_GROUPS),
         })
 }

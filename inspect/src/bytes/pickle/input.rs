@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::machine::{Machine, lossy};
+use super::machine::Machine;
+use super::text::lossy;
 use crate::bytes::Short;
 use crate::{Error, Result};
 

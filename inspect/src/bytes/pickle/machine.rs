@@ -3,18 +3,17 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::memo::Memo;
-use super::text::{float, integer, unescape_string, unescape_unicode};
+use super::text::{integer, lossy, unescape_string, unescape_unicode};
 use super::trace::{Kept, Stored};
 use super::{Global, Id, Node, Object, Pickle, Seen};
-use crate::bytes::{Short, text as text_of};
+use crate::bytes::Short;
 use crate::{Error, Result};
 
 pub(super) const NONE: Id = Id(0);
-const FALSE: Id = Id(1);
-const TRUE: Id = Id(2);
+pub(super) const FALSE: Id = Id(1);
+pub(super) const TRUE: Id = Id(2);
 const EMPTY_TUPLE: Id = Id(3);
 
 /// Memory that the graph of a pickle of any size may take,
@@ -215,7 +214,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Counts `bytes` more of memory.
-    fn charge(&mut self, bytes: u64) -> Result<()> {
+    pub(super) fn charge(&mut self, bytes: u64) -> Result<()> {
         match self.memory_left.checked_sub(bytes) {
             Some(left) => self.memory_left = left,
             None => {
@@ -227,7 +226,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn add(&mut self, node: Node<'a>) -> Result<Id> {
+    pub(super) fn add(&mut self, node: Node<'a>) -> Result<Id> {
         let id = u32::try_from(self.nodes.len())
             .map_err(|_| Error::unsupported("the pickle has more than 2^32 values"))?;
         let beside = match &node {
@@ -273,7 +272,7 @@ impl<'a> Machine<'a> {
         self.marks.last().copied().unwrap_or(0)
     }
 
-    fn pop(&mut self) -> Result<Id> {
+    pub(super) fn pop(&mut self) -> Result<Id> {
         if self.stack.len() <= self.floor() {
             return Err(underflow());
         }
@@ -287,14 +286,14 @@ impl<'a> Machine<'a> {
         self.pop().map(drop)
     }
 
-    fn top(&self) -> Result<Id> {
+    pub(super) fn top(&self) -> Result<Id> {
         if self.stack.len() <= self.floor() {
             return Err(underflow());
         }
         Ok(self.stack[self.stack.len() - 1])
     }
 
-    fn pop_to_mark(&mut self) -> Result<Vec<Id>> {
+    pub(super) fn pop_to_mark(&mut self) -> Result<Vec<Id>> {
         let mark = self
             .marks
             .pop()
@@ -346,150 +345,6 @@ impl<'a> Machine<'a> {
         Ok(*self.far.entry(digits).or_insert(next))
     }
 
-    fn extend(&mut self, items: &[Id]) -> Result<()> {
-        let (target, traced) = (self.top()?, self.is_traced());
-        self.charge(elements::<Id>(items.len()))?;
-        match &mut self.nodes[target.0 as usize] {
-            Node::List(list) | Node::Set(list) => list.extend_from_slice(items),
-            Node::Object(object) => object.items.extend_from_slice(items),
-            // This is how a bytearray gets its bytes.
-            Node::Bytes(_) if traced => {
-                let changed = self.seen.as_ref().map(|seen| &seen.changed);
-                let is_lost = |id: &Id| changed.is_some_and(|c| c.get(&id.index()) == Some(&u64::MAX));
-                let known = !items.iter().any(is_lost);
-                let more: Option<Vec<u8>> = items
-                    .iter()
-                    .map(|id| match self.nodes[id.0 as usize] {
-                        Node::Int(i) => u8::try_from(i).ok(),
-                        Node::Bool(b) => Some(b.into()),
-                        _ => None,
-                    })
-                    .collect();
-                match (more, &mut self.nodes[target.0 as usize]) {
-                    (Some(more), Node::Bytes(bytes)) if known => bytes.to_mut().extend(more),
-                    _ => self.lost(target),
-                }
-            }
-            _ if traced => self.lost(target),
-            _ => return Err(Error::damaged("the pickle appends to something that is not a list")),
-        }
-        self.note(|seen, at| {
-            let last = seen.changed.entry(target.index()).or_default();
-            *last = at.max(*last);
-        });
-        Ok(())
-    }
-
-    /// Notes that the value of `target` is changed in a way that is not followed.
-    fn lost(&mut self, target: Id) {
-        self.note(|seen, _| {
-            seen.changed.insert(target.index(), u64::MAX);
-        });
-    }
-
-    fn set(&mut self, pairs: Vec<(Id, Id)>) -> Result<()> {
-        let (target, traced) = (self.top()?, self.is_traced());
-        self.charge(elements::<(Id, Id)>(pairs.len()))?;
-        match &mut self.nodes[target.0 as usize] {
-            Node::Dict(entries) if entries.is_empty() => *entries = pairs,
-            Node::Dict(entries) => entries.extend(pairs),
-            Node::Object(object) => {
-                object.entries.extend(pairs);
-                if traced {
-                    self.lost(target);
-                }
-            }
-            // What it holds counts, wherever in it that is.
-            Node::List(items) if traced => {
-                items.extend(pairs.iter().map(|&(_, value)| value));
-                self.lost(target);
-            }
-            _ if traced => self.lost(target),
-            _ => return Err(Error::damaged("the pickle sets an item of something that is not a dict")),
-        }
-        Ok(())
-    }
-
-    fn build(&mut self) -> Result<()> {
-        let state = self.pop()?;
-        let (target, traced) = (self.top()?, self.is_traced());
-        self.note(|seen, at| seen.builds.push((at, target)));
-        match &mut self.nodes[target.0 as usize] {
-            Node::Object(object) => object.state.push(state),
-            // A class or function with attributes set on it: Python's value does not store the attributes.
-            Node::Global(_) | Node::Persistent(_) => {}
-            _ if traced => {}
-            _ => return Err(Error::damaged("the pickle sets the state of something that has none")),
-        }
-        if traced {
-            self.skip_joblib_array(target)?;
-        }
-        Ok(())
-    }
-
-    fn object(&mut self, callable: Id, args: Id, kwargs: Option<Id>) -> Result<()> {
-        let object =
-            Object { callable, args, kwargs, state: Vec::new(), items: Vec::new(), entries: Vec::new() };
-        let id = self.add(Node::Object(Box::new(object)))?;
-        self.note(|seen, at| seen.calls.push((at, id)));
-        self.stack.push(id);
-        Ok(())
-    }
-
-    fn inst(&mut self) -> Result<()> {
-        let module = self.name()?;
-        let name = self.name()?;
-        // Python's own unpickler imports it before it looks for the mark.
-        self.global(module, name)?;
-        let callable = self.stack.pop().ok_or_else(underflow)?;
-        let args = self.pop_to_mark()?;
-        let args = self.add(Node::Tuple(args))?;
-        self.object(callable, args, None)
-    }
-
-    fn obj(&mut self) -> Result<()> {
-        let mut args = self.pop_to_mark()?;
-        if args.is_empty() {
-            return Err(underflow());
-        }
-        let callable = args.remove(0);
-        let args = self.add(Node::Tuple(args))?;
-        self.object(callable, args, None)
-    }
-
-    fn global(&mut self, module: Arc<str>, name: Arc<str>) -> Result<()> {
-        self.global_bytes_left =
-            self.global_bytes_left.checked_sub(module.len() + name.len()).ok_or_else(|| {
-                Error::unsupported(
-                    "its names of imports repeat far more often than a pickle of this size would",
-                )
-            })?;
-        let global = Global { module, name };
-        if self.known_globals.insert(global.clone()) {
-            self.globals.push(global.clone());
-        }
-        let id = self.add(Node::Global(Box::new(global)))?;
-        self.note(|seen, at| seen.imports.push((at, id)));
-        self.stack.push(id);
-        Ok(())
-    }
-
-    fn stack_global(&mut self) -> Result<()> {
-        let name = self.pop()?;
-        let module = self.pop()?;
-        match (&self.nodes[module.0 as usize], &self.nodes[name.0 as usize]) {
-            (Node::Str(module), Node::Str(name)) => {
-                let (module, name) = (module.clone(), name.clone());
-                self.global(module, name)
-            }
-            _ => Err(Error::damaged("a STACK_GLOBAL opcode of the pickle gets something that is not a name")),
-        }
-    }
-
-    fn extension(&mut self, code: u32) -> Result<()> {
-        self.global("copyreg".into(), format!("_inverted_registry[{code}]").into())
-    }
-
     fn proto(&mut self) -> Result<()> {
         if self.opcode_at > 0 {
             self.note(|seen, at| seen.stray_protos.push(at));
@@ -504,99 +359,11 @@ impl<'a> Machine<'a> {
             other => Err(Error::unsupported(format!("pickle protocol {other}; 0 to 5 are known"))),
         }
     }
-
-    fn pairs(&self, items: &[Id]) -> Result<Vec<(Id, Id)>> {
-        if !items.len().is_multiple_of(2) && !self.is_traced() {
-            return Err(Error::damaged("the pickle sets items with a key that has no value"));
-        }
-        Ok(items.chunks_exact(2).map(|kv| (kv[0], kv[1])).collect())
-    }
-
-    fn string(&mut self, n: u64) -> Result<()> {
-        let bytes = self.take(n)?;
-        self.push(Node::Str(lossy(bytes)))
-    }
-
-    /// A `str` of Python 2: text in most files, raw bytes in some (numpy arrays).
-    fn old_string(&mut self, n: u64) -> Result<()> {
-        let bytes = self.take(n)?;
-        // Checked first, so that arrays are not copied only to find that they are not text.
-        let copy = std::str::from_utf8(bytes).is_ok().then(|| String::from_utf8(bytes.to_vec()));
-        self.push(match copy {
-            Some(Ok(s)) => Node::Str(s.into()),
-            _ => Node::Bytes(Cow::Borrowed(bytes)),
-        })?;
-        // Its characters depend on the encoding with which the pickle is loaded.
-        if self.is_traced() && !bytes.is_ascii() {
-            let id = self.top()?;
-            self.lost(id);
-        }
-        Ok(())
-    }
-
-    /// Byte strings are read into place, whatever frame they reach beyond.
-    fn bytes(&mut self, n: u64) -> Result<()> {
-        self.leave_frame(n, false);
-        let bytes = self.taken(n)?;
-        self.push(Node::Bytes(Cow::Borrowed(bytes)))
-    }
-
-    fn long(&mut self, n: u64) -> Result<()> {
-        let bytes = self.take(n)?;
-        self.push(long_node(Cow::Borrowed(bytes)))
-    }
-
-    fn int_line(&mut self) -> Result<()> {
-        match self.line()? {
-            b"00" => self.stack.push(FALSE),
-            b"01" => self.stack.push(TRUE),
-            line => return self.decimal_int(line),
-        }
-        Ok(())
-    }
-
-    fn long_line(&mut self) -> Result<()> {
-        let line = self.line()?;
-        self.decimal_int(line.strip_suffix(b"L").unwrap_or(line))
-    }
-
-    fn decimal_int(&mut self, digits: &'a [u8]) -> Result<()> {
-        let read = match integer(digits, true) {
-            Some(number) => match number.small() {
-                Some(small) => Ok(Node::Int(small)),
-                None => number.big().map(|bytes| long_node(Cow::Owned(bytes))),
-            },
-            None => Err(Error::damaged("an integer of the pickle is not a number")),
-        };
-        let node = match read {
-            Err(_) if self.is_traced() => Node::Int(0),
-            read => read?,
-        };
-        self.push(node)?;
-        // Python 3.14 reads decimal numbers alone, and earlier ones in C or in Python other forms.
-        if !is_plain(digits) {
-            let id = self.top()?;
-            self.lost(id);
-        }
-        Ok(())
-    }
-
-    fn decimal_float(&mut self) -> Result<f64> {
-        let line = self.line()?;
-        let number = float(line).or(self.is_traced().then_some(0.0));
-        number.ok_or_else(|| Error::damaged("a FLOAT of the pickle is not a number"))
-    }
 }
 
 /// Bytes of `count` elements of a vector.
-fn elements<T>(count: usize) -> u64 {
+pub(super) fn elements<T>(count: usize) -> u64 {
     (count * size_of::<T>()) as u64
-}
-
-/// Whether every reader takes `digits` for the same number.
-fn is_plain(digits: &[u8]) -> bool {
-    let digits = digits.strip_prefix(b"-").unwrap_or(digits);
-    matches!(digits, [b'0'] | [b'1'..=b'9', ..]) && digits.iter().all(u8::is_ascii_digit)
 }
 
 pub(super) fn underflow() -> Error {
@@ -605,20 +372,4 @@ pub(super) fn underflow() -> Error {
 
 fn size(n: i64) -> Result<u64> {
     u64::try_from(n).map_err(|_| Error::damaged(format!("a pickle opcode announces {n} bytes")))
-}
-
-/// Text as Python wrote it; lone surrogates, which UTF-8 has no place for, become replacement characters.
-pub(super) fn lossy(bytes: &[u8]) -> Arc<str> {
-    text_of(bytes).into()
-}
-
-fn long_node(bytes: Cow<'_, [u8]>) -> Node<'_> {
-    if bytes.len() <= 8 {
-        let fill = if bytes.last().is_some_and(|b| b & 0x80 != 0) { 0xff } else { 0 };
-        let mut word = [fill; 8];
-        word[..bytes.len()].copy_from_slice(&bytes);
-        Node::Int(i64::from_le_bytes(word))
-    } else {
-        Node::BigInt(bytes)
-    }
 }

@@ -9,6 +9,7 @@
 mod input;
 mod machine;
 mod memo;
+mod objects;
 mod text;
 mod trace;
 

@@ -1,9 +1,112 @@
-//! The text arguments of protocol 0, read as CPython reads them: numbers, and strings with Python's escapes.
+//! Texts and numbers of a pickle. The text arguments of protocol 0 are read as CPython reads them: numbers, and strings with
+//! Python's escapes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::machine::lossy;
+use super::Node;
+use super::machine::{FALSE, Machine, TRUE};
+use crate::bytes::text as text_of;
 use crate::{Error, Result};
+
+impl<'a> Machine<'a> {
+    pub(super) fn string(&mut self, n: u64) -> Result<()> {
+        let bytes = self.take(n)?;
+        self.push(Node::Str(lossy(bytes)))
+    }
+
+    /// A `str` of Python 2: text in most files, raw bytes in some (numpy arrays).
+    pub(super) fn old_string(&mut self, n: u64) -> Result<()> {
+        let bytes = self.take(n)?;
+        // Checked first, so that arrays are not copied only to find that they are not text.
+        let copy = std::str::from_utf8(bytes).is_ok().then(|| String::from_utf8(bytes.to_vec()));
+        self.push(match copy {
+            Some(Ok(s)) => Node::Str(s.into()),
+            _ => Node::Bytes(Cow::Borrowed(bytes)),
+        })?;
+        // Its characters depend on the encoding with which the pickle is loaded.
+        if self.is_traced() && !bytes.is_ascii() {
+            let id = self.top()?;
+            self.lost(id);
+        }
+        Ok(())
+    }
+
+    /// Byte strings are read into place, whatever frame they reach beyond.
+    pub(super) fn bytes(&mut self, n: u64) -> Result<()> {
+        self.leave_frame(n, false);
+        let bytes = self.taken(n)?;
+        self.push(Node::Bytes(Cow::Borrowed(bytes)))
+    }
+
+    pub(super) fn long(&mut self, n: u64) -> Result<()> {
+        let bytes = self.take(n)?;
+        self.push(long_node(Cow::Borrowed(bytes)))
+    }
+
+    pub(super) fn int_line(&mut self) -> Result<()> {
+        match self.line()? {
+            b"00" => self.stack.push(FALSE),
+            b"01" => self.stack.push(TRUE),
+            line => return self.decimal_int(line),
+        }
+        Ok(())
+    }
+
+    pub(super) fn long_line(&mut self) -> Result<()> {
+        let line = self.line()?;
+        self.decimal_int(line.strip_suffix(b"L").unwrap_or(line))
+    }
+
+    pub(super) fn decimal_int(&mut self, digits: &'a [u8]) -> Result<()> {
+        let read = match integer(digits, true) {
+            Some(number) => match number.small() {
+                Some(small) => Ok(Node::Int(small)),
+                None => number.big().map(|bytes| long_node(Cow::Owned(bytes))),
+            },
+            None => Err(Error::damaged("an integer of the pickle is not a number")),
+        };
+        let node = match read {
+            Err(_) if self.is_traced() => Node::Int(0),
+            read => read?,
+        };
+        self.push(node)?;
+        // Python 3.14 reads decimal numbers alone, and earlier ones in C or in Python other forms.
+        if !is_plain(digits) {
+            let id = self.top()?;
+            self.lost(id);
+        }
+        Ok(())
+    }
+
+    pub(super) fn decimal_float(&mut self) -> Result<f64> {
+        let line = self.line()?;
+        let number = float(line).or(self.is_traced().then_some(0.0));
+        number.ok_or_else(|| Error::damaged("a FLOAT of the pickle is not a number"))
+    }
+}
+
+/// Whether every reader takes `digits` for the same number.
+fn is_plain(digits: &[u8]) -> bool {
+    let digits = digits.strip_prefix(b"-").unwrap_or(digits);
+    matches!(digits, [b'0'] | [b'1'..=b'9', ..]) && digits.iter().all(u8::is_ascii_digit)
+}
+
+/// Text as Python wrote it; lone surrogates, which UTF-8 has no place for, become replacement characters.
+pub(super) fn lossy(bytes: &[u8]) -> Arc<str> {
+    text_of(bytes).into()
+}
+
+fn long_node(bytes: Cow<'_, [u8]>) -> Node<'_> {
+    if bytes.len() <= 8 {
+        let fill = if bytes.last().is_some_and(|b| b & 0x80 != 0) { 0xff } else { 0 };
+        let mut word = [fill; 8];
+        word[..bytes.len()].copy_from_slice(&bytes);
+        Node::Int(i64::from_le_bytes(word))
+    } else {
+        Node::BigInt(bytes)
+    }
+}
 
 /// An integer as Python's `int` reads it.
 pub(super) struct Integer {
@@ -237,7 +340,7 @@ mod tests {
 
     /// What `int` and `float` of CPython 3.12 make of these, and where the C library's reading of them goes first.
     #[test]
-    fn numbers_are_pythons() {
+    fn numbers_are_read_as_python_reads_them() {
         let decimal: [(&[u8], Option<i64>); 10] = [
             (b" +1_0 ", Some(10)),
             (b"010", Some(10)),

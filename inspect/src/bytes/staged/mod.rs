@@ -555,7 +555,8 @@ fn mode_of(replaced: &Metadata, file: &File) -> std::fs::Permissions {
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// The folder that `path` is in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),

@@ -38,6 +38,8 @@ pub const VERSION: u32 = 3;
 pub const OLDEST_VERSION: u32 = 2;
 /// Data and tensors begin at multiples of this unless [`ALIGNMENT_KEY`] says otherwise.
 pub const DEFAULT_ALIGNMENT: u64 = 32;
+/// The key of the architecture, whose name other keys begin with.
+pub const ARCHITECTURE: &str = "general.architecture";
 /// The key of the alignment, a u32 and a power of two.
 pub const ALIGNMENT_KEY: &str = "general.alignment";
 /// Dimensions of a tensor, at most.
@@ -186,11 +188,15 @@ impl<'a> Header<'a> {
         self.keys.iter().find(|(k, _)| k == key).map(|(_, value)| *value)
     }
 
+    /// The architecture that it names.
+    pub fn architecture(&self) -> Option<String> {
+        self.get(ARCHITECTURE)?.to_text()
+    }
+
     /// The value of `key` of the file's architecture: `key("block_count")` is `qwen3.block_count` in a file whose
     /// `general.architecture` is `qwen3`.
     pub fn of_architecture(&self, key: &str) -> Option<Value<'a>> {
-        let architecture = self.get("general.architecture")?.to_text()?;
-        self.get(&format!("{architecture}.{key}"))
+        self.get(&format!("{}.{key}", self.architecture()?))
     }
 
     /// The strings of the array `key`, such as `tokenizer.ggml.tokens`; bytes, since tokens need not be UTF-8.
@@ -277,8 +283,7 @@ impl<'a> Header<'a> {
     /// Tells the TL2 of bitnet.cpp from MXFP4, which has the same number: in a file of one of its architectures, where
     /// some tensor of this number has no room for MXFP4 before the next one, they are TL2.
     fn settle_tl2(&self, entries: &mut [Entry<'a>], file_len: u64) {
-        let architecture = self.get("general.architecture").and_then(|value| value.to_text());
-        if !architecture.is_some_and(|name| BITNET.contains(&&*name)) {
+        if !self.architecture().is_some_and(|name| BITNET.contains(&&*name)) {
             return;
         }
         let mut ends: Vec<u64> = entries.iter().map(|entry| entry.offset).collect();

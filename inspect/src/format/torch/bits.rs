@@ -170,12 +170,12 @@ impl Walker<'_, '_> {
             return None;
         }
         let resolved = self.tensors.iter().filter(|tensor: &&TensorInfo| tensor.storages().any(is_resolved));
-        told(resolved.map(|tensor| tensor.name.as_str()))
+        bit_notice(resolved.map(|tensor| tensor.name.as_str()))
     }
 }
 
 /// Tells that the tensors called `names` have a bit set.
-pub(crate) fn told<'n>(mut names: impl Iterator<Item = &'n str>) -> Option<Notice> {
+pub(crate) fn bit_notice<'n>(mut names: impl Iterator<Item = &'n str>) -> Option<Notice> {
     let first = names.next()?;
     let (more, have) = match names.count() {
         0 => (String::new(), "has"),

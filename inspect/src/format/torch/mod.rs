@@ -18,7 +18,7 @@ use std::sync::Arc;
 use num_bigint::BigInt;
 
 use bits::Bits;
-pub(crate) use bits::told as told_bits;
+pub(crate) use bits::bit_notice;
 pub use dtypes::{has_dtype, storage_class};
 pub(crate) use dtypes::{storage_dtype, torch_dtype};
 pub(crate) use numpy::{code_of, numpy_code, scalar};
@@ -35,6 +35,9 @@ use crate::{DType, Error, Notice, NoticeKind, Result};
 /// Extensions of PyTorch's files.
 pub(crate) const EXTENSIONS: &[(&str, Extension)] =
     &[("pt", Extension::Own), ("pth", Extension::Own), ("ckpt", Extension::Own), ("bin", Extension::Shared)];
+
+/// Where an optimizer's state dict has the settings of its groups of parameters.
+pub const PARAM_GROUPS: &str = "param_groups";
 
 /// The deepest nesting of containers.
 const MAX_DEPTH: usize = 256;

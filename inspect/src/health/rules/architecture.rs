@@ -6,7 +6,9 @@ use std::collections::{HashMap, HashSet};
 use super::missing::NAMED;
 use super::{Check, Network, Rule, Ruling};
 use crate::meaning::architecture::{Architecture, Biases, Dim, Kind, Part as LayerPart, Role as Part};
-use crate::meaning::names::{Style, canonical_in};
+use crate::meaning::config_json::recorded_model_type;
+use crate::meaning::gguf_keys::recorded;
+use crate::meaning::names::{Style, begins_with_layer, canonical_in};
 use crate::meaning::role::Role;
 use crate::meaning::wrappers::unwrapped;
 use crate::meaning::{AttentionBias, Given, ModelConfig};
@@ -113,7 +115,7 @@ fn of_config(record: &CheckpointRecord) -> Option<Promise<'_>> {
     }
     let config = given.complete().ok()?;
     // A class that runs a model of another type names tensors as that type does.
-    let kind = record.model.config.get("model_type").and_then(|kind| kind.as_str());
+    let kind = recorded_model_type(&record.model.config);
     if kind.is_some_and(|kind| !config.architecture.model_types.contains(&kind)) {
         return None;
     }
@@ -133,8 +135,8 @@ fn of_keys(record: &CheckpointRecord) -> Option<Promise<'_>> {
     given.norm_eps.get_or_insert(1e-6);
     given.max_seq_len.get_or_insert(1);
     // Layers of different sizes are described by lists.
-    let key = format!("{}.attention.head_count_kv", record.metadata.get("general.architecture")?.as_str()?);
-    if record.metadata.contains_key(&key) && given.num_kv_heads.is_none() {
+    let is_told = recorded(&record.metadata).any(|(key, _)| key == "attention.head_count_kv");
+    if is_told && given.num_kv_heads.is_none() {
         return None;
     }
     let has = |part| there.contains_key(&Part::Layer(0, part));
@@ -160,7 +162,7 @@ fn parts<'r>(record: &'r CheckpointRecord, architecture: &'static Architecture) 
             Some(part) => {
                 there.entry(part).or_insert(tensor);
             }
-            None => others |= name.starts_with("layers.") || name.starts_with("blk."),
+            None => others |= begins_with_layer(&name),
         }
     }
     (there, others)

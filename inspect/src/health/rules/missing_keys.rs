@@ -5,8 +5,10 @@ use serde_json::Value;
 
 use super::{Check, Network, Rule, Ruling};
 use crate::Format;
-use crate::meaning::architecture::Architecture;
-use crate::meaning::names::{Style, style_of};
+use crate::gguf::ARCHITECTURE;
+use crate::meaning::architecture::{Architecture, Role};
+use crate::meaning::gguf_keys::{recorded, recorded_architecture};
+use crate::meaning::names::{Style, begins_with_layer, is_called, style_of};
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
 
@@ -18,7 +20,6 @@ pub(super) const RULE: Rule = Rule {
     check: Check::Whole(check),
 };
 
-const ARCHITECTURE: &str = "general.architecture";
 /// What is asked for after the name of the architecture. Where all feed-forward layers are experts the last may be theirs.
 const SIZES: [&str; 6] = [
     "block_count",
@@ -37,21 +38,21 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
     let names = record.tensors.iter().filter(|t| t.group == Group::Weights).map(|t| t.name.as_str());
     let is_model = keys.get("general.type").is_none_or(|kind| kind == "model");
     // Whoever has layers and a table of tokens is a language model, and no vocabulary, picture model, adapter or part.
-    let has = |part: &str| names.clone().any(|name| name.starts_with(part));
-    let has_layers = has("blk.") && has("token_embd.");
+    let is_table = |name: &str| is_called(name, Role::Embedding, Style::Gguf);
+    let has_layers = || names.clone().any(begins_with_layer) && names.clone().any(is_table);
     if !matches!(record.format, Format::Gguf { .. })
         || record.damage.is_some()
         || !is_model
-        || !has_layers
+        || !has_layers()
         || style_of(names) != Some(Style::Gguf)
     {
         return Vec::new();
     }
     let mut absent = Vec::new();
-    match keys.get(ARCHITECTURE).and_then(Value::as_str) {
+    match recorded_architecture(keys) {
         None => absent.push(ARCHITECTURE.to_string()),
         Some(name) if Architecture::of_gguf(name).is_some() => {
-            let has = |key: &str| keys.contains_key(&format!("{name}.{key}"));
+            let has = |wanted: &str| recorded(keys).any(|(key, _)| key == wanted);
             let is_there = |key: &str| has(key) || (key == FEED_FORWARD && has(EXPERTS));
             absent.extend(SIZES.iter().filter(|key| !is_there(key)).map(|key| format!("{name}.{key}")));
         }

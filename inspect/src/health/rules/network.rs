@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use crate::health::measures::TAILS;
+use crate::meaning::config_json::recorded_model_type;
 use crate::meaning::role::{Role, families, is_end, is_field, is_weight_normed, sibling};
 use crate::record::{CheckpointRecord, Stats, TensorRecord};
 use crate::step::StepSource;
@@ -399,7 +400,7 @@ impl<'r> Network<'r> {
     /// Whether its normalizations multiply by 1 and their gains, so that zero is where these begin.
     pub fn adds_one(&self) -> bool {
         let model = &self.record.model;
-        let kind = model.config.get("model_type").and_then(|kind| kind.as_str()).unwrap_or("");
+        let kind = recorded_model_type(&model.config).unwrap_or("");
         let named = |word: &str| kind.contains(word) || model.architecture.to_lowercase().contains(word);
         // Writers of GGUF files add it.
         !matches!(self.record.format, Format::Gguf { .. })

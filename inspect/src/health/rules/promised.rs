@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 use super::missing::{Stack, stacks};
 use super::{Check, Network, Rule, Ruling, always_there};
 use crate::meaning::architecture::Architecture;
+use crate::meaning::config_json::recorded_model_type;
+use crate::meaning::gguf_keys::recorded;
 use crate::meaning::keys::{AHEAD, HALVES, LAYERS, SHARED, TOKENS, WIDTH};
 use crate::meaning::role::{Role, is_of_tokens};
 use crate::record::TensorRecord;
@@ -33,7 +35,7 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn check(network: &Network<'_>) -> Vec<Ruling> {
-    let config = told(network);
+    let config = description(network);
     let given = |keys: &[&'static str]| {
         keys.iter().find_map(|key| Some((*key, config.get(*key)?.as_u64().filter(|n| *n > 0)?)))
     };
@@ -131,7 +133,7 @@ fn absent_ends(network: &Network<'_>, config: &Map<String, Value>, layered: &[&S
         return Vec::new();
     }
     // What a known architecture lacks is told by name.
-    let kind = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let kind = recorded_model_type(config).unwrap_or_default();
     if Architecture::of_hugging_face(kind).is_some() {
         return Vec::new();
     }
@@ -165,17 +167,12 @@ fn absent_ends(network: &Network<'_>, config: &Map<String, Value>, layered: &[&S
 }
 
 /// What config.json says, or else the keys of a GGUF file, without its architecture's name.
-fn told(network: &Network<'_>) -> Map<String, Value> {
+fn description(network: &Network<'_>) -> Map<String, Value> {
     let (config, keys) = (&network.record.model.config, &network.record.metadata);
-    let Some(Value::String(architecture)) = keys.get("general.architecture").filter(|_| config.is_empty())
-    else {
-        return config.clone();
-    };
-    let own = |(key, value): (&String, &Value)| {
-        let key = key.strip_prefix(architecture.as_str())?.strip_prefix('.')?;
-        Some((key.to_string(), value.clone()))
-    };
-    keys.iter().filter_map(own).collect()
+    match config.is_empty() {
+        true => recorded(keys).map(|(key, value)| (key.to_string(), value.clone())).collect(),
+        false => config.clone(),
+    }
 }
 
 /// Whether the width that is promised shows: in tables of tokens, or in vectors of the layers where there are layers with

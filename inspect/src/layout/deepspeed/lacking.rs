@@ -6,6 +6,7 @@ use super::kind::Kind;
 use super::pipeline;
 use super::zero::{self, Rank};
 use crate::metadata::{HashableValue, Value, as_u64, lookup};
+use crate::torch::PARAM_GROUPS;
 use crate::{Damage, DamageKind};
 
 /// How many model-parallel ranks there should be, of which files of those that are `there` were found.
@@ -139,7 +140,7 @@ fn expert_ranks(value: &Value, depth: usize) -> Option<usize> {
         }
         _ => None,
     };
-    if let Some(Value::List(groups)) = lookup(value, "param_groups") {
+    if let Some(Value::List(groups)) = lookup(value, PARAM_GROUPS) {
         return groups.iter().filter_map(size).max();
     }
     let inner = entries.iter().filter(|(key, _)| matches!(key, HashableValue::String(_)));

@@ -20,8 +20,9 @@ use self::kind::{Kind, superseded};
 use self::zero::Rank;
 use super::join::{Opened, Reading, Whole};
 use super::tiles::Budget;
-use super::{Layout, Set, is_model, name, parent, single, sort};
+use super::{Layout, Set, is_model, name, single, sort};
 use crate::bytes::Stamp;
+use crate::bytes::staged::folder_of;
 use crate::bytes::stored::Stored;
 use crate::format::{Contents, add_new};
 use crate::metadata::{HashableValue, Value, merge};
@@ -44,7 +45,7 @@ fn tag_of(path: &Path) -> Option<PathBuf> {
         let named = || latest(path).or_else(|| only_pointer(path));
         return if is_tag(path) { Some(path.to_path_buf()) } else { named() };
     }
-    let folder = parent(path);
+    let folder = folder_of(path);
     if Kind::of(&name(path)).is_some() {
         return path.is_stored_file().then(|| folder.to_path_buf());
     }
@@ -170,7 +171,7 @@ fn set(path: &Path) -> Result<Set> {
         matches!(Kind::of(&name(path)), Some(Kind::Optimizer { .. } | Kind::Experts { .. }))
     });
     files.extend(universal::files(&folder)?);
-    let notices = points_nowhere(parent(&folder)).into_iter().collect();
+    let notices = points_nowhere(folder_of(&folder)).into_iter().collect();
     Ok(Set { files, notices, beside: vec![Stamp::of(&folder)], ..Set::default() })
 }
 

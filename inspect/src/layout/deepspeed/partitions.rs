@@ -14,7 +14,7 @@ use crate::layout::tiles::Budget;
 use crate::metadata::{HashableValue, Value, as_f64, as_u64, lookup};
 use crate::storage::Storage;
 use crate::tensor::{TensorInfo, numel};
-use crate::torch::scalar;
+use crate::torch::{PARAM_GROUPS, scalar};
 use crate::{DType, Damage, DamageKind};
 
 /// Where the flat vectors of weights are, up to stage 2 and in stage 3.
@@ -443,7 +443,7 @@ impl<'a> Zero<'a> {
             Some((HashableValue::I64(i as i64), dict([("step", step.clone())])))
         };
         let state = self.parameters.iter().enumerate().filter_map(counted).collect();
-        dict([("param_groups", groups), ("state", Value::Dict(state))])
+        dict([(PARAM_GROUPS, groups), ("state", Value::Dict(state))])
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Part, Saved, below, dict, text};
 use crate::layout::copies;
 use crate::metadata::{HashableValue, Value, as_u64, lookup, merge};
 use crate::tensor::TensorInfo;
+use crate::torch::PARAM_GROUPS;
 use crate::{Notice, NoticeKind};
 
 /// What layers that are in several stages are called after.
@@ -183,7 +184,7 @@ pub(super) fn merged(parts: Vec<(usize, Part)>) -> Part {
         whole.numbered += part.numbered;
     }
     if numbered {
-        let optimizer = dict([("param_groups", Value::List(groups)), ("state", Value::Dict(states))]);
+        let optimizer = dict([(PARAM_GROUPS, Value::List(groups)), ("state", Value::Dict(states))]);
         merge(&mut whole.metadata, dict([("optimizer", optimizer)]));
     }
     if let Some(mp) = first {
@@ -213,7 +214,7 @@ fn add_optimizer(
     states: &mut BTreeMap<HashableValue, Value>,
 ) {
     let Value::Dict(mut entries) = optimizer else { return };
-    if let Some(Value::List(own)) = entries.remove(&text("param_groups")) {
+    if let Some(Value::List(own)) = entries.remove(&text(PARAM_GROUPS)) {
         groups.extend(own.into_iter().map(|mut group| {
             if let Value::Dict(entries) = &mut group
                 && let Some(Value::List(numbers)) = entries.get_mut(&text("params"))

@@ -11,6 +11,7 @@ use crate::layout::tiles::Budget;
 use crate::layout::{name, sort};
 use crate::metadata::{HashableValue, Value, as_f64, lookup, merge};
 use crate::tensor::TensorInfo;
+use crate::torch::PARAM_GROUPS;
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 
 /// The folder of the parameters.
@@ -21,7 +22,7 @@ const OPTIMIZER: &str = "optimizer_state.pt";
 
 /// Where the settings of groups are among them.
 const GROUPS: [&str; 3] =
-    ["param_groups", "base_optimizer_state.param_groups", "optimizer_state_dict.param_groups"];
+    [PARAM_GROUPS, "base_optimizer_state.param_groups", "optimizer_state_dict.param_groups"];
 
 /// Whether `path` is named like a state of a parameter.
 pub(super) fn is_state(path: &Path) -> bool {
@@ -264,7 +265,7 @@ impl Parameters {
         });
         let mut optimizer = dict([("state", Value::Dict(steps))]);
         if let (Value::Dict(entries), Some(groups)) = (&mut optimizer, groups) {
-            entries.insert(text("param_groups"), groups);
+            entries.insert(text(PARAM_GROUPS), groups);
         }
         merge(&mut part.metadata, dict([("optimizer", optimizer)]));
         part

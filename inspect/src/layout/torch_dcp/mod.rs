@@ -21,7 +21,8 @@ use self::nested::Nested;
 use super::join::{Opened, Reading, Whole};
 use super::tiles::{self, Budget, Tile};
 use super::twins::Twins;
-use super::{Layout, Set, name, parent, single, sort};
+use super::{Layout, Set, name, single, sort};
+use crate::bytes::staged::folder_of;
 use crate::bytes::storage::Storage;
 use crate::bytes::stored::Stored;
 use crate::bytes::zstd::{self, Recent};
@@ -29,14 +30,14 @@ use crate::bytes::{Source, Stamp};
 use crate::format::{Contents, safetensors, torch_zip};
 use crate::metadata::HashableValue;
 use crate::tensor::TensorInfo;
-use crate::torch::told_bits;
+use crate::torch::bit_notice;
 use crate::{DType, Damage, DamageKind, Error, ErrorKind, Format, Notice, NoticeKind, Result};
 
 pub(super) const LAYOUT: Layout =
     Layout { recognises, set, identity, join, is_whole: is_folder, ..single::LAYOUT };
 
 fn recognises(path: &Path) -> bool {
-    is_folder(path) || (is_file(path) && has_listing(parent(path)))
+    is_folder(path) || (is_file(path) && has_listing(folder_of(path)))
 }
 
 /// Whether `path` is a file of a distributed checkpoint by its name.
@@ -50,7 +51,7 @@ fn is_part(path: &Path) -> bool {
 
 /// Whether `path` is named as what a distributed checkpoint consists of: a part, or what lists parts beside it.
 pub(crate) fn is_distributed(path: &Path) -> bool {
-    is_part(path) || (is_listing(path) && is_folder(parent(path)))
+    is_part(path) || (is_listing(path) && is_folder(folder_of(path)))
 }
 
 /// Whether `path` is named like a listing: that of all ranks, or of one.
@@ -100,7 +101,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 fn identity(path: &Path) -> PathBuf {
     match path.is_stored_folder() {
         true => path.to_path_buf(),
-        false => parent(path).to_path_buf(),
+        false => folder_of(path).to_path_buf(),
     }
 }
 
@@ -165,7 +166,7 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     contents.faults.append(&mut unread);
     folder.add_items(&listing, &mut contents);
     contents.notices.extend(folder.claims.take().shared());
-    contents.notices.extend(folder.own.take().told());
+    contents.notices.extend(folder.own.take().notices());
     folder.add_unclaimed(&listing, &mut contents);
     for file in beside {
         add_beside(file, &mut reading, &mut contents);
@@ -274,7 +275,7 @@ impl Folder {
         }
         contents.metadata = nested.into_dict();
         let resolved = contents.tensors.iter().filter(|tensor| tensor.storages().any(Storage::is_computed));
-        contents.notices.extend(told_bits(resolved.map(|tensor| tensor.name.as_str())));
+        contents.notices.extend(bit_notice(resolved.map(|tensor| tensor.name.as_str())));
         if !self.streams.borrow().is_empty() {
             let text = "its tensors are SafeTensors with empty compressed streams before them, as PyTorch writes where both are asked for";
             contents.notices.push(Notice::new(NoticeKind::Unusual, text).refused());

@@ -24,7 +24,7 @@ pub(super) static BITNET: Architecture = Architecture {
     defaults: defaults(Activation::Relu2),
     network: PLAIN_NETWORK,
     words: PLAIN_WORDS,
-    unsaid: |_| None,
+    not_in_gguf: |_| None,
     is_meant: |given| given.activation != Some(Activation::Silu),
     written_as: |config| match config.activation {
         Activation::Silu => &bitnet_silu::BITNET_SILU,

@@ -18,7 +18,7 @@ pub(super) static BITNET_SILU: Architecture = Architecture {
     defaults: bitnet::defaults(Activation::Silu),
     network: PLAIN_NETWORK,
     words: PLAIN_WORDS,
-    unsaid: |_| None,
+    not_in_gguf: |_| None,
     is_meant: |_| true,
     written_as: |config| match config.activation {
         Activation::Relu2 => &bitnet::BITNET,

@@ -76,14 +76,14 @@ pub(super) static GEMMA2: Architecture = Architecture {
         },
         ..PLAIN_WORDS
     },
-    unsaid: |model| {
+    not_in_gguf: |model| {
         if model.attn_logit_soft_cap.is_none() || model.final_logit_soft_cap.is_none() {
             return Some("does without soft caps, and llama.cpp's graph of gemma2 has them".into());
         }
         if model.sliding_window.is_none() {
             return Some("has no windows, and llama.cpp's graph of gemma2 has them".into());
         }
-        unsaid_scale(model, LARGEST)
+        scale_not_in_gguf(model, LARGEST)
     },
     is_meant: |_| true,
     written_as: |_| &GEMMA2,
@@ -145,7 +145,7 @@ pub(super) fn read_scale(given: &mut Given, largest: usize) {
 }
 
 /// What a GGUF file cannot say of the scale of scores.
-pub(super) fn unsaid_scale(model: &ModelConfig, largest: usize) -> Option<String> {
+pub(super) fn scale_not_in_gguf(model: &ModelConfig, largest: usize) -> Option<String> {
     let own = scalar(model.attention_scale, model.head_dim);
     let theirs = of_graph(model.num_layers, model.hidden_dim, model.num_heads, model.head_dim, largest);
     (own != theirs).then(|| {

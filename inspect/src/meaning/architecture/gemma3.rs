@@ -6,7 +6,7 @@ use serde_json::json;
 use super::super::config::{Activation, AttentionBias};
 use super::super::config_json::{FULL, SLIDING, older_scaling};
 use super::super::rope::RopeScaling;
-use super::gemma2::{read, read_scale, unsaid_scale, write};
+use super::gemma2::{read, read_scale, scale_not_in_gguf, write};
 use super::tensors::{
     ATTENTION_NORM, DOWN, EMBEDDING, FINAL_NORM, GATE, HEAD, K, K_BIAS, K_NORM, O, O_BIAS,
     POST_ATTENTION_NORM, POST_FFN_NORM, PRE_FFN_NORM, Q, Q_BIAS, Q_NORM, UP, V, V_BIAS,
@@ -94,13 +94,13 @@ pub(super) static GEMMA3: Architecture = Architecture {
         },
         ..PLAIN_WORDS
     },
-    unsaid: |model| {
+    not_in_gguf: |model| {
         if model.attention_bias != AttentionBias::None {
             return Some(
                 "has biases in its attention, which llama.cpp's graph of gemma3 does not add".into(),
             );
         }
-        unsaid_scale(model, LARGEST)
+        scale_not_in_gguf(model, LARGEST)
     },
     is_meant: |_| true,
     written_as: |_| &GEMMA3,

@@ -45,7 +45,7 @@ pub(super) static GRANITE: Architecture = Architecture {
         },
         ..PLAIN_WORDS
     },
-    unsaid: |_| None,
+    not_in_gguf: |_| None,
     is_meant: |_| true,
     written_as: |_| &GRANITE,
 };

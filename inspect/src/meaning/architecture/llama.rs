@@ -20,7 +20,7 @@ pub(super) static LLAMA: Architecture = Architecture {
     defaults: Defaults { norm_eps: 1e-6, ..PLAIN },
     network: PLAIN_NETWORK,
     words: PLAIN_WORDS,
-    unsaid: |_| None,
+    not_in_gguf: |_| None,
     is_meant: |given| given.sliding_window.is_none() && given.experts.is_none(),
     written_as: |_| &LLAMA,
 };

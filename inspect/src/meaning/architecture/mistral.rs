@@ -34,7 +34,7 @@ pub(super) static MISTRAL: Architecture = Architecture {
     defaults: Defaults { max_seq_len: 131_072, norm_eps: 1e-6, ..PLAIN },
     network: PLAIN_NETWORK,
     words: Words { windows: windows::everywhere_by_default, ..PLAIN_WORDS },
-    unsaid: |_| None,
+    not_in_gguf: |_| None,
     is_meant: |given| given.sliding_window.is_some() && given.experts.is_none(),
     written_as: |_| &MISTRAL,
 };

@@ -56,7 +56,7 @@ pub(super) static MIXTRAL: Architecture = Architecture {
         },
         ..PLAIN_WORDS
     },
-    unsaid: |_| None,
+    not_in_gguf: |_| None,
     is_meant: |given| given.experts.is_some(),
     written_as: |_| &MIXTRAL,
 };

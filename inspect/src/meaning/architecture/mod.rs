@@ -85,7 +85,7 @@ pub struct Architecture {
     /// What is its own in config.json and in GGUF's keys.
     pub(super) words: Words,
     /// What such a model computes that a GGUF file cannot say, in words that follow "its" or "it", if it does.
-    unsaid: fn(&ModelConfig) -> Option<String>,
+    not_in_gguf: fn(&ModelConfig) -> Option<String>,
     /// Whether a GGUF file with one of its names, or a config.json with one of its classes, is of this family, by what else
     /// it says.
     is_meant: fn(&Given) -> bool,
@@ -420,8 +420,8 @@ impl Architecture {
 
     /// What a model of this configuration computes that a GGUF file of it cannot say, in words that follow "it", if there is
     /// such a thing.
-    pub fn unsaid(&self, config: &ModelConfig) -> Option<String> {
-        (self.unsaid)(config)
+    pub fn not_in_gguf(&self, config: &ModelConfig) -> Option<String> {
+        (self.not_in_gguf)(config)
     }
 
     /// Whether its models can have a tensor of `part` in their layers.

@@ -40,7 +40,7 @@ pub(super) static OLMO2: Architecture = Architecture {
     defaults: PLAIN,
     network: PLAIN_NETWORK,
     words: PLAIN_WORDS,
-    unsaid: |model| {
+    not_in_gguf: |model| {
         if model.attention_bias != AttentionBias::None {
             return Some("has biases in its attention, which llama.cpp's graph of olmo2 does not add".into());
         }

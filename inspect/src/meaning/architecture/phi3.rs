@@ -76,7 +76,7 @@ pub(super) static PHI3: Architecture = Architecture {
         },
         ..PLAIN_WORDS
     },
-    unsaid: |_| None,
+    not_in_gguf: |_| None,
     is_meant: |_| true,
     written_as: |_| &PHI3,
 };

@@ -37,7 +37,7 @@ pub(super) static QWEN2: Architecture = Architecture {
     defaults: Defaults { max_seq_len: 32_768, norm_eps: 1e-6, ..PLAIN },
     network: PLAIN_NETWORK,
     words: Words { windows: windows::switched_from, ..PLAIN_WORDS },
-    unsaid: |_| None,
+    not_in_gguf: |_| None,
     is_meant: |_| true,
     written_as: |_| &QWEN2,
 };

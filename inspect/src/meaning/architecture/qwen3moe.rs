@@ -78,7 +78,7 @@ pub(super) static QWEN3MOE: Architecture = Architecture {
         },
         ..PLAIN_WORDS
     },
-    unsaid: |model| {
+    not_in_gguf: |model| {
         let differs = model.experts.is_some_and(|experts| !experts.normalized);
         differs.then(|| {
             "does not divide the weights of experts by their sum (norm_topk_prob), and llama.cpp's graph of qwen3moe does"

@@ -52,7 +52,7 @@ pub(super) static SMOLLM3: Architecture = Architecture {
         },
         ..PLAIN_WORDS
     },
-    unsaid: |model| {
+    not_in_gguf: |model| {
         let usual = |n: usize| model.rotates(n) != (n + 1).is_multiple_of(UNROTATED);
         let differs = !(0..model.num_layers).all(usual);
         differs.then(|| {

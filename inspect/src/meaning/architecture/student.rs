@@ -50,7 +50,7 @@ pub static STUDENT: Architecture = Architecture {
     },
     network: PLAIN_NETWORK,
     words: PLAIN_WORDS,
-    unsaid: |_| None,
+    not_in_gguf: |_| None,
     is_meant: |given| {
         let has_switch = given.use_bitlinear_ffn.or(given.use_bitlinear_attn).is_some();
         let caps = [given.attn_logit_soft_cap, given.final_logit_soft_cap];

@@ -19,6 +19,7 @@ pub use self::kind::{DecayRule, Kind};
 pub(crate) use self::kind::{FIRST, MOMENTUM, SECOND, STATE};
 use crate::checkpoint::Checkpoint;
 use crate::metadata::{as_f64, lookup};
+pub use crate::torch::PARAM_GROUPS;
 
 /// Whether state whose name ends so is a mean of squares.
 pub(crate) fn is_of_squares(last: &str) -> bool {

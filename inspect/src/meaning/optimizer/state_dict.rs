@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::kind::Signs;
-use super::{Kind, ParamGroup, STATE};
+use super::{Kind, PARAM_GROUPS, ParamGroup, STATE};
 use crate::checkpoint::Checkpoint;
 use crate::metadata::{HashableValue, Value, as_f64, as_u64, key_text, lookup};
 use crate::tensor::TensorInfo;
@@ -57,7 +57,7 @@ pub(super) fn groups(checkpoint: &Checkpoint) -> (Vec<ParamGroup>, Option<u64>) 
 fn state_dicts<'v>(value: &'v Value, path: &str, depth: usize, found: &mut Vec<(String, Cow<'v, [Value]>)>) {
     let below = |key: &str| if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
     match value {
-        Value::Dict(entries) => match entries.get(&HashableValue::String("param_groups".into())) {
+        Value::Dict(entries) => match entries.get(&HashableValue::String(PARAM_GROUPS.into())) {
             Some(Value::List(groups) | Value::Tuple(groups)) => {
                 found.push((path.to_string(), Cow::Borrowed(groups)));
             }
@@ -87,7 +87,7 @@ fn flattened(entries: &BTreeMap<HashableValue, Value>) -> Option<Vec<Value>> {
     for (key, value) in entries {
         let HashableValue::String(key) = key else { continue };
         if let Some((name, setting)) =
-            key.strip_prefix("param_groups.").and_then(|rest| rest.rsplit_once('.'))
+            key.strip_prefix(PARAM_GROUPS).and_then(|rest| rest.strip_prefix('.')?.rsplit_once('.'))
         {
             let setting = HashableValue::String(setting.into());
             settings.entry(name).or_default().insert(setting, value.clone());
@@ -210,7 +210,7 @@ impl StateDict<'_> {
     }
 
     fn group(&self, i: usize, group: &Value) -> ParamGroup {
-        let path = self.below(&format!("param_groups.{i}"));
+        let path = self.below(&format!("{PARAM_GROUPS}.{i}"));
         let number = |key: &str| self.number(&format!("{path}.{key}"), lookup(group, key));
         ParamGroup {
             kind: self.kind(group),

@@ -3,7 +3,7 @@
 //! `additional_chat_templates`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
@@ -12,6 +12,46 @@ use super::{
 };
 use crate::bytes::stored::Stored;
 use crate::{Error, Result};
+
+/// Files beside a tokenizer's own that say more of it.
+pub const BESIDE: [&str; 5] =
+    [TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS, GENERATION_CONFIG, MAIN_TEMPLATE];
+/// A folder beside them, of further chat templates.
+pub const TEMPLATES_FOLDER: &str = "additional_chat_templates";
+
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const SPECIAL_TOKENS: &str = "special_tokens_map.json";
+const ADDED_TOKENS: &str = "added_tokens.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
+const MAIN_TEMPLATE: &str = "chat_template.jinja";
+
+/// The files in `folder` that say more of its tokenizer, by their names there, such as
+/// `additional_chat_templates/tool_use.jinja`.
+pub fn files_beside(folder: &Path) -> Vec<String> {
+    let is_there = |name: &&str| folder.join(name).is_stored_file();
+    let own = BESIDE.into_iter().filter(is_there).map(str::to_string);
+    own.chain(template_names(folder).map(|name| template_file(&name))).collect()
+}
+
+/// The names of the further chat templates in `folder`.
+fn template_names(folder: &Path) -> impl Iterator<Item = String> {
+    let folder = folder.join(TEMPLATES_FOLDER);
+    let mut paths: Vec<PathBuf> =
+        folder.stored_entries().into_iter().flatten().map(|entry| entry.path).collect();
+    paths.sort();
+    paths.into_iter().filter(|path| path.is_stored_file()).filter_map(|path| {
+        let name = path.file_name()?.to_str()?.strip_suffix(TEMPLATE)?;
+        (!name.is_empty()).then(|| name.to_string())
+    })
+}
+
+/// How files of templates end.
+const TEMPLATE: &str = ".jinja";
+
+/// Where the further template called `name` is.
+fn template_file(name: &str) -> String {
+    format!("{TEMPLATES_FOLDER}/{name}{TEMPLATE}")
+}
 
 /// What those files hold; null where one is missing.
 pub(super) struct Beside {
@@ -46,15 +86,23 @@ impl Beside {
             serde_json::from_slice(&bytes)
                 .map_err(|e| Error::damaged(format!("is not valid JSON: {e}")).in_file(&folder.join(name)))
         };
-        let template = file("chat_template.jinja")?;
+        let template = |name: &str| -> Result<Option<String>> {
+            Ok(file(name)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+        };
+        let mut templates = BTreeMap::new();
+        for name in template_names(folder) {
+            if let Some(text) = template(&template_file(&name))? {
+                templates.insert(name, text);
+            }
+        }
         Ok(Beside {
-            tokenizer_config: json("tokenizer_config.json")?,
-            special_tokens: json("special_tokens_map.json")?,
+            tokenizer_config: json(TOKENIZER_CONFIG)?,
+            special_tokens: json(SPECIAL_TOKENS)?,
             config: json("config.json")?,
-            generation: json("generation_config.json")?,
-            added: json("added_tokens.json")?,
-            template: template.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
-            templates: templates(&folder.join("additional_chat_templates"))?,
+            generation: json(GENERATION_CONFIG)?,
+            added: json(ADDED_TOKENS)?,
+            template: template(MAIN_TEMPLATE)?,
+            templates,
         })
     }
 
@@ -186,17 +234,4 @@ impl Beside {
         let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
         listed.chain(files).map(|(name, text)| (name.chars().map(plain).collect(), text)).collect()
     }
-}
-
-/// `NAME.jinja` in `folder`, by name.
-fn templates(folder: &Path) -> Result<BTreeMap<String, String>> {
-    let mut templates = BTreeMap::new();
-    for path in folder.stored_entries().into_iter().flatten().map(|entry| entry.path) {
-        let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".jinja"));
-        if let Some(name) = name.filter(|name| !name.is_empty() && path.is_stored_file()) {
-            let text = String::from_utf8_lossy(&read_file(&path)?).into_owned();
-            templates.insert(name.to_string(), text);
-        }
-    }
-    Ok(templates)
 }

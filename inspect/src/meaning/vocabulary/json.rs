@@ -7,7 +7,10 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 
 use super::beside::Beside;
-use super::{LOW_SCORE, NFC_KEY, Role, Token, TokenType, Vocabulary, Warning, by_id, byte, pretokenizer};
+use super::{
+    LOW_SCORE, NFC_KEY, Role, SPACE_PREFIX_KEY, Token, TokenType, Vocabulary, Warning, by_id, byte,
+    pretokenizer,
+};
 use crate::gguf::Keys;
 use crate::{Error, Result};
 
@@ -206,7 +209,7 @@ fn character_bpe(file: &File, bpe: &Bpe, pairs: &[(&str, &str)], beside: &Beside
     let mut keys = Keys::default();
     let (prefix, mut warnings) = space_prefix(file);
     warnings.extend(normalized_tokens(file));
-    keys.set("tokenizer.ggml.add_space_prefix", &prefix);
+    keys.set(SPACE_PREFIX_KEY, &prefix);
     if bpe.vocab.len() < 256 || (0..=255u8).any(|byte| !bpe.vocab.contains_key(&format!("<0x{byte:02X}>"))) {
         warnings.push(Warning::MissingBytes);
     }

@@ -18,6 +18,7 @@ use crate::bytes::stored::{Kind, Stored};
 use crate::gguf::{Header, Keys, MAGIC, ValueType};
 use crate::{Checkpoint, Error, ErrorKind, Result};
 use beside::Beside;
+pub use beside::{BESIDE, TEMPLATES_FOLDER, files_beside};
 pub use ends::{END_TEXTS, end_ids};
 pub use pretokenizer::{PreTokenizer, pre_tokenizer};
 pub use warning::Warning;
@@ -110,6 +111,7 @@ pub const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 pub const CHAT_TEMPLATES: &str = "tokenizer.chat_templates";
 const MERGES_KEY: &str = "tokenizer.ggml.merges";
 const CHARSMAP_KEY: &str = "tokenizer.ggml.precompiled_charsmap";
+const SPACE_PREFIX_KEY: &str = "tokenizer.ggml.add_space_prefix";
 const TRIMS_KEY: &str = "tokenizer.ggml.remove_extra_whitespaces";
 /// Whether text is brought into Unicode's form NFC, where that is not what the pre-tokenizer's name stands for.
 const NFC_KEY: &str = "tokenizer.ckpt.nfc";
@@ -193,6 +195,11 @@ impl Vocabulary {
             }
         }
         if model.is_stored_file() { Self::read(&model).map(Some) } else { Ok(None) }
+    }
+
+    /// Whether SentencePiece puts a space before text; it does unless a file says otherwise.
+    pub fn prefixes_space(&self) -> bool {
+        self.keys.get(SPACE_PREFIX_KEY).and_then(|value| value.as_bool()).unwrap_or(true)
     }
 
     /// The vocabulary that `checkpoint` itself holds: that of a GGUF file which has one.

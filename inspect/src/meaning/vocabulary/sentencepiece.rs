@@ -9,7 +9,9 @@
 //! ```
 
 use super::beside::Beside;
-use super::{CHARSMAP_KEY, LOW_SCORE, Role, TRIMS_KEY, Token, TokenType, Vocabulary, Warning, by_id};
+use super::{
+    CHARSMAP_KEY, LOW_SCORE, Role, SPACE_PREFIX_KEY, TRIMS_KEY, Token, TokenType, Vocabulary, Warning, by_id,
+};
 use crate::gguf::Keys;
 use crate::{Error, Result};
 
@@ -170,7 +172,7 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary> {
         return Err(message.error("it lists no pieces"));
     }
     let mut keys = Keys::default();
-    keys.set("tokenizer.ggml.add_space_prefix", &prefix);
+    keys.set(SPACE_PREFIX_KEY, &prefix);
     if unigram {
         keys.set(TRIMS_KEY, &remove);
         if !charsmap.is_empty() {
