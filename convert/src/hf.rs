@@ -11,7 +11,7 @@ use ckpt_inspect::meaning::{Quantization, RopeScaling};
 use ckpt_inspect::metadata::whole_json;
 use ckpt_inspect::staged::Control;
 use ckpt_inspect::vocabulary::Vocabulary;
-use ckpt_inspect::{Checkpoint, DType, Error as ReadError, Group, ModelConfig, TernaryPacking};
+use ckpt_inspect::{Checkpoint, DType, Error as ReadError, Group, ModelConfig, TernaryPacking, model_folder};
 use serde_json::{Map, Value as Json, json};
 
 use crate::encode::Written;
@@ -93,9 +93,7 @@ fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
             return Ok(files);
         }
     }
-    let source = &plan.source.path;
-    let folder =
-        if source.is_stored_folder() { source.as_path() } else { source.parent().unwrap_or(Path::new("")) };
+    let folder = model_folder(&plan.source.path);
     let kept = QUANTIZATION.iter().filter(|_| plan.keeps);
     for &name in BESIDE.iter().chain([&TEMPLATES]).chain(kept) {
         let path = folder.join(name);

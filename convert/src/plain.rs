@@ -16,6 +16,8 @@ pub(crate) fn is_training_state(key: &str) -> bool {
         || key.contains("rng")
         || key.contains("random")
         || key == "training_state"
+        || key == "train_state"
+        || key == "dataloader"
         || key == "scaler"
         || key.starts_with("grad_scaler")
 }

@@ -10,6 +10,8 @@ mod hostile;
 mod kept;
 mod large;
 mod layouts;
+mod names;
+mod nested;
 mod peers;
 mod quantized;
 mod round_trips;

@@ -48,6 +48,9 @@ fn is_iteration(folder: &Path) -> bool {
 /// rank's file.
 fn iteration_of(path: &Path) -> Option<PathBuf> {
     if path.is_stored_file() {
+        if name(path) == LATEST {
+            return last_in(parent(path)).filter(|folder| is_iteration(folder));
+        }
         let rank = path.parent().filter(|rank| is_rank(rank) && FILES.contains(&name(path).as_str()))?;
         return Some(parent(rank).to_path_buf());
     }

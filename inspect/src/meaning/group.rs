@@ -57,6 +57,11 @@ pub fn is_of_optimizer(name: &str) -> bool {
     let last = parts.last().copied().unwrap_or("");
     let nested = parts.len() > 1;
     let state = STATE.iter().find(|state| state.name == last);
+    // A network may have a part of that name, whose weights are called like any.
+    let is_state = |part: &&str| part.contains("state") || STATE.iter().any(|state| state.name == *part);
+    if matches!(last, "weight" | "bias") && parts.len() > 2 && !parts.iter().any(is_state) {
+        return false;
+    }
     let is_optimizer_key = |key: &str| {
         let key = key.to_ascii_lowercase();
         key.starts_with("optim")
