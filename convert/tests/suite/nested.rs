@@ -46,12 +46,16 @@ def differ(a, b, path=""):
     if isinstance(a, io.BytesIO):
         same = isinstance(b, io.BytesIO) and a.getvalue() == b.getvalue() and a.tell() == b.tell()
         return None if same else (path, a, b)
+    # Within a value, tuples are read as lists, and keys of dicts as texts.
+    if isinstance(a, tuple): a = list(a)
+    if isinstance(a, dict) and isinstance(b, dict):
+        a, b = ({str(key): v for key, v in d.items()} for d in (a, b))
     if type(a) is not type(b): return path, a, b
     if isinstance(a, torch.Tensor): return None if torch.equal(a, b) and a.dtype == b.dtype else (path, a, b)
     if isinstance(a, dict):
         if set(a) != set(b): return path, sorted(map(str, a)), sorted(map(str, b))
         return next((d for key in a if (d := differ(a[key], b[key], f"{path}.{key}"))), None)
-    if isinstance(a, (list, tuple)):
+    if isinstance(a, list):
         if len(a) != len(b): return path, a, b
         return next((d for i, (x, y) in enumerate(zip(a, b)) if (d := differ(x, y, f"{path}[{i}]"))), None)
     return None if a == b else (path, a, b)

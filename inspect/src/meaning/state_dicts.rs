@@ -19,7 +19,12 @@ impl<'c> StateDicts<'c> {
         let dicts = StateDicts { metadata: &checkpoint.metadata, only: None };
         let first = checkpoint.tensors.iter().filter(|t| t.group == Group::Weights);
         let Some(only) = first.filter_map(|t| dicts.key(&t.name)).next() else { return dicts };
-        let is_only = networks(&checkpoint.tensors).all(|t| dicts.key(&t.name) == Some(only));
+        // What else a program keeps beside its state is no network.
+        let is_program = only.contains('.');
+        let is_only = networks(&checkpoint.tensors).all(|t| match dicts.key(&t.name) {
+            Some(key) => key == only,
+            None => is_program,
+        });
         StateDicts { only: Some(only).filter(|_| is_only), ..dicts }
     }
 
