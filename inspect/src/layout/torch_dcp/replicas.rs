@@ -7,8 +7,8 @@ use crate::tensor::TensorInfo;
 use crate::{DType, Damage, Notice, NoticeKind};
 
 impl Folder {
-    /// The tensor of `bytes` bytes that was saved at each of `places`, of replicas the first that can be read; and whether the checksums of
-    /// replicas differ.
+    /// The tensor of `bytes` bytes that was saved at each of `places`, of replicas the first that can be read; and how
+    /// another differs from it.
     pub(super) fn block(
         &self,
         name: &str,
