@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, HashSet};
 
 use ckpt_inspect::meaning::architecture::Kind;
 use ckpt_inspect::meaning::names::Names;
-use ckpt_inspect::meaning::{Quantization, RopeScaling, role};
+use ckpt_inspect::meaning::{Quantization, RopeScaling, StateDicts, role};
 use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{
     Checkpoint, DType, Error as ReadError, Format, Group, MODEL_STATE, ModelConfig, NoticeKind, Role,
-    TensorInfo, is_of_optimizer, is_training_state, without_state_dict,
+    TensorInfo, is_of_optimizer, is_training_state,
 };
 
 use crate::names::Style;
@@ -171,20 +171,12 @@ struct Builder<'c, 'o> {
     /// The key under which weights are stored, with its dot, if there is one.
     prefix: String,
     style: Option<Style>,
-    /// Whether tensors keep the source's names.
-    own_names: bool,
-    /// Whether `model` is the key of the source's only state dict, and no part of its tensors' names.
-    in_model: bool,
+    /// Which of the source's names begin with the key of a dict that was saved.
+    dicts: StateDicts<'c>,
+    /// What all weights' names begin with, where that is the key of a state dict or what a wrapper puts before names.
+    wrapper: Option<&'c str>,
     /// Whether the output's configuration gives the parameters that determine the divisors of rotary frequencies.
     config_has_rope: bool,
-}
-
-/// Whether every weight of `source` is in a dict under the key `model`, which names of many networks begin like.
-fn is_in_model(source: &Checkpoint) -> bool {
-    let Value::Dict(entries) = &source.metadata else { return false };
-    let mut weights = source.tensors.iter().filter(|tensor| tensor.group == Group::Weights);
-    matches!(entries.get(&HashableValue::String("model".into())), Some(Value::Dict(_)))
-        && weights.all(|tensor| tensor.name.starts_with("model."))
 }
 
 impl<'c, 'o> Builder<'c, 'o> {
@@ -195,7 +187,8 @@ impl<'c, 'o> Builder<'c, 'o> {
                 .remedied_by(Remedy::Target("pt")));
         }
         let pickled = !matches!(source.format, Format::SafeTensors | Format::Gguf { .. });
-        let has_key = source.tensors.iter().any(|t| without_state_dict(&t.name) != t.name);
+        let dicts = StateDicts::of(source);
+        let has_key = source.tensors.iter().any(|t| dicts.key(&t.name).is_some_and(|key| key != "model"));
         // Readers of i2s files expect the state dict under a key.
         let keeps = matches!(target, Target::Torch | Target::Dcp);
         let nested = pickled && target.form().nests && options.root.is_none() && (has_key || keeps);
@@ -259,8 +252,8 @@ impl<'c, 'o> Builder<'c, 'o> {
         };
         let told = || source.model_config().is_ok_and(is_told);
         let config_has_rope = has_config && !matches!(target, Target::Gguf(_)) && told();
-        let in_model = !nested && options.root.is_none() && is_in_model(source);
-        Ok(Builder { plan, options, nested, prefix, style, own_names, in_model, config_has_rope })
+        let wrapper = dicts.beginning(source);
+        Ok(Builder { plan, options, nested, prefix, style, dicts, wrapper, config_has_rope })
     }
 
     /// Notes what the output lacks to be the whole model; refuses to leave out tensors of it, unless that is allowed.

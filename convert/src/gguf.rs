@@ -4,7 +4,6 @@
 //! Keys are those of `gguf-py/gguf/constants.py` in llama.cpp. Those for the student (`ckpt.…`, and the soft caps under
 //! architectures that have none) are for ckpt's own runner; other programs ignore them.
 
-use ckpt_inspect::stored::Stored;
 use std::path::Path;
 
 use ckpt_inspect::ggml::GgmlType;
@@ -13,7 +12,7 @@ use ckpt_inspect::meaning::architecture::{Kind, Program, Role, TABLE};
 use ckpt_inspect::meaning::{ConfigError, RopeScaling};
 use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
 use ckpt_inspect::vocabulary::{TokenType, Vocabulary};
-use ckpt_inspect::{Checkpoint, DType, Format, ModelConfig, TensorInfo};
+use ckpt_inspect::{Checkpoint, DType, Format, ModelConfig, TensorInfo, model_folder};
 use globset::GlobMatcher;
 use half::f16;
 
@@ -376,10 +375,7 @@ fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
     let vocabulary = match &options.tokenizer {
         Some(path) => Some(Vocabulary::read(path)?),
         None if keys.contains("tokenizer.ggml.tokens") || is_unknown(source) => return Ok(keys),
-        None => Vocabulary::in_folder(match source.path.is_stored_folder() {
-            true => &source.path,
-            false => source.path.parent().unwrap_or(Path::new("")),
-        })?,
+        None => Vocabulary::in_folder(&model_folder(&source.path))?,
     };
     match vocabulary {
         Some(mut vocabulary) => {

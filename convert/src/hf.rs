@@ -11,7 +11,7 @@ use ckpt_inspect::meaning::{Quantization, RopeScaling};
 use ckpt_inspect::metadata::whole_json;
 use ckpt_inspect::staged::Control;
 use ckpt_inspect::vocabulary::{BESIDE, FILE_NAMES, TEMPLATES_FOLDER, Vocabulary};
-use ckpt_inspect::{Checkpoint, DType, Error as ReadError, Group, ModelConfig, TernaryPacking};
+use ckpt_inspect::{Checkpoint, DType, Error as ReadError, Group, ModelConfig, TernaryPacking, model_folder};
 use serde_json::{Map, Value as Json, json};
 
 use crate::encode::Written;
@@ -90,9 +90,7 @@ fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
             return Ok(files);
         }
     }
-    let source = &plan.source.path;
-    let folder =
-        if source.is_stored_folder() { source.as_path() } else { source.parent().unwrap_or(Path::new("")) };
+    let folder = model_folder(&plan.source.path);
     let kept = QUANTIZATION.into_iter().filter(|_| plan.keeps);
     // Of the folder it is told that it is left.
     for name in copied().chain([TEMPLATES_FOLDER]).chain(kept) {

@@ -5,6 +5,21 @@ use ckpt_inspect::DType;
 use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::torch::storage_class;
 
+/// The state of an `io.BytesIO`, in which programs keep what they save by themselves: its bytes, the position in them, its
+/// attributes. `None` for any other value.
+pub(crate) fn buffer(value: &Value) -> Option<&[Value]> {
+    let Value::Dict(entries) = value else { return None };
+    let field = |name: &str| entries.get(&HashableValue::String(name.into()));
+    match (field("__class__")?, field("state")?) {
+        (Value::String(class), Value::List(parts) | Value::Tuple(parts))
+            if class == "_io.BytesIO" && matches!(parts[..], [Value::Bytes(_), Value::I64(_), ..]) =>
+        {
+            Some(parts)
+        }
+        _ => None,
+    }
+}
+
 /// The pickle's description of a tensor.
 pub(crate) struct TensorRef<'t> {
     /// Its storage: `data/<key>` of the archive.
@@ -155,6 +170,13 @@ impl Pickler {
                 self.begin_list();
                 items.iter().for_each(|item| self.key(item));
                 self.end_list();
+            }
+            Value::Dict(_) if buffer(value).is_some() => {
+                let parts = buffer(value).unwrap_or_default();
+                let mut state = |pickler: &mut Self| {
+                    pickler.tuple(|pickler| parts.iter().for_each(|part| pickler.value(part)));
+                };
+                self.instance(("_io", "BytesIO"), Some(&mut state));
             }
             Value::Dict(entries) => {
                 self.begin_dict();

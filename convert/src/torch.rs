@@ -12,7 +12,7 @@ use crate::Result;
 use crate::encode::{Writer, Written};
 use crate::names::Style;
 use crate::note::Remedy;
-use crate::pickle::{Pickler, TensorRef};
+use crate::pickle::{Pickler, TensorRef, buffer};
 use crate::plan::{Options, Plan};
 use crate::target::Form;
 use crate::zip::Layout;
@@ -163,6 +163,7 @@ impl Object {
 
     fn of(value: &Value) -> Object {
         match value {
+            Value::Dict(_) if buffer(value).is_some() => Object::Plain(value.clone()),
             Value::Dict(entries) => {
                 Object::Dict(entries.iter().map(|(key, value)| (key.clone(), Object::of(value))).collect())
             }

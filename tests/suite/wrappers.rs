@@ -28,10 +28,11 @@ save(under("_orig_mod."), "compiled")
 save({"model_state_dict": under("module._orig_mod.")}, "both")
 save({"model": plain, "ema": moved}, "averaged")
 save(net, "whole")
+save({key.replace("encoder.", "encoder.module."): value for key, value in plain.items()}, "inside")
 save({"state_dict": {"model." + key: value for key, value in moved.items()}}, "moved")
 "#;
 
-const SAME: [&str; 7] = ["model", "parallel", "lightning", "compiled", "both", "averaged", "whole"];
+const SAME: [&str; 8] = ["model", "parallel", "lightning", "compiled", "both", "averaged", "whole", "inside"];
 
 #[test]
 fn a_network_is_itself_under_every_wrapper() {

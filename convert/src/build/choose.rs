@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{
     DType, Error as ReadError, Format, Group, TensorInfo, is_training_state, without_state_dict,
 };
+
+use globset::GlobMatcher;
 
 use super::experts::separate;
 use super::kept::input_scale;
@@ -96,7 +97,7 @@ impl Builder<'_, '_> {
             return Err(self.no_root(root));
         }
         for (glob, dtype) in &options.dtypes {
-            if !chosen.iter().any(|c| glob.is_match(without_state_dict(&c.name))) {
+            if !chosen.iter().any(|c| is_meant(glob, &c.name)) {
                 let pattern = glob.glob().glob().to_string();
                 self.plan.notes.push(Note::UnmatchedType { pattern, dtype: *dtype });
             }
@@ -148,14 +149,17 @@ impl Builder<'_, '_> {
     }
 
     fn name(&self, inner: &str) -> String {
-        let bare = match inner.strip_prefix("model.").filter(|_| self.in_model) {
-            Some(bare) => bare,
-            None if self.own_names => self.without_key(inner),
-            None => without_state_dict(inner),
+        let is_whole = self.options.root.is_none();
+        let bare = match self.nested {
+            // It is put back below.
+            true => match self.dicts.key(inner).filter(|key| *key != "model") {
+                Some(key) => &inner[key.len() + 1..],
+                None => inner,
+            },
+            false if is_whole => self.dicts.own(inner),
+            false => inner,
         };
-        let family = self.plan.source.model.family();
-        let styled = self.style.and_then(|style| names::translate_in(family, bare, style));
-        let name = styled.unwrap_or_else(|| bare.to_string());
+        let name = self.style.and_then(|style| self.styled(bare, style)).unwrap_or_else(|| bare.to_string());
         if self.nested {
             let key = &inner[..inner.len() - bare.len()];
             format!("{key}{name}")
@@ -164,15 +168,18 @@ impl Builder<'_, '_> {
         }
     }
 
-    /// `inner` without the key of the dict that it is in, which its own name may begin like.
-    fn without_key<'n>(&self, inner: &'n str) -> &'n str {
-        let Value::Dict(entries) = &self.plan.source.metadata else { return inner };
-        let is_dict =
-            |key: &str| matches!(entries.get(&HashableValue::String(key.into())), Some(Value::Dict(_)));
-        match inner.split_once('.') {
-            Some((key, rest)) if self.options.root.is_none() && is_dict(key) => rest,
-            _ => inner,
-        }
+    /// What `bare` is called in `style`. A name of which that takes a first part that may be a module's keeps it, unless all
+    /// have it and the rest is what a model's tensor is called.
+    fn styled(&self, bare: &str, style: Style) -> Option<String> {
+        let family = self.plan.source.model.family();
+        let key = bare.len() - without_state_dict(bare).len();
+        // Where a state dict was chosen, all in it are one network's.
+        let is_chosen = self.options.root.is_some() || self.dicts.key(bare).is_some();
+        let is_wrapper = |first: &str| is_chosen || self.wrapper == Some(first);
+        let is_taken = key > 0 && style != Style::Gguf;
+        let is_known =
+            || bare.split('.').next().is_some_and(is_wrapper) && names::role_in(family, bare).is_some();
+        (!is_taken || is_known()).then(|| names::translate_in(family, bare, style))?
     }
 
     /// The stored type of a tensor that is not packed.
@@ -180,9 +187,8 @@ impl Builder<'_, '_> {
         let quantized = matches!(tensor.dtype, DType::QI8 | DType::QU8 | DType::QI32);
         let packed = matches!(tensor.dtype, DType::Ggml(_) | DType::Ternary(_) | DType::Quantized(_));
         let real = tensor.dtype.is_float() || packed || quantized;
-        let bare = without_state_dict(name);
         let chosen =
-            self.options.dtypes.iter().find(|(glob, _)| glob.is_match(bare)).map(|(_, dtype)| *dtype);
+            self.options.dtypes.iter().find(|(glob, _)| is_meant(glob, name)).map(|(_, dtype)| *dtype);
         let plain = match real && !self.plan.keeps {
             true => chosen.or(self.options.dtype),
             false => None,
@@ -202,4 +208,9 @@ impl Builder<'_, '_> {
         }
         Ok(dtype)
     }
+}
+
+/// Whether `glob` matches `name`, or what follows the key of a state dict in it.
+pub(super) fn is_meant(glob: &GlobMatcher, name: &str) -> bool {
+    glob.is_match(without_state_dict(name)) || glob.is_match(name)
 }

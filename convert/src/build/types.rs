@@ -1,9 +1,10 @@
 //! Which matrices are made ternary, and in a GGUF file the type of each tensor.
 
 use ckpt_inspect::meaning::architecture::Kind;
-use ckpt_inspect::{DType, Group, TensorInfo, TernaryPacking, without_state_dict};
+use ckpt_inspect::{DType, Group, TensorInfo, TernaryPacking};
 use half::f16;
 
+use super::choose::is_meant;
 use super::{Builder, Chosen};
 use crate::gguf::{self, Gguf};
 use crate::names;
@@ -23,7 +24,7 @@ impl Builder<'_, '_> {
         let packable = |c: &Chosen| {
             let tensor = c.tensor(source);
             let wanted = match &options.ternary {
-                Some(glob) => glob.is_match(without_state_dict(&c.name)),
+                Some(glob) => is_meant(glob, &c.name),
                 None => source.model.is_ternary(tensor),
             };
             wanted && tensor.shape.len() == 2 && c.name.ends_with(".weight") && tensor.group == Group::Weights

@@ -11,6 +11,8 @@ mod hostile;
 mod kept;
 mod large;
 mod layouts;
+mod names;
+mod nested;
 mod packed;
 mod peers;
 mod quantized;

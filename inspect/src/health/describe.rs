@@ -315,8 +315,8 @@ fn describe_tensor(
     };
     let tensor = held.as_ref().unwrap_or(tensor);
     if options.sha256 {
-        match checkpoint.tensor_bytes(tensor) {
-            Ok(bytes) => record.sha256 = Some(hex(&Sha256::digest(&bytes)).into()),
+        match digest(checkpoint, tensor) {
+            Ok(digest) => record.sha256 = Some(digest.into()),
             Err(error) if is_fault(&error) => record.set_damage(error),
             Err(_) => {}
         }
@@ -338,6 +338,20 @@ fn describe_tensor(
         }
     }
     record
+}
+
+/// The hash of the elements of `tensor`; of a sparse one that of all that it consists of: its layout and shape as text, then of
+/// its indices and its values each the type, the shape and the elements.
+fn digest(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<String> {
+    let Some(sparse) = &tensor.sparse else {
+        return Ok(hex(&Sha256::digest(checkpoint.tensor_bytes(tensor)?)));
+    };
+    let mut digest = Sha256::new_with_prefix(format!("{} {:?}\n", sparse.layout, tensor.shape));
+    for part in sparse.indices.iter().chain([&sparse.values]) {
+        digest.update(format!("{} {:?}\n", part.dtype, part.shape));
+        digest.update(checkpoint.tensor_bytes(part)?);
+    }
+    Ok(hex(&digest.finalize()))
 }
 
 /// Fills `record` with what its tensor's `windows` show, and the `rows` of its matrix.

@@ -17,7 +17,7 @@ use crate::format::{Extension, recognises};
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 
 pub(super) const LAYOUT: Layout =
-    Layout { recognises: |path| composition(path).is_some(), set, ..single::LAYOUT };
+    Layout { recognises: |path| composition(&folder_of(path)).is_some(), set, identity, ..single::LAYOUT };
 
 /// A model of such a folder, or its optimizer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +44,8 @@ struct Composition {
 }
 
 /// The ways in which folders consist of others.
-const KINDS: [fn(&Path) -> Option<Composition>; 5] = [pipeline, modules, ranks, beside, remains];
+const KINDS: [fn(&Path) -> Option<Composition>; 7] =
+    [pipeline, modules, ranks, reinforced, numbered, beside, remains];
 
 /// What the folder at `path` consists of, if it is more than one model's files.
 fn composition(folder: &Path) -> Option<Composition> {
@@ -64,7 +65,18 @@ pub(super) fn of(folder: &Path) -> Option<Vec<Component>> {
     composition(folder).map(|whole| whole.components)
 }
 
-fn set(folder: &Path) -> Result<Set> {
+/// The folder that `path` stands for: itself, or that of a file which lists the components beside it.
+fn folder_of(path: &Path) -> PathBuf {
+    let lists = [PIPELINE, MODULES].contains(&name(path).as_str()) && path.is_stored_file();
+    if lists { super::parent(path).to_path_buf() } else { path.to_path_buf() }
+}
+
+fn identity(path: &Path) -> PathBuf {
+    folder_of(path)
+}
+
+fn set(path: &Path) -> Result<Set> {
+    let folder = &*folder_of(path);
     let Composition { components, missing, listed_in, faults, notices } =
         composition(folder).ok_or_else(|| Error::unsupported("is not a folder of components"))?;
     let missing = (!missing.is_empty()).then(|| {
@@ -116,8 +128,8 @@ fn adapter_in(folder: &Path) -> Option<PathBuf> {
 }
 
 /// The first of `names` that is a file of `folder`.
-fn file_in(folder: &Path, names: &[&str]) -> Option<PathBuf> {
-    names.iter().map(|name| folder.join(name)).find(|path| path.is_stored_file())
+fn file_in(folder: &Path, names: &[impl AsRef<str>]) -> Option<PathBuf> {
+    names.iter().map(|name| folder.join(name.as_ref())).find(|path| path.is_stored_file())
 }
 
 impl Composition {
@@ -188,9 +200,13 @@ fn is_empty(folder: &Path) -> bool {
     folder.stored_entries().is_ok_and(|entries| entries.is_empty())
 }
 
+/// What lists the components of a pipeline, and the modules of a model of sentence-transformers.
+const PIPELINE: &str = "model_index.json";
+const MODULES: &str = "modules.json";
+
 /// A pipeline of diffusers: `model_index.json` names the library and the class of each component.
 fn pipeline(folder: &Path) -> Option<Composition> {
-    const INDEX: &str = "model_index.json";
+    const INDEX: &str = PIPELINE;
     /// What classes end with that have no weights.
     const PLAIN: [&str; 5] = ["Scheduler", "Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor"];
     let index: BTreeMap<String, serde_json::Value> = match listed(folder, INDEX)? {
@@ -227,7 +243,7 @@ struct Module {
 
 /// A model of sentence-transformers: `modules.json` names the folder and the class of each module.
 fn modules(folder: &Path) -> Option<Composition> {
-    const INDEX: &str = "modules.json";
+    const INDEX: &str = MODULES;
     /// What the library keeps beside it.
     const BESIDE: [&str; 2] = ["config_sentence_transformers.json", "sentence_bert_config.json"];
     /// Classes that cannot be without weights,
@@ -308,11 +324,67 @@ fn ranks(folder: &Path) -> Option<Composition> {
     Some(whole)
 }
 
+/// The networks of reinforcement learning that trainers save in folders of a step, of many ranks each: the one that is
+/// trained first (verl, SkyRL).
+const NETWORKS: [&str; 4] = ["actor", "policy", "critic", "reward_model"];
+/// What they keep beside these: how far the data was read, and the trainer's own state.
+const OF_TRAINER: [&str; 2] = ["data.pt", "trainer_state.pt"];
+
+/// The folders of such networks in `folder`.
+fn networks(folder: &Path) -> Vec<&'static str> {
+    let of_ranks = |path: &Path| is_whole(path) || super::per_rank::are_in(path);
+    NETWORKS.into_iter().filter(|name| of_ranks(&folder.join(name))).collect()
+}
+
+/// The networks of a step of reinforcement learning. One alone is the folder's own model.
+fn reinforced(folder: &Path) -> Option<Composition> {
+    let networks = networks(folder);
+    let mut whole = Composition::default();
+    for inner in &networks {
+        whole.push(if networks.len() > 1 { inner } else { "" }, folder.join(inner));
+    }
+    (!networks.is_empty()).then_some(whole)
+}
+
+/// Whether the file at `path` is what a trainer keeps beside the networks of a step.
+pub(super) fn is_beside_networks(path: &Path) -> bool {
+    OF_TRAINER.contains(&name(path).as_str()) && !networks(super::parent(path)).is_empty()
+}
+
+/// The folder of the only network in `folder`, if that is a step of reinforcement learning.
+pub(super) fn only_network(folder: &Path) -> Option<PathBuf> {
+    match networks(folder)[..] {
+        [inner] => Some(folder.join(inner)),
+        _ => None,
+    }
+}
+
 /// The only checkpoint directly in `folder`, such as the files of ranks, beside what a trainer keeps.
 fn only_model(folder: &Path) -> Option<PathBuf> {
     let mut found = find_in(folder).ok()?.checkpoints;
     found.retain(|path| !is_companion(path));
     <[PathBuf; 1]>::try_from(found).ok().map(|[one]| one)
+}
+
+/// The models that accelerate saved of one run, each in files of its own: `model.safetensors`, `model_1.safetensors`, ….
+fn numbered(folder: &Path) -> Option<Composition> {
+    const STEMS: [&str; 2] = ["model", "pytorch_model"];
+    const ENDINGS: [&str; 4] = [".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json"];
+    // Without it these may be steps of a run.
+    if companions(folder).ok()?.is_empty() {
+        return None;
+    }
+    STEMS.iter().find_map(|stem| {
+        let of = |inner: &str| file_in(folder, &ENDINGS.map(|ending| format!("{inner}{ending}")));
+        let mut whole = Composition::default();
+        whole.push("", of(stem)?);
+        for number in 1.. {
+            let inner = format!("{stem}_{number}");
+            let Some(path) = of(&inner) else { break };
+            whole.push(&inner, path);
+        }
+        whole.if_any()
+    })
 }
 
 /// What describes an adapter, beside its weights.

@@ -39,7 +39,7 @@ pub(super) fn agreed<'t>(
 
 /// How two tensors differ that should be equal: by their checksums, and only if these differ or are missing by their
 /// bytes.
-fn difference(a: &TensorInfo, b: &TensorInfo) -> Option<String> {
+pub(super) fn difference(a: &TensorInfo, b: &TensorInfo) -> Option<String> {
     if a.shape != b.shape || a.dtype != b.dtype {
         return Some(format!(": {} {:?} is not {} {:?}", b.dtype, b.shape, a.dtype, a.shape));
     }

@@ -94,7 +94,7 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
     if !is_folder && set.files.len() == 1 && !is_canonical(path) {
         return;
     }
-    let folder = if is_folder { path } else { path.parent().unwrap_or(Path::new("")) };
+    let folder = &model_folder(path);
     let is_adapter = set.files.iter().any(|file| ADAPTERS.contains(&name(file).as_str()));
     let of_adapters = is_adapter.then_some(ADAPTER_CONFIG);
     let read =
@@ -120,6 +120,17 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
         set.notices.push(Notice::new(NoticeKind::ConfigNotUnderstood, text).refused());
     }
     set.trainer_step = state.map(|state| state.global_step);
+}
+
+/// The folder in which config.json and the tokenizer's files of the checkpoint at `path` lie: that of its files, or, where its
+/// trainer puts them there (verl, SkyRL), one called `huggingface` in it.
+pub fn model_folder(path: &Path) -> PathBuf {
+    const APART: &str = "huggingface";
+    let folder = if path.is_stored_folder() { path } else { path.parent().unwrap_or(Path::new("")) };
+    let own = super::components::only_network(folder).unwrap_or_else(|| folder.to_path_buf());
+    let apart = own.join(APART);
+    let describes = |folder: &Path| folder.join("config.json").is_stored_file();
+    if super::per_rank::are_in(&own) && !describes(&own) && describes(&apart) { apart } else { own }
 }
 
 /// What PEFT calls adapters, and what it needs beside one.
@@ -268,13 +279,20 @@ struct TrainerState {
 
 /// The one checkpoint of a folder.
 fn folder_set(folder: &Path) -> Result<Set> {
-    match find_in(folder)?.checkpoints.as_slice() {
-        [one] => laid_out(one),
-        [] => Err(Error::new(ErrorKind::Unrecognised, "is a folder without a checkpoint").in_file(folder)),
-        many => {
-            Err(Error::new(ErrorKind::Unrecognised, format!("is a folder of {} checkpoints", many.len()))
+    let many = match find_in(folder)?.checkpoints {
+        own if own.is_empty() => super::find(folder)?,
+        own => match <[PathBuf; 1]>::try_from(own) {
+            Ok([one]) => return laid_out(&one),
+            Err(many) => many,
+        },
+    };
+    Err(match many.as_slice() {
+        [] => Error::new(ErrorKind::Unrecognised, "is a folder without a checkpoint").in_file(folder),
+        [one, ..] => {
+            let s = if many.len() == 1 { "" } else { "s" };
+            Error::new(ErrorKind::Unrecognised, format!("is a folder of {} checkpoint{s}", many.len()))
                 .in_file(folder)
-                .hint(format!("give one of them, such as {}", many[0].display())))
+                .hint(format!("give one of them, such as {}", one.display()))
         }
-    }
+    })
 }

@@ -274,6 +274,13 @@ impl Blocks {
     }
 }
 
+/// Where in its tensor the block `part` of a file with the header's values `metadata` begins.
+pub(super) fn begins_at(metadata: &Value, part: &TensorInfo) -> Option<Vec<usize>> {
+    let Value::Dict(entries) = metadata else { return None };
+    let info = entries.get(&HashableValue::String(INFO.into()))?;
+    offsets(info, &part.name).filter(|offsets| offsets.len() == part.shape.len())
+}
+
 /// Where the block of `name` begins.
 fn offsets(info: &Value, name: &str) -> Option<Vec<usize>> {
     let Value::Dict(entries) = info else { return None };

@@ -122,16 +122,16 @@ pub(super) fn one_after_another(files: Vec<Opened>) -> Result<Whole> {
     reading.any()?;
     let mut contents = all.map_or_else(|| Contents::new(Format::default()), |all| all.contents);
     contents.faults = faults;
-    contents.notices.extend(shares(&contents.tensors));
+    contents.notices.extend(shares(&contents.tensors, "the files of the other ranks are not beside it"));
     Ok(reading.whole(contents))
 }
 
-/// Tells of tensors that are one rank's parts of larger ones.
-fn shares(tensors: &[TensorInfo]) -> Option<Notice> {
+/// Tells of tensors that are one rank's parts of larger ones, and of the others' `whereabouts`.
+pub(super) fn shares(tensors: &[TensorInfo], whereabouts: &str) -> Option<Notice> {
     let mut parts = tensors.iter().filter_map(|tensor| Some((tensor, tensor.share.as_ref()?)));
     let (first, share) = parts.next()?;
     let text = format!(
-        "{} of its tensors are one rank's parts of larger ones, such as `{}`: {:?} of {:?}; the files of the other ranks are not next to it",
+        "{} of its tensors are one rank's parts of larger ones, such as `{}`: {:?} of {:?}; {whereabouts}",
         1 + parts.count(),
         first.name.escape_debug(),
         first.shape,

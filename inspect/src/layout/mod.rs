@@ -37,6 +37,7 @@ use crate::tensor::TensorInfo;
 use crate::{Damage, Error, ErrorKind, Notice, Result};
 
 pub(crate) use components::Component;
+pub use folder::model_folder;
 pub(crate) use join::{Opened, Whole};
 pub(crate) use torch_dcp::is_distributed;
 
@@ -379,7 +380,10 @@ fn find_at(
     let model = composed.is_some() || matches!(found.as_slice(), [one] if is_model(one));
     if composed.is_some() {
         // What else is in it may be all of them in one file.
-        found.retain(|file| !own.contains(&identity(file)) && !companion::is_companion(file));
+        found.retain(|file| {
+            let is_beside = companion::is_companion(file) || components::is_beside_networks(file);
+            !is_beside && !own.contains(&identity(file))
+        });
         found.insert(0, path.to_path_buf());
     } else if model {
         found = vec![path.to_path_buf()];

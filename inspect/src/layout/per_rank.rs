@@ -79,6 +79,13 @@ fn files(path: &Path) -> Option<Vec<(Named, PathBuf)>> {
     is_set(&all).then_some(all)
 }
 
+/// Whether files that ranks saved of a model, and say how many they are, lie in `folder`.
+pub(super) fn are_in(folder: &Path) -> bool {
+    let is_of_rank =
+        |path: &Path| Named::of(path).is_some_and(|named| named.world.is_some() && named.stem == MODEL);
+    folder.stored_entries().is_ok_and(|entries| entries.iter().any(|entry| is_of_rank(&entry.path)))
+}
+
 /// Whether files that go together by their names are parts of one checkpoint: one that names more ranks is, too.
 fn is_set(files: &[(Named, PathBuf)]) -> bool {
     let Some((first, path)) = files.first() else { return false };

@@ -69,7 +69,10 @@ fn is_optimizer_key(key: &str) -> bool {
 
 /// Whether trainers keep random states, schedulers and counters under a key called so, in small letters.
 fn is_trainer_key(key: &str) -> bool {
-    key.contains("scheduler") || key.contains("rng") || key.contains("random") || key == "training_state"
+    key.contains("scheduler")
+        || key.contains("rng")
+        || key.contains("random")
+        || ["training_state", "train_state", "dataloader"].contains(&key)
 }
 
 /// Whether what programs keep under `key` is only needed for training.
@@ -88,6 +91,11 @@ pub fn is_of_optimizer(name: &str) -> bool {
     let last = parts.last().copied().unwrap_or("");
     let nested = parts.len() > 1;
     let state = STATE.iter().find(|state| state.name == last);
+    // A network may have a part of that name, whose weights are called like any.
+    let is_state = |part: &&str| part.contains("state") || STATE.iter().any(|state| state.name == *part);
+    if matches!(last, "weight" | "bias") && parts.len() > 2 && !parts.iter().any(is_state) {
+        return false;
+    }
     parts[..parts.len() - 1].iter().take(3).any(|key| is_optimizer_key(&key.to_ascii_lowercase()))
         || (nested && parts[0] == "state" && (last == "step" || state.is_some()))
         || (nested && state.is_some_and(|state| state.certain))

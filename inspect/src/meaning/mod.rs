@@ -20,6 +20,7 @@ pub mod role;
 mod rope;
 pub(crate) mod scheme;
 mod shapes;
+mod state_dicts;
 pub(crate) mod ternary;
 #[cfg(feature = "vocabulary")]
 pub mod vocabulary;
@@ -34,3 +35,4 @@ pub use rope::RopeScaling;
 pub use scheme::Coding;
 pub use scheme::names::is_of_activations;
 pub use shapes::Shapes;
+pub use state_dicts::StateDicts;

@@ -11,7 +11,8 @@ use crate::group::{STATE_DICTS, in_application};
 const BEFORE: [&str; 4] = ["_forward_module", "base_model", "ema_model", "averaged_model"];
 
 /// Parts that may stand anywhere in a name: wrappers of single modules, and where an `nn.Module` keeps what it holds.
-const INSIDE: [&str; 6] = [
+const INSIDE: [&str; 7] = [
+    "module",
     "_orig_mod",
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
@@ -32,10 +33,12 @@ pub fn unwrapped(name: &str) -> Cow<'_, str> {
     {
         rest = after;
     }
-    if !rest.split('.').any(|part| INSIDE.contains(&part)) {
+    let (within, last) = rest.rsplit_once('.').unwrap_or(("", rest));
+    if !within.split('.').any(|part| INSIDE.contains(&part)) {
         return Cow::Borrowed(rest);
     }
-    Cow::Owned(rest.split('.').filter(|part| !INSIDE.contains(part)).collect::<Vec<_>>().join("."))
+    let kept = within.split('.').filter(|part| !INSIDE.contains(part));
+    Cow::Owned(kept.chain([last]).collect::<Vec<_>>().join("."))
 }
 
 /// Whether `name` is wrapped as a copy that follows the network itself.
@@ -93,6 +96,7 @@ mod tests {
             "_orig_mod.module.encoder._checkpoint_wrapped_module.fc.weight",
             "_forward_module.model.encoder._fsdp_wrapped_module.fc.weight",
             "base_model.model.encoder.fc.weight",
+            "module.encoder.module.fc.weight",
             "app.model.model.encoder.fc.weight",
             "_modules.encoder._modules.fc._parameters.weight",
         ] {

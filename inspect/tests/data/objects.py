@@ -131,7 +131,7 @@ truth["special.pt"] = {
     "csr": moments(csr.to_dense()),
     "coo": moments(coo.to_dense()),
     "bsr": moments(bsr.to_dense()),
-    "nested": moments(torch.cat([t.reshape(-1) for t in nested.unbind()])),
+    "nested._values": moments(torch.cat([t.reshape(-1) for t in nested.unbind()])),
     "jagged._values": moments(jagged.values()),
 }
 

@@ -37,6 +37,7 @@ mod quantized_doubts;
 mod quantized_instances;
 mod quantized_lost;
 mod ranks;
+mod ranks_values;
 mod resolved;
 mod salvage;
 mod scan;

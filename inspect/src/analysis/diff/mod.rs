@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
 pub use crate::meaning::elements::RowOrder;
-use crate::meaning::wrappers;
+use crate::meaning::{StateDicts, wrappers};
 use crate::optimizer::PARAM_GROUPS;
 use crate::tensor::TensorInfo;
 use crate::{DType, Format, Group, path_text, without_state_dict};
@@ -335,11 +335,13 @@ fn pairs<'t>(a: &'t Checkpoint, b: &'t Checkpoint, options: Options<'_>) -> Vec<
             partner[i] = Some(*at);
         }
     }
-    let own = |t: &TensorInfo| without_state_dict(&t.name).to_string();
+    let (dicts_a, dicts_b) = (StateDicts::of(a), StateDicts::of(b));
     let bare = |t: &TensorInfo| (options.canonical)(&wrappers::unwrapped(&t.name));
     let both = |a: &TensorInfo, b: &TensorInfo| {
-        if own(a) == own(b) {
-            own(a)
+        if dicts_a.own(&a.name) == dicts_b.own(&b.name) {
+            dicts_a.own(&a.name).to_string()
+        } else if a.name == b.name {
+            a.name.clone()
         } else if short(a) == short(b) {
             short(a)
         } else {
@@ -348,8 +350,20 @@ fn pairs<'t>(a: &'t Checkpoint, b: &'t Checkpoint, options: Options<'_>) -> Vec<
     };
     let matched = left.iter().zip(partner).map(|(t, at)| match at.map(|at| right[at]) {
         Some(other) => (both(t, other), Some(*t), Some(other)),
-        None => (own(t), Some(*t), None),
+        None => (dicts_a.own(&t.name).to_string(), Some(*t), None),
     });
-    let alone = right.iter().zip(taken).filter(|(_, taken)| !taken).map(|(t, _)| (own(t), None, Some(*t)));
-    matched.chain(alone).collect()
+    let alone = right.iter().zip(taken).filter(|(_, taken)| !taken);
+    let alone = alone.map(|(t, _)| (dicts_b.own(&t.name).to_string(), None, Some(*t)));
+    let mut pairs: Vec<Pair<'t>> = matched.chain(alone).collect();
+    // No two are shown as one.
+    let mut uses: HashMap<String, usize> = HashMap::new();
+    for (name, ..) in &pairs {
+        *uses.entry(name.clone()).or_default() += 1;
+    }
+    for (name, left, right) in &mut pairs {
+        if let (true, Some(tensor)) = (uses[name] > 1, left.or(*right)) {
+            *name = tensor.name.clone();
+        }
+    }
+    pairs
 }

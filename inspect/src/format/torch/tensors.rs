@@ -69,6 +69,15 @@ impl<'p> Walker<'p, '_> {
         }
         // A jagged tensor's values and offsets are in the state that follows.
         if function == "_rebuild_njt" {
+            self.tell_ragged(name);
+            return None;
+        }
+        if function == "_rebuild_nested_tensor" {
+            self.tell_ragged(name);
+            for (part, &arg) in ["_values", "_sizes", "_strides", "_offsets"].iter().zip(args) {
+                let Some(child) = self.child_name(name, part) else { break };
+                self.walk(arg, Some(&child), depth + 1);
+            }
             return None;
         }
         match self.tensor(function, args) {
@@ -99,6 +108,20 @@ impl<'p> Walker<'p, '_> {
                 Some(Value::String(value))
             }
         }
+    }
+
+    /// Tells that the tensor `name` is several, of unlike shapes, and not shown as one.
+    fn tell_ragged(&mut self, name: Option<&str>) {
+        let name = name.unwrap_or("");
+        self.warn_unread(name, || {
+            let what = match name {
+                "" => "what was saved".to_string(),
+                name => format!("`{}`", quoted(name)),
+            };
+            format!(
+                "{what} is a nested tensor, several of unlike shapes in one: only its parts are listed, the values of all of them one after another and what says where each is"
+            )
+        });
     }
 
     /// A tensor whose storage is of a class of PyTorch's that is not known, such as four bits of whole numbers: without its
@@ -155,8 +178,6 @@ impl<'p> Walker<'p, '_> {
                 Ok(tensor)
             }
             "_rebuild_sparse_tensor" | "_rebuild_sparse_csr_tensor" => self.sparse(&args),
-            // Its elements one after another; what else makes it ragged is not shown.
-            "_rebuild_nested_tensor" => self.inner(args.get(0)?),
             "_rebuild_device_tensor_from_numpy" => {
                 let Node::Object(object) = self.pickle.node(args.get(0)?) else {
                     return Err(Error::damaged("its numpy array is not an array"));

@@ -31,6 +31,8 @@ use crate::{Damage, DamageKind, Error, Format, Notice, NoticeKind, Result};
 
 pub(super) const LAYOUT: Layout = Layout { recognises, set, identity, join, is_whole, ..single::LAYOUT };
 
+/// The files that name the last tag.
+const POINTERS: [&str; 2] = ["latest", "latest_universal"];
 /// The script that DeepSpeed leaves in each folder that it saved into.
 const SCRIPT: &str = "zero_to_fp32.py";
 
@@ -46,6 +48,9 @@ fn tag_of(path: &Path) -> Option<PathBuf> {
         return if is_tag(path) { Some(path.to_path_buf()) } else { named() };
     }
     let folder = folder_of(path);
+    if POINTERS.contains(&name(path).as_str()) {
+        return named_by(path).filter(|tag| is_tag(tag));
+    }
     if Kind::of(&name(path)).is_some() {
         return path.is_stored_file().then(|| folder.to_path_buf());
     }
@@ -68,13 +73,16 @@ pub(super) fn is_tag(folder: &Path) -> bool {
 
 /// The folder that is named in `folder` as that of the last tag, whether it is there or not.
 fn pointed_at(folder: &Path) -> Option<PathBuf> {
-    ["latest", "latest_universal"].into_iter().find_map(|file| {
-        let mut text = String::new();
-        folder.join(file).stored_bytes().ok()?.take(4096).read_to_string(&mut text).ok()?;
-        let tag = text.trim();
-        // A name with folders in it could point anywhere.
-        (Path::new(tag).file_name() == Some(tag.as_ref())).then(|| folder.join(tag))
-    })
+    POINTERS.iter().find_map(|file| named_by(&folder.join(file)))
+}
+
+/// The folder that the file `pointer` names.
+fn named_by(pointer: &Path) -> Option<PathBuf> {
+    let mut text = String::new();
+    pointer.stored_bytes().ok()?.take(4096).read_to_string(&mut text).ok()?;
+    let tag = text.trim();
+    // A name with folders in it could point anywhere.
+    (Path::new(tag).file_name() == Some(tag.as_ref())).then(|| parent(pointer).join(tag))
 }
 
 /// The folder of the tag that is named in `folder` as the last one.

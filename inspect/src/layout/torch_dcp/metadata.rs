@@ -8,6 +8,7 @@ use crate::format::Contents;
 use crate::layout::name;
 use crate::metadata::HashableValue;
 use crate::pickle::{Id, Node, Pickle};
+use crate::tensor::TensorInfo;
 use crate::torch::torch_dtype;
 use crate::{DType, Damage, DamageKind, Error, ErrorKind, Result};
 
@@ -157,6 +158,29 @@ impl Listing {
             }
         }
         Ok(())
+    }
+
+    /// Adds the block `part`, which begins at `offsets` of its tensor and is at `place`: the tensor is as large as its blocks
+    /// reach.
+    pub fn found(&mut self, part: &TensorInfo, offsets: Vec<usize>, place: Place) {
+        let ends = offsets.iter().zip(&part.shape).map(|(at, size)| at.saturating_add(*size));
+        let ends: Vec<usize> = ends.collect();
+        let number = *self.numbers.entry(part.name.clone()).or_insert_with(|| {
+            let blocks = Blocks {
+                dtype: Some(part.dtype),
+                shape: vec![0; ends.len()],
+                chunks: Vec::new(),
+                wrong: None,
+            };
+            self.items.push((part.name.clone(), Item::Tensor(blocks)));
+            self.items.len() - 1
+        });
+        let places = self.places.entry((part.name.clone(), Some(offsets.clone()))).or_default();
+        if let (Item::Tensor(blocks), true) = (&mut self.items[number].1, places.is_empty()) {
+            blocks.shape.iter_mut().zip(ends).for_each(|(all, end)| *all = (*all).max(end));
+            blocks.chunks.push(Chunk { offsets, sizes: part.shape.clone() });
+        }
+        places.push(Ok(place));
     }
 
     /// Where the block of tensor `name` is that begins at `offsets`, in each rank that has it; without them, the plain

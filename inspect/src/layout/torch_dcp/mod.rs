@@ -4,8 +4,11 @@
 
 mod beside;
 mod claims;
+mod headers;
 mod metadata;
 mod nested;
+mod others;
+mod replicas;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -16,9 +19,11 @@ use std::sync::Arc;
 
 use self::beside::{BACKEND, COMMON, add_beside, without_common};
 use self::claims::Claims;
-use self::metadata::{Blocks, Chunk, Item, Listing, Place, Where};
-use self::nested::Nested;
-use super::join::{Opened, Reading, Whole};
+use self::metadata::{Blocks, Chunk, Item, Listing, Place};
+use self::nested::{Element, Nested};
+use self::others::{of_other_saves, unlisted};
+use self::replicas::in_pairs;
+use super::join::{Opened, Reading, Whole, shares};
 use super::tiles::{self, Budget, Tile};
 use super::twins::Twins;
 use super::{Layout, Set, name, single, sort};
@@ -37,7 +42,12 @@ pub(super) const LAYOUT: Layout =
     Layout { recognises, set, identity, join, is_whole: is_folder, ..single::LAYOUT };
 
 fn recognises(path: &Path) -> bool {
-    is_folder(path) || (is_file(path) && has_listing(folder_of(path)))
+    let is_beside = || [COMMON, BACKEND].contains(&name(path).as_str()) && path.is_stored_file();
+    let is_set = |folder: &Path| {
+        files(folder)
+            .is_ok_and(|files| files.iter().any(|file| is_listing(file)) || headers::say_enough(&files))
+    };
+    is_folder(path) || ((is_file(path) || is_beside()) && is_set(folder_of(path)))
 }
 
 /// Whether `path` is a file of a distributed checkpoint by its name.
@@ -79,10 +89,6 @@ fn lists_alone(folder: &Path, files: &[PathBuf]) -> bool {
     files.iter().any(is_listing) && !others()
 }
 
-fn has_listing(folder: &Path) -> bool {
-    files(folder).is_ok_and(|files| files.iter().any(|file| is_listing(file)))
-}
-
 /// The files of a distributed checkpoint in `folder`: listings first, then by their names.
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = folder.stored_entries().map_err(|e| Error::io(folder, &e))?;
@@ -108,7 +114,8 @@ fn identity(path: &Path) -> PathBuf {
 fn set(path: &Path) -> Result<Set> {
     let folder = identity(path);
     let files = files(&folder)?;
-    if !files.first().is_some_and(|file| is_listing(file)) {
+    let is_listed = files.first().is_some_and(|file| is_listing(file));
+    if !is_listed && !headers::say_enough(&files) {
         let what = "is a distributed checkpoint whose saving was not finished: .metadata, which is written last and says what the .distcp files hold, is not there";
         return Err(Error::new(ErrorKind::Damaged, what)
             .because(DamageKind::MissingShards)
@@ -118,7 +125,10 @@ fn set(path: &Path) -> Result<Set> {
     // What Megatron-Core keeps beside the blocks.
     let common = [COMMON, BACKEND].map(|name| folder.join(name));
     let beside = common.iter().map(|path| Stamp::of(path)).collect();
-    let missing = without_common(&common);
+    let missing = match is_listed {
+        true => without_common(&common),
+        false => Some(headers::unfinished()),
+    };
     let files = files.into_iter().chain(common.into_iter().filter(|path| path.is_stored_file())).collect();
     Ok(Set { files, beside, missing, ..Set::default() })
 }
@@ -126,7 +136,7 @@ fn set(path: &Path) -> Result<Set> {
 fn join(files: Vec<Opened>) -> Result<Whole> {
     let mut contents = Contents::new(Format::TorchDistributed);
     let (mut listing, mut reading, mut unread) = (Listing::default(), Reading::default(), Vec::new());
-    let (mut beside, mut others) = (Vec::new(), Vec::new());
+    let (mut beside, mut others, mut lists) = (Vec::new(), Vec::new(), Vec::new());
     // Listings come first.
     let mut named = None;
     let mut parts: HashMap<String, std::result::Result<Arc<Source>, Damage>> = HashMap::new();
@@ -137,6 +147,13 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         } else if is_listing(&path) {
             let source = reading.open(file, &mut unread).map_err(|damage| Error::from(&damage))?;
             listing.read(&source, &mut contents).map_err(|e| e.in_file(&path))?;
+            lists.push(name(&path));
+        } else if lists.is_empty() {
+            let part = reading.open(file, &mut unread);
+            if let Ok(source) = &part {
+                headers::add(&path, source, &mut listing, &mut contents);
+            }
+            parts.insert(name(&path), part);
         } else if named
             .get_or_insert_with(|| listing.files())
             .as_ref()
@@ -147,7 +164,6 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
             others.push(name(&path));
         }
     }
-    contents.notices.extend(of_other_saves(&others));
     let bytes = parts.values().flatten().fold(0u64, |sum, part| sum.saturating_add(part.len()));
     let folder = Folder {
         parts,
@@ -161,10 +177,19 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         objects: Cell::new(0),
         claims: RefCell::default(),
         own: RefCell::default(),
+        spare: RefCell::default(),
     };
     folder.add_missing(&listing, &mut contents);
     contents.faults.append(&mut unread);
     folder.add_items(&listing, &mut contents);
+    let parts = shares(
+        &contents.tensors,
+        "they are in values that were saved as one, of which PyTorch keeps what one rank had",
+    );
+    contents.faults.extend(unlisted(&lists, &mut others));
+    contents.notices.extend(of_other_saves(&others, parts.is_some()));
+    contents.notices.extend(folder.spoilt_copies());
+    contents.notices.extend(parts);
     contents.notices.extend(folder.claims.take().shared());
     contents.notices.extend(folder.own.take().notices());
     folder.add_unclaimed(&listing, &mut contents);
@@ -173,20 +198,6 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     }
     contents.tell_first();
     Ok(reading.whole(contents))
-}
-
-/// Tells of the files `others`, which no listing names: of another save into the same folder.
-fn of_other_saves(others: &[String]) -> Option<Notice> {
-    let first = others.first()?.escape_debug();
-    let text = match others.len() {
-        1 => format!(
-            "{first} is there, and .metadata does not name it: it is of another save, and is not read, as PyTorch does not"
-        ),
-        n => format!(
-            "{n} files are there that .metadata does not name, such as {first}: they are of another save, and are not read, as PyTorch does not"
-        ),
-    };
-    Some(Notice::new(NoticeKind::Surplus, text))
 }
 
 /// The files that ranks wrote, by their names.
@@ -212,6 +223,8 @@ struct Folder {
     claims: RefCell<Claims>,
     /// The parts of divided tensors, by file.
     own: RefCell<Twins>,
+    /// What each file should have copies of, and has not.
+    spare: RefCell<BTreeMap<String, Vec<String>>>,
 }
 
 /// All parts together may decompress to this many times the bytes of their files, and always to this many bytes: weights
@@ -256,8 +269,8 @@ impl Folder {
         for (name, item) in &listing.items {
             match item {
                 Item::Tensor(blocks) => {
-                    if let Some([within @ .., _]) = listing.paths.get(name).map(Vec::as_slice) {
-                        nested.put(within, None);
+                    if let Some(path) = listing.paths.get(name) {
+                        nested.put(path, Element::Tensor);
                     }
                     let tensor = self.tensor(listing, name, blocks, &mut budget, &mut contents.notices);
                     contents.tensors.push(tensor);
@@ -274,6 +287,7 @@ impl Folder {
             contents.faults.push(Damage::new(DamageKind::UnreadableEntry, what));
         }
         contents.metadata = nested.into_dict();
+        nested::in_order(&mut contents.tensors, &listing.paths);
         let resolved = contents.tensors.iter().filter(|tensor| tensor.storages().any(Storage::is_computed));
         contents.notices.extend(bit_notice(resolved.map(|tensor| tensor.name.as_str())));
         if !self.streams.borrow().is_empty() {
@@ -304,6 +318,7 @@ impl Folder {
                 notice.text = format!("`{}` {}", name.escape_debug(), notice.text);
                 notice.about(vec![name.to_string()])
             }));
+            let part = part.map(|part| in_pairs(part, *dtype, &chunk.sizes));
             Tile { offsets: chunk.offsets.clone(), sizes: chunk.sizes.clone(), part }
         };
         let tiles: Vec<Tile> = chunks.iter().map(tile).collect();
@@ -335,42 +350,6 @@ impl Folder {
                 self.own.borrow_mut().add(&place.file, name, part);
             }
         }
-    }
-
-    /// The tensor of `bytes` bytes that was saved at each of `places`, of replicas the first that can be read; and whether the checksums of
-    /// replicas differ.
-    fn block(
-        &self,
-        name: &str,
-        places: &[Where],
-        bytes: u64,
-    ) -> (std::result::Result<TensorInfo, Damage>, Option<Notice>) {
-        let mut part: std::result::Result<(TensorInfo, &Place), Damage> =
-            Err(lost("the listing does not say where".into()));
-        let mut differ = None;
-        for place in places {
-            let place = match place {
-                Ok(place) => place,
-                Err(damage) => {
-                    part = part.map_err(|_| damage.clone());
-                    continue;
-                }
-            };
-            let found = self.tensor_at(name, place, bytes);
-            match (&part, found) {
-                (Ok((first, at)), Ok(other)) if differ.is_none() && checksum(first) != checksum(&other) => {
-                    let text = format!(
-                        "differs between {} and {} by their checksums; the first is used",
-                        at.file.escape_debug(),
-                        place.file.escape_debug()
-                    );
-                    differ = Some(Notice::new(NoticeKind::Contradiction, text));
-                }
-                (Ok(_), _) => {}
-                (Err(_), found) => part = found.map(|tensor| (tensor, place)),
-            }
-        }
-        (part.map(|(tensor, _)| tensor), differ)
     }
 
     /// The tensor `name` that was saved at `place`, alone or in a SafeTensors file with others.
@@ -436,7 +415,7 @@ impl Folder {
         contents.notices.extend(saved.notices);
         let whole = [HashableValue::String(name.to_string())];
         let keys = listing.paths.get(name).map_or(&whole[..], Vec::as_slice);
-        if !nested.put(keys, Some(saved.metadata)) {
+        if !nested.put(keys, Element::Value(saved.metadata)) {
             let name = name.escape_debug();
             let text =
                 format!("the value `{name}` is left out: another one is where it should be, or on its way");
@@ -563,11 +542,6 @@ impl Folder {
             }
         }
     }
-}
-
-/// What two copies of a tensor have in common, without reading them.
-fn checksum(tensor: &TensorInfo) -> (&[usize], DType, Option<u32>) {
-    (&tensor.shape, tensor.dtype, tensor.storage.as_ref().and_then(|storage| storage.run().crc32))
 }
 
 /// Whether Megatron-Core saved the object `name` for each rank by itself, such as `…/shard_0_8`.
