@@ -12,6 +12,7 @@ use super::folder::FAMILIES;
 use super::step::from_name;
 use super::{LAYOUTS, Layout, MAX_CONFIG, Set, find_in, name, read_json, single, stands_for_files};
 use crate::bytes::Stamp;
+use crate::bytes::staged;
 use crate::bytes::stored::{Entry, Kind, Stored};
 use crate::format::{Extension, recognises};
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
@@ -68,7 +69,7 @@ pub(super) fn of(folder: &Path) -> Option<Vec<Component>> {
 /// The folder that `path` stands for: itself, or that of a file which lists the components beside it.
 fn folder_of(path: &Path) -> PathBuf {
     let lists = [PIPELINE, MODULES].contains(&name(path).as_str()) && path.is_stored_file();
-    if lists { super::parent(path).to_path_buf() } else { path.to_path_buf() }
+    if lists { staged::folder_of(path).to_path_buf() } else { path.to_path_buf() }
 }
 
 fn identity(path: &Path) -> PathBuf {
@@ -348,7 +349,7 @@ fn reinforced(folder: &Path) -> Option<Composition> {
 
 /// Whether the file at `path` is what a trainer keeps beside the networks of a step.
 pub(super) fn is_beside_networks(path: &Path) -> bool {
-    OF_TRAINER.contains(&name(path).as_str()) && !networks(super::parent(path)).is_empty()
+    OF_TRAINER.contains(&name(path).as_str()) && !networks(staged::folder_of(path)).is_empty()
 }
 
 /// The folder of the only network in `folder`, if that is a step of reinforcement learning.

@@ -122,7 +122,7 @@ pub(super) fn one_after_another(files: Vec<Opened>) -> Result<Whole> {
     reading.any()?;
     let mut contents = all.map_or_else(|| Contents::new(Format::default()), |all| all.contents);
     contents.faults = faults;
-    contents.notices.extend(shares(&contents.tensors, "the files of the other ranks are not beside it"));
+    contents.notices.extend(shares(&contents.tensors, "the files of the other ranks are not next to it"));
     Ok(reading.whole(contents))
 }
 

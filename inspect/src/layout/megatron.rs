@@ -50,7 +50,7 @@ fn is_iteration(folder: &Path) -> bool {
 fn iteration_of(path: &Path) -> Option<PathBuf> {
     if path.is_stored_file() {
         if name(path) == LATEST {
-            return last_in(parent(path)).filter(|folder| is_iteration(folder));
+            return last_in(folder_of(path)).filter(|folder| is_iteration(folder));
         }
         let rank = path.parent().filter(|rank| is_rank(rank) && FILES.contains(&name(path).as_str()))?;
         return Some(folder_of(rank).to_path_buf());

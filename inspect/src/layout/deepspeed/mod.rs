@@ -82,7 +82,7 @@ fn named_by(pointer: &Path) -> Option<PathBuf> {
     pointer.stored_bytes().ok()?.take(4096).read_to_string(&mut text).ok()?;
     let tag = text.trim();
     // A name with folders in it could point anywhere.
-    (Path::new(tag).file_name() == Some(tag.as_ref())).then(|| parent(pointer).join(tag))
+    (Path::new(tag).file_name() == Some(tag.as_ref())).then(|| folder_of(pointer).join(tag))
 }
 
 /// The folder of the tag that is named in `folder` as the last one.
