@@ -18,7 +18,7 @@ use ckpt_inspect::{
 };
 
 use crate::names::Style;
-use crate::note::{Note, Remedy};
+use crate::note::{Note, Omission, Remedy};
 use crate::plain::{carried, key_text, values_of, without_training};
 use crate::plan::{Options, Plan};
 use crate::source::gguf_student;
@@ -77,7 +77,19 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
         if matches!(options.target, Target::Gguf(_)) {
             gguf::check_architecture(source)?;
         }
-        return Err(Error::of_source(source, "it contains no weights to convert"));
+        let nameless = builder.plan.notes.iter().find_map(|note| match note {
+            Note::LeftOut { count, first, why: Omission::NoName } => Some((*count, first.escape_debug())),
+            _ => None,
+        });
+        return Err(Error::of_source(
+            source,
+            match nameless {
+                Some((count, first)) => format!(
+                    "none of its {count} tensors is called like one of such a model, the first is `{first}`"
+                ),
+                None => "it contains no weights to convert".into(),
+            },
+        ));
     }
     builder.note_on_the_model()?;
     let Builder { plan, .. } = builder;

@@ -54,17 +54,12 @@ impl fmt::Display for Lacks {
 
 /// The configuration of the model in `source`, if it determines which tensors there are.
 fn configured(source: &Checkpoint) -> Option<ModelConfig> {
-    let mut config = match source.format {
+    match source.format {
         // One name in GGUF stands for many models: those whose layers have other tensors too are not judged.
         Format::Gguf { .. } => student(source)
-            .or_else(|| source.model_config().ok().filter(|_| Names::of(source).unused.is_empty()))?,
-        _ => source.model_config().ok()?,
-    };
-    // Without a head, a model whose configuration does not say otherwise uses the embedding.
-    if source.model.given().is_ok_and(|given| given.tie_word_embeddings == Some(false)) {
-        config.tie_word_embeddings = false;
+            .or_else(|| source.model_config().ok().filter(|_| Names::of(source).unused.is_empty())),
+        _ => source.model_config().ok(),
     }
-    Some(config)
 }
 
 /// What the model of `plan` lacks; `None` where it is complete or not recognised.
@@ -92,8 +87,9 @@ pub(crate) fn lacks(plan: &Plan<'_>) -> Option<Lacks> {
             Some((role, pair.elements.tensor.shape.as_slice()))
         })
         .collect();
-    // Tensors of which none belongs to such a model are something else, such as an adapter for it.
-    if shapes.is_empty() {
+    // Tensors of which none belongs to such a model are something else, such as an adapter for it. A folder would be loaded as
+    // the model that its config.json names.
+    if shapes.is_empty() && !matches!(plan.target, Target::Hf { .. }) {
         return None;
     }
     // A layer counts if any of its tensors is present, even if the configuration says otherwise.

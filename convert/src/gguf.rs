@@ -421,7 +421,11 @@ fn described(plan: &mut Plan<'_>, latent: bool) -> Result<Keys> {
     let mut keys = config.to_gguf(latent);
     let architecture = config.gguf_name();
     if !config.rope_scaling.is_known_in_gguf(config.written_as()) {
-        plan.notes.push(Note::RopeScaling { kind: config.rope_scaling.kind().to_string() });
+        let kind = config.rope_scaling.kind().escape_debug().to_string();
+        let why = format!(
+            "its rotary scaling is `{kind}`, and a GGUF file of a {architecture} model cannot say so"
+        );
+        return Err(Error::of_source(source, why));
     }
     if config.rope_scaling.has_own_bounds() {
         plan.notes.push(Note::YarnBounds { architecture: architecture.to_string() });

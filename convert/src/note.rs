@@ -142,11 +142,6 @@ pub enum Note {
         /// The most bytes that are copied.
         limit: u64,
     },
-    /// GGUF has no keys for this kind of rotary scaling.
-    RopeScaling {
-        /// The kind's name in config.json.
-        kind: String,
-    },
     /// llama.cpp does not read where YaRN's passage between kept and divided wavelengths lies, and has the usual place.
     YarnBounds {
         /// The architecture in GGUF.
@@ -393,11 +388,6 @@ impl fmt::Display for Note {
             Note::NotCopied { name, limit } => write!(
                 f,
                 "`{name}` next to the source is not copied: it is a folder or the like, or larger than {limit} bytes"
-            ),
-            Note::RopeScaling { kind } => write!(
-                f,
-                "its rotary positions are scaled by `{}`, for which GGUF has no key: llama.cpp ignores it, and long texts will go wrong",
-                kind.escape_debug()
             ),
             Note::YarnBounds { architecture } => write!(
                 f,

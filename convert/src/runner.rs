@@ -3,13 +3,26 @@
 //! llama.cpp, `build_bitnet_158` in bitnet.cpp).
 
 use ckpt_inspect::ModelConfig;
-use ckpt_inspect::meaning::architecture::Kind;
+use ckpt_inspect::meaning::architecture::{Kind, Role};
 use ckpt_inspect::meaning::{RopeScaling, SlidingLayers};
 
 use crate::names;
 use crate::note::Note;
 use crate::plan::Plan;
 use crate::{Error, Result};
+
+/// A tensor of the plan that is in a layer and that the model of `config` has not.
+fn unused<'p>(plan: &'p Plan<'_>, config: &ModelConfig) -> Option<&'p str> {
+    let family = config.architecture;
+    let is_unused = |name: &str| {
+        let name = names::canonical_in(Some(family), name);
+        match family.role(&name) {
+            Some(role) => matches!(role, Role::Layer(..)) && config.shape(role).is_none(),
+            None => name.starts_with("layers."),
+        }
+    };
+    plan.pairs.iter().map(|pair| pair.elements.tensor.name.as_str()).find(|name| is_unused(name))
+}
 
 /// What it does not compute as the model of `plan` does, where few tokens depend on it.
 ///
@@ -46,6 +59,13 @@ pub(crate) fn notes(plan: &Plan<'_>, config: &ModelConfig) -> Result<Vec<Note>> 
     }
     if let Some(lacking) = config.written_as().not_in_gguf(config) {
         return Err(Error::of_source(source, format!("it {lacking}")));
+    }
+    if let Some(name) = unused(plan, config) {
+        let why = format!(
+            "`{}` is in its layers and its configuration does not say so (as attention_bias and mlp_bias do): transformers ignores it, and what runs a GGUF file would use it; remove such tensors, or correct config.json",
+            name.escape_debug()
+        );
+        return Err(Error::of_source(source, why));
     }
     let in_order = |period: usize| {
         let slides = |n: usize| !(n + 1).is_multiple_of(period);

@@ -243,7 +243,13 @@ impl<'a> Loader<'a> {
         let tensor = self
             .names
             .get(role)
-            .ok_or_else(|| inconsistent(format!("tensor `{}` is missing", self.names.called(role))))?;
+            .ok_or_else(|| {
+                let why = match role {
+                    Role::Head => ", and its configuration does not say that the embedding is the head (tie_word_embeddings)",
+                    _ => "",
+                };
+                inconsistent(format!("tensor `{}` is missing{why}", self.names.called(role)))
+            })?;
         let shape = self.config.shape(role).unwrap_or_default();
         if tensor.shape != shape {
             let (name, found) = (tensor.name.escape_debug(), &tensor.shape);

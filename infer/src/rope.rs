@@ -37,20 +37,16 @@ impl Ropes {
                 factors.and_then(|f| f.get(i)).copied().unwrap_or(1.0)
             })
         };
-        let RopeScaling::LongRope { short_factor, long_factor, original_max_position_embeddings, .. } =
-            &config.rope_scaling
-        else {
-            let mut kinds = vec![divided(factors)];
-            let local = |base| Rope::new(config, base, &RopeScaling::None, |_| 1.0);
-            kinds.extend(config.local_rope_base.map(local));
-            return Ropes { kinds, long: None };
+        let narrow = |factors: &[f64]| divided(Some(&factors.iter().map(|x| *x as f32).collect::<Vec<_>>()));
+        let (usual, long) = match &config.rope_scaling {
+            RopeScaling::LongRope { short_factor, long_factor, original_max_position_embeddings, .. } => {
+                let original = original_max_position_embeddings.map_or(config.max_seq_len, |n| n as usize);
+                (narrow(short_factor), Some((original, narrow(long_factor))))
+            }
+            _ => (divided(factors), None),
         };
-        let narrow = |factors: &[f64]| factors.iter().map(|x| *x as f32).collect::<Vec<_>>();
-        let original = original_max_position_embeddings.map_or(config.max_seq_len, |n| n as usize);
-        Ropes {
-            kinds: vec![divided(Some(&narrow(short_factor)))],
-            long: Some((original, divided(Some(&narrow(long_factor))))),
-        }
+        let local = |base| Rope::new(config, base, &RopeScaling::None, |_| 1.0);
+        Ropes { kinds: [usual].into_iter().chain(config.local_rope_base.map(local)).collect(), long }
     }
 
     /// Which of them `layer` uses; `None` if it does not rotate.

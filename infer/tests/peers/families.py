@@ -1,10 +1,13 @@
 """Makes tiny random models of many families with transformers, with every setting that changes what they compute, and what
 transformers computes: `families.py make FOLDER` writes one folder each, and in FOLDER-truth a file each: `ids`, `logits` of these, and
-`greedy`, the ids after them that are likeliest one after another, far beyond windows and original lengths. `families.py same
+`greedy`, the ids after them that are likeliest one after another, far beyond windows and original lengths. `families.py lacking FOLDER` does the
+same with a model of each class whose config.json says neither whether tables are tied nor how positions rotate, and writes those
+whose head is then a tensor of its own to FOLDER-headless without it. `families.py same
 FOLDER COPIES` compares the logits of copies with the truth of FOLDER. `families.py tables FILE...` compares the names of
 tensors and keys in GGUF files with the tables of llama.cpp's gguf package.
 """
 
+import json
 import os
 import re
 import sys
@@ -38,6 +41,8 @@ CASES = {
     "smollm3": ("smollm3", dict(num_hidden_layers=5, attention_bias=True, mlp_bias=True)),
     "smollm3-plain": ("smollm3", dict(num_hidden_layers=5)),
     "smollm3-window": ("smollm3", WINDOW | dict(num_hidden_layers=5, no_rope_layers=[1, 0, 0, 1, 1])),
+    "smollm3-types": ("smollm3", dict(sliding_window=9, num_hidden_layers=4, layer_types=["full_attention", "sliding_attention"] * 2)),
+    "smollm3-window-all": ("smollm3", WINDOW | dict(num_hidden_layers=4, layer_types=["sliding_attention"] * 4)),
     "granite": ("granite", dict(embedding_multiplier=3.0, residual_multiplier=0.4, attention_multiplier=0.3, logits_scaling=2.5,
                                 attention_bias=True, mlp_bias=True, rope_parameters=YARN)),
     "granite-plain": ("granite", dict(tie_word_embeddings=True)),
@@ -53,6 +58,11 @@ CASES = {
         "sliding_attention": dict(rope_type="default", rope_theta=2e4)})),
     "gemma3-types": ("gemma3_text", GEMMA | dict(query_pre_attn_scalar=23, attention_bias=True, hidden_activation="gelu", layer_types=[
         "sliding_attention", "full_attention", "sliding_attention"])),
+    "gemma3-full": ("gemma3_text", GEMMA | dict(layer_types=["full_attention"] * 3)),
+    "gemma3-long": ("gemma3_text", GEMMA | dict(num_hidden_layers=7, rope_parameters={
+        "full_attention": dict(rope_type="longrope", rope_theta=1e6, short_factor=[1.0, 1.25, 1.5, 2.0, 2.5],
+                               long_factor=[1.5, 3.25, 7.0, 8.0, 9.0], original_max_position_embeddings=32),
+        "sliding_attention": dict(rope_type="default", rope_theta=2e4)})),
     "mixtral": ("mixtral", dict(num_local_experts=5, num_experts_per_tok=2)),
     "mixtral-window": ("mixtral", dict(num_local_experts=4, num_experts_per_tok=3, sliding_window=9, head_dim=10)),
     "qwen3moe": ("qwen3_moe", dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=20, norm_topk_prob=True, head_dim=10)),
@@ -78,24 +88,62 @@ def make(folder, names):
         torch.manual_seed(number)
         config = AutoConfig.for_model(kind, **SIZES | dict(pad_token_id=None, bos_token_id=None, eos_token_id=None) | settings)
         config._attn_implementation = "eager"
-        model = AutoModelForCausalLM.from_config(config).eval()
-        with torch.no_grad():
-            for parameter_name, parameter in model.named_parameters():
-                # Norms and biases begin at one and zero, where nobody would see that they are missing.
-                if "norm" in parameter_name or "bias" in parameter_name:
-                    parameter.add_(0.3 * torch.randn_like(parameter))
+        model = shaken(AutoModelForCausalLM.from_config(config).eval())
         place = os.path.join(folder, name)
         model.save_pretrained(place)
         tokenizer(config.vocab_size).save(os.path.join(place, "tokenizer.json"))
-        ids = torch.randint(config.vocab_size, (1, PROMPT))
-        with torch.no_grad():
-            logits = model(ids).logits[0]
-            greedy = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=FOLLOWING,
-                                    min_new_tokens=FOLLOWING)[0, PROMPT:]
-        assert len(greedy) == FOLLOWING
-        truth = {"ids": ids[0].int(), "logits": logits.contiguous(), "greedy": greedy.int()}
         os.makedirs(f"{folder}-truth", exist_ok=True)
-        save_file(truth, os.path.join(f"{folder}-truth", f"{name}.safetensors"))
+        save_file(truth_of(model, config.vocab_size), os.path.join(f"{folder}-truth", f"{name}.safetensors"))
+
+
+def shaken(model):
+    # Norms and biases begin at one and zero, where nobody would see that they are missing.
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name or "bias" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def truth_of(model, vocab_size):
+    ids = torch.randint(vocab_size, (1, PROMPT))
+    with torch.no_grad():
+        logits = model(ids).logits[0]
+        greedy = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=FOLLOWING,
+                                min_new_tokens=FOLLOWING)[0, PROMPT:]
+    assert len(greedy) == FOLLOWING
+    return {"ids": ids[0].int(), "logits": logits.contiguous(), "greedy": greedy.int()}
+
+
+LACKING = dict(llama={}, mistral={}, qwen2={}, qwen3={}, bitnet={}, smollm3={}, granite={}, olmo2={}, phi3={},
+               gemma2=GEMMA, gemma3_text=GEMMA, mixtral=dict(num_local_experts=4),
+               qwen3_moe=dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=20, norm_topk_prob=True))
+
+
+def lacking(folder):
+    for number, (kind, settings) in enumerate(LACKING.items()):
+        torch.manual_seed(number)
+        config = AutoConfig.for_model(kind, **SIZES | dict(pad_token_id=None, bos_token_id=None, eos_token_id=None) | settings)
+        place = os.path.join(folder, kind)
+        shaken(AutoModelForCausalLM.from_config(config)).save_pretrained(place)
+        told = os.path.join(place, "config.json")
+        said = json.load(open(told))
+        for word in ("rope_parameters", "rope_theta", "rope_local_base_freq", "tie_word_embeddings"):
+            said.pop(word, None)
+        json.dump(said, open(told, "w"))
+        load = dict(dtype=torch.float32, output_loading_info=True, attn_implementation="eager")
+        model, info = AutoModelForCausalLM.from_pretrained(place, **load)
+        assert not info["missing_keys"], (kind, info)
+        os.makedirs(f"{folder}-truth", exist_ok=True)
+        save_file(truth_of(model.eval(), config.vocab_size), os.path.join(f"{folder}-truth", f"{kind}.safetensors"))
+        weights = load_file(os.path.join(place, "model.safetensors"))
+        if weights.pop("lm_head.weight", None) is not None:
+            headless = os.path.join(f"{folder}-headless", kind)
+            os.makedirs(headless)
+            json.dump(said, open(os.path.join(headless, "config.json"), "w"))
+            save_file(weights, os.path.join(headless, "model.safetensors"), metadata={"format": "pt"})
+            _, info = AutoModelForCausalLM.from_pretrained(headless, **load)
+            assert set(info["missing_keys"]) == {"lm_head.weight"}, (kind, info)
 
 
 def same(folder, copies):

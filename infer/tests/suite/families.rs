@@ -17,7 +17,7 @@ use ckpt_kit::peers;
 const SCRIPT: &str = "families.py";
 
 /// What transformers computes.
-struct Truth {
+pub(crate) struct Truth {
     ids: Vec<u32>,
     logits: Vec<f32>,
     /// The likeliest ids after these, one after another.
@@ -25,7 +25,7 @@ struct Truth {
 }
 
 impl Truth {
-    fn of(path: &Path) -> Truth {
+    pub(crate) fn of(path: &Path) -> Truth {
         let file = ckpt_inspect::open(path).unwrap();
         let ids = |name: &str| {
             let ids = file.view::<i32>(file.tensor(name).unwrap()).unwrap();
@@ -37,7 +37,7 @@ impl Truth {
 }
 
 /// The model in `file` computes `truth`: in one step, in several, token by token, and the tokens that follow.
-fn agrees(name: &str, file: &Path, truth: &Truth) {
+pub(crate) fn agrees(name: &str, file: &Path, truth: &Truth) {
     for kernel in Kernel::available() {
         let pool = Pool::new(2);
         let options = LoadOptions::default().with(|o| o.kernel = Some(kernel));
@@ -88,22 +88,32 @@ fn converted(from: &Path, target: Target, to: &Path) -> Result<(), String> {
 }
 
 /// Models that GGUF cannot describe, and a part of the reason.
-const UNSAID: [(&str, &str); 9] = [
+const UNSAID: [(&str, &str); 11] = [
     ("llama-gelu", "compute `gelu`"),
     ("llama-gelu-tanh", "compute `gelu_pytorch_tanh`"),
     ("qwen2-window-later", "only some of its layers"),
     ("qwen3-window-types", "only some of its layers"),
     ("smollm3-window", "each 4th"),
+    ("smollm3-types", "only some of its layers"),
     ("olmo2-biases", "biases"),
     ("gemma2-biases", "without soft caps"),
     ("gemma3-types", "compute `gelu`"),
+    ("gemma3-long", "`longrope`"),
     ("qwen3moe-sums", "norm_topk_prob"),
 ];
 
 /// Models whose windows, biases or ends of YaRN's passage llama.cpp does not read, of which a note tells; and one whose rotary divisors it chooses
 /// by the context that is asked for, and not by the text.
-const UNREAD: [&str; 7] =
-    ["phi3", "qwen3-yarn", "smollm3", "mistral-window", "mixtral-window", "phi3-window", "qwen2-window"];
+const UNREAD: [&str; 8] = [
+    "phi3",
+    "qwen3-yarn",
+    "smollm3",
+    "smollm3-window-all",
+    "mistral-window",
+    "mixtral-window",
+    "phi3-window",
+    "qwen2-window",
+];
 
 /// Needs xllamacpp too, which `.ci/peers families` installs.
 #[test]
@@ -131,6 +141,35 @@ fn llama_cpp_computes_what_transformers_does_of_our_files() {
     assert!(count >= 10, "only {count} models");
     let said = python.script("infer", "llama_cpp.py", &arguments);
     assert!(said.contains(&format!("of {count} models")), "{said}");
+}
+
+/// What config.json says neither of ties nor of the base of rotary positions is as in each class; where the head is then a
+/// tensor of its own, a model without it is refused. transformers names the same tensor as missing.
+#[test]
+fn what_a_configuration_does_not_say_is_what_its_class_has() {
+    let Some(python) = peers::python(&["torch", "transformers", "safetensors", "tokenizers"]) else { return };
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    std::fs::create_dir(at("made")).unwrap();
+    python.script("infer", SCRIPT, &[Path::new("lacking"), &at("made")]);
+    let mut untied = 0;
+    for entry in std::fs::read_dir(at("made")).unwrap() {
+        let folder = entry.unwrap().path();
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        agrees(name, &folder, &Truth::of(&at("made-truth").join(format!("{name}.safetensors"))));
+        let headless = at("made-headless").join(name);
+        if !headless.exists() {
+            continue;
+        }
+        untied += 1;
+        let refused = Model::open(&headless, &LoadOptions::default(), &Pool::new(1)).unwrap_err().to_string();
+        assert!(refused.contains("tensor `lm_head.weight` is missing"), "{name}: {refused}");
+        for target in [Target::Hf { packed: false }, Target::SafeTensors, Target::Gguf(Gguf::default())] {
+            let why = converted(&headless, target, &at("copy")).unwrap_err();
+            assert!(why.contains("the model is incomplete: `lm_head.weight` is missing"), "{name}: {why}");
+        }
+    }
+    assert_eq!(untied, 10);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use ckpt_infer::compare::{self, Windows};
 use ckpt_infer::{
     Cache, Error, Kernel, KvType, LoadOptions, Logits, Model, Pool, Runner, Sequence, TableType, WhenFull,
 };
+use ckpt_kit::safetensors::SafeTensors;
 
 fn folder(name: &str) -> PathBuf {
     ckpt_kit::fixtures::data("infer", "transformers").join(name)
@@ -98,6 +99,102 @@ fn a_model_without_its_biases_is_refused() {
     std::fs::write(place.path().join("config.json"), config).unwrap();
     let refused = Model::open(place.path(), &LoadOptions::default(), &Pool::new(1)).unwrap_err();
     assert!(refused.to_string().contains("`layers.0.self_attn.q_proj.bias` is missing"), "{refused}");
+}
+
+/// transformers ignores biases of which config.json says nothing, and a GGUF file's would be added.
+#[test]
+fn biases_that_a_model_does_not_use_are_not_written_as_if_it_did() {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::copy(folder("llama-biases").join("model.safetensors"), place.path().join("model.safetensors"))
+        .unwrap();
+    let config = std::fs::read_to_string(folder("llama-biases").join("config.json")).unwrap();
+    let options = Options::new(Target::Gguf(Gguf::new(Quant::F32, Quant::F32)));
+    for (key, named) in [("attention_bias", "self_attn.k_proj.bias"), ("mlp_bias", "mlp.down_proj.bias")] {
+        let said = format!("\"{key}\": true");
+        assert!(config.contains(&said));
+        for instead in [format!("\"{key}\": false"), format!("\"not_{key}\": true")] {
+            std::fs::write(place.path().join("config.json"), config.replace(&said, &instead)).unwrap();
+            let source = ckpt_inspect::open(place.path()).unwrap();
+            let why = match Plan::new(&source, &options) {
+                Ok(mut plan) => {
+                    let control = Control::new(&|_| (), &Default::default());
+                    write(&mut plan, &options, &place.path().join("x.gguf"), control).unwrap_err()
+                }
+                Err(why) => why,
+            };
+            assert!(why.to_string().contains(&format!("`model.layers.0.{named}`")), "{why}");
+            assert!(Model::open(place.path(), &LoadOptions::default(), &Pool::new(1)).is_err());
+        }
+    }
+}
+
+/// The tensors of the folder's model, called otherwise, beside its config.json.
+fn renamed(name: &str, place: &Path, called: impl Fn(&str) -> String) {
+    let source = ckpt_inspect::open(folder(name).join("model.safetensors")).unwrap();
+    let mut file = SafeTensors::new();
+    for tensor in &source.tensors {
+        let bytes = source.tensor_bytes(tensor).unwrap();
+        file = file.tensor(&called(&tensor.name), "F32", &tensor.shape, &bytes);
+    }
+    file.write(&place.join("model.safetensors"));
+    std::fs::copy(folder(name).join("config.json"), place.join("config.json")).unwrap();
+}
+
+/// What training wraps around a model is around its names too: it runs all the same, and a folder for transformers has the
+/// names that transformers wrote.
+#[test]
+fn models_in_wrappers_run_and_are_written_with_the_names_of_their_class() {
+    let names = |path: &Path| {
+        let mut names: Vec<_> =
+            ckpt_inspect::open(path).unwrap().tensors.iter().map(|t| t.name.clone()).collect();
+        names.sort();
+        names
+    };
+    let inner = |name: &str| {
+        let name = name.replace("layers.0.", "layers.0._orig_mod.");
+        name.replace("layers.1.", "layers.1._checkpoint_wrapped_module.")
+    };
+    let before = [
+        "_orig_mod.",
+        "module.",
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        "_fsdp_wrapped_module.",
+        "_forward_module.",
+        "base_model.model.",
+        "model.",
+        "model.model.",
+        "state_dict.model.",
+    ];
+    let mut ways: Vec<Box<dyn Fn(&str) -> String>> = vec![Box::new(inner)];
+    ways.push(Box::new(|name: &str| name.replacen("model.", "model._orig_mod.", 1)));
+    for before in before {
+        ways.push(Box::new(move |name: &str| format!("{before}{name}")));
+    }
+    for called in ways {
+        let place = tempfile::tempdir().unwrap();
+        renamed("llama", place.path(), &called);
+        agrees("llama", place.path());
+        let source = ckpt_inspect::open(place.path()).unwrap();
+        let options = Options::new(Target::Hf { packed: false });
+        let (mut plan, copy) = (Plan::new(&source, &options).unwrap(), place.path().join("copy"));
+        write(&mut plan, &options, &copy, Control::new(&|_| (), &Default::default())).unwrap();
+        assert_eq!(names(&copy), names(&folder("llama").join("model.safetensors")), "{}", called("x"));
+    }
+}
+
+/// transformers would find no weight of such a folder.
+#[test]
+fn tensors_of_which_none_is_called_like_one_of_the_model_are_refused() {
+    let place = tempfile::tempdir().unwrap();
+    renamed("llama", place.path(), |name| format!("foo.{name}"));
+    let source = ckpt_inspect::open(place.path()).unwrap();
+    let refused = |target| Plan::new(&source, &Options::new(target)).unwrap_err().to_string();
+    let why = refused(Target::Hf { packed: false });
+    assert!(why.contains("the model is incomplete: `embed_tokens.weight` is missing"), "{why}");
+    let why = refused(Target::Gguf(Gguf::default()));
+    assert!(why.contains("is called like one of such a model, the first is `foo."), "{why}");
+    assert!(Plan::new(&source, &Options::new(Target::SafeTensors)).is_ok(), "which says nothing of a model");
 }
 
 /// The folder's model, unchanged and with tables in f16; its ids; and an expected result from the file.

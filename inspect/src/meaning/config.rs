@@ -265,7 +265,7 @@ impl ModelConfig {
             bitlinear_per_channel: false,
             quantization_floor: usual.quantization_floor,
             norm_eps: usual.norm_eps,
-            tie_word_embeddings: true,
+            tie_word_embeddings: usual.tied,
             use_qk_norm: architecture.has(Part::QNorm),
             attn_logit_soft_cap: usual.attn_logit_soft_cap,
             final_logit_soft_cap: usual.final_logit_soft_cap,

@@ -137,7 +137,7 @@ impl Given {
             quantization_eps: bitnet.then_some(1e-5),
             quantization_least: bitnet.then_some(true),
             norm_eps: file.rms_norm_eps.or(Some(architecture.defaults.norm_eps)),
-            tie_word_embeddings: file.tie_word_embeddings,
+            tie_word_embeddings: file.tie_word_embeddings.or(Some(architecture.defaults.tied)),
             attention_bias: (architecture.biases == Biases::Configured).then_some(
                 match file.attention_bias {
                     Some(true) => AttentionBias::All,
@@ -159,6 +159,7 @@ impl Given {
             .map(|key| format!("has `{key}`, which models of this class do not have"));
         given.rope_scaling = value.map(RopeScaling::of_config);
         (architecture.words.read)(config, &mut given);
+        given.rope_base = given.rope_base.or(Some(architecture.defaults.rope_base));
         if let Some(scaling) = &mut given.rope_scaling {
             // One beside the parameters counts more than theirs (`standardize_rope_params` of transformers).
             let longest = given.max_seq_len.map(|n| n as f64);

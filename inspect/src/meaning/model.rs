@@ -13,7 +13,6 @@ use super::names::{self, Names, Style};
 use super::quantization::Quantization;
 use super::rope::RopeScaling;
 use crate::ggml::GgmlType;
-use crate::group::without_state_dict;
 use crate::metadata::{Value, lookup};
 use crate::tensor::TensorInfo;
 use crate::{Checkpoint, Format, Group};
@@ -235,7 +234,7 @@ impl Checkpoint {
         let mut given = self.model.given.clone()?;
         let names = Names::of(self);
         let rows = names.get(Role::Embedding).and_then(|t| t.shape.first().copied());
-        given.tie_word_embeddings = Some(names.is_tied());
+        given.tie_word_embeddings = Some(names.is_tied(given.tie_word_embeddings));
         if let Format::Gguf { .. } = self.format {
             given.vocab_size = rows.or(given.vocab_size);
             if given.architecture.is_some_and(|a| a.biases == Biases::Configured) {
@@ -296,7 +295,7 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
     if names::style_of(tensors.iter().map(|t| t.name.as_str())) == Some(Style::Gguf) {
         return None;
     }
-    let shapes = Names::new(tensors, &STUDENT, Style::Student, without_state_dict).shapes()?;
+    let shapes = Names::new(tensors, &STUDENT, Style::Student).shapes()?;
     // A Llama has these names too, without norms of queries; that its weights are float is then all that is known.
     if !(configured || shapes.query_norm.is_some() || shapes.packed_attn || shapes.packed_ffn) {
         return None;

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use super::architecture::{Architecture, Dim, Kind, Part, Role, TABLE, Tensor, vocabulary};
 use super::config::AttentionBias;
 use super::shapes::Shapes;
+use super::wrappers::without_wrappers;
 use crate::group::without_state_dict;
 use crate::{Checkpoint, Format, Group, TensorInfo};
 
@@ -173,18 +174,14 @@ pub fn canonical(name: &str) -> Cow<'_, str> {
 /// The same for a tensor of a model of `family`, if that is known: some names of GGUF stand for other parts in some
 /// architectures.
 pub fn canonical_in<'n>(family: Option<&'static Architecture>, name: &'n str) -> Cow<'n, str> {
-    /// What may be before a model's own names, also several times: the key of a state dict, wrappers of PyTorch.
-    const BEFORE: [&str; 3] = ["model", "module", "_orig_mod"];
     let name = without_state_dict(name);
-    let mut rest = name;
-    while let Some((before, after)) = rest.split_once('.')
-        && BEFORE.contains(&before)
-    {
-        rest = after;
-        let first = rest.split('.').next().unwrap_or("");
-        if first == "layers" || vocabulary().any(|t| t.module == Some(first) && !is_in_layers(t)) {
-            return usual(rest);
-        }
+    let bare = without_wrappers(name);
+    let first = bare.split('.').next().unwrap_or("");
+    if first == "layers" || vocabulary().any(|t| t.module == Some(first) && !is_in_layers(t)) {
+        return match bare {
+            Cow::Borrowed(bare) => usual(bare),
+            Cow::Owned(bare) => Cow::Owned(usual(&bare).into_owned()),
+        };
     }
     from_gguf(family, name).map_or_else(|| usual(name), Cow::Owned)
 }
@@ -317,28 +314,18 @@ impl<'a> Names<'a> {
             Format::Gguf { .. } => Style::Gguf,
             _ => Style::Student,
         };
-        let bare = |name: &'a str| {
-            let name = without_state_dict(name);
-            name.strip_prefix("module.").unwrap_or(name)
-        };
-        Self::new(&checkpoint.tensors, architecture, style, bare)
+        Self::new(&checkpoint.tensors, architecture, style)
     }
 
-    /// The roles of `tensors`, by the part of their names that `bare` returns.
-    pub(super) fn new(
-        tensors: &'a [TensorInfo],
-        architecture: &'static Architecture,
-        style: Style,
-        bare: impl Fn(&'a str) -> &'a str,
-    ) -> Self {
+    /// The roles of `tensors`.
+    pub(super) fn new(tensors: &'a [TensorInfo], architecture: &'static Architecture, style: Style) -> Self {
         let (mut roles, mut experts, mut unused) = (HashMap::new(), HashMap::new(), Vec::new());
         for tensor in tensors.iter().filter(|t| t.group == Group::Weights) {
-            let name = bare(&tensor.name);
-            let name = name.strip_prefix("model.").unwrap_or(name);
-            match architecture.role(name) {
+            let name = canonical_in(Some(architecture), &tensor.name);
+            match architecture.role(&name) {
                 Some(role) => {
                     roles.entry(role).or_insert(tensor);
-                    if let Some(number) = Parsed::new(name).and_then(|parsed| parsed.expert) {
+                    if let Some(number) = Parsed::new(&name).and_then(|parsed| parsed.expert) {
                         experts.entry((role, number)).or_insert(tensor);
                     }
                 }
@@ -408,7 +395,8 @@ impl<'a> Names<'a> {
                 .or_else(|| rows(Part::GateUp).map(|rows| rows / 2))
                 .or(routed.map(|_| 0))?,
             query_norm: of_first(Part::QNorm).map(|t| if let [dim] = t.shape[..] { dim } else { 0 }),
-            tie_word_embeddings: self.is_tied(),
+            tie_word_embeddings: self.is_tied(None),
+            has_head: self.get(Role::Head).is_some(),
             attention_bias: self.attention_bias(),
             mlp_bias: self.mlp_bias(),
             packed_attn: packed(Part::Q),
@@ -416,15 +404,15 @@ impl<'a> Names<'a> {
         })
     }
 
-    /// Whether there is no head, or it is the embedding.
-    pub fn is_tied(&self) -> bool {
+    /// Whether the head is the embedding: where it has no other, unless the configuration, which says `told`, wants one.
+    pub fn is_tied(&self, told: Option<bool>) -> bool {
         let same = |a: &TensorInfo, b: &TensorInfo| {
             a.storage.is_some() && a.storage == b.storage && a.byte_offset == b.byte_offset
         };
         match (self.get(Role::Head), self.get(Role::Embedding)) {
             (Some(head), Some(embedding)) => same(head, embedding),
             (Some(_), None) => false,
-            (None, _) => true,
+            (None, _) => told != Some(false),
         }
     }
 
@@ -482,7 +470,7 @@ mod tests {
             let meta = TensorInfo::contiguous(name.into(), crate::DType::F32, shape, None, 0);
             TensorInfo { group: Group::Weights, ..meta }
         });
-        let tied = |tensors| Names::new(tensors, TABLE[0], Style::Student, |name| name).is_tied();
+        let tied = |tensors| Names::new(tensors, TABLE[0], Style::Student).is_tied(None);
         assert!(!tied(&tensors) && tied(&tensors[1..]));
     }
 
@@ -490,6 +478,8 @@ mod tests {
     fn unknown_names_stay() {
         assert_eq!(canonical("model.encoder.w"), "model.encoder.w");
         assert_eq!(canonical("w"), "w");
+        assert_eq!(canonical("model.output.weight"), "model.output.weight");
+        assert_eq!(canonical("ema_model.layers.0.w"), "ema_model.layers.0.w");
         assert_eq!(canonical(ROPE_FACTORS), ROPE_FACTORS);
         assert_eq!(translate("encoder.w", Style::Gguf), None);
         assert_eq!(
@@ -500,6 +490,37 @@ mod tests {
         assert_eq!(style_of(["w", "token_embd.weight"]), Some(Style::Gguf));
         assert_eq!(style_of(["model.embed_tokens.weight"]), Some(Style::Hf));
         assert_eq!(style_of(["output.weight"]), None);
+    }
+
+    #[test]
+    fn names_are_found_in_any_wrapper() {
+        for before in [
+            "",
+            "model.",
+            "module.",
+            "_orig_mod.",
+            "module._orig_mod.",
+            "_orig_mod.module.",
+            "model._orig_mod.",
+            "model.model.",
+            "_fsdp_wrapped_module.",
+            "_forward_module.",
+            "base_model.model.",
+            "base_model.model.model.",
+            "state_dict.module.model.",
+        ] {
+            for (name, own) in [
+                ("embed_tokens.weight", "embed_tokens.weight"),
+                ("lm_head.weight", "lm_head.weight"),
+                ("layers.3.self_attn.q_proj.weight", "layers.3.self_attn.q_proj.weight"),
+                (
+                    "layers.3._orig_mod.mlp._checkpoint_wrapped_module.up_proj.weight",
+                    "layers.3.mlp.up_proj.weight",
+                ),
+            ] {
+                assert_eq!(canonical(&format!("{before}{name}")), own, "{before}{name}");
+            }
+        }
     }
 
     #[test]

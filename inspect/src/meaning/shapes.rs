@@ -24,6 +24,8 @@ pub struct Shapes {
     pub query_norm: Option<usize>,
     /// Whether there is no head but the embedding.
     pub tie_word_embeddings: bool,
+    /// Whether there is a head, be it the embedding.
+    pub has_head: bool,
     pub attention_bias: AttentionBias,
     pub mlp_bias: bool,
     /// Whether Q is packed in ternary form.
@@ -82,7 +84,9 @@ impl Shapes {
         config.mlp_bias = self.mlp_bias && architecture.has(Part::GateBias);
         sources.iter().rev().for_each(|given| given.put_into(&mut config));
         config.use_qk_norm = self.query_norm.is_some();
-        config.tie_word_embeddings = self.tie_word_embeddings;
+        // One that a source wants and that is not there is missing.
+        let told = sources.iter().find_map(|given| given.tie_word_embeddings);
+        config.tie_word_embeddings = self.tie_word_embeddings && (self.has_head || told != Some(false));
 
         let given = |of: &dyn Fn(&Given) -> bool| sources.iter().any(|given| of(given));
         let (ffn, attention) = (config.use_bitlinear_ffn, config.use_bitlinear_attn);

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use crate::group::{STATE_DICTS, in_application};
 
-/// Parts that stand before a network's own names, besides the keys of state dicts.
-const BEFORE: [&str; 4] = ["_forward_module", "base_model", "ema_model", "averaged_model"];
+/// Parts that stand before the names of a network that it wraps, several of them one after another.
+const BEFORE: [&str; 4] = ["model", "module", "_forward_module", "base_model"];
 
 /// Parts that may stand anywhere in a name: wrappers of single modules, and where an `nn.Module` keeps what it holds.
 const INSIDE: [&str; 7] = [
@@ -24,12 +24,23 @@ const INSIDE: [&str; 7] = [
 /// Wrappers around copies that follow the network itself.
 const AVERAGES: [&str; 6] = ["ema", "ema_state_dict", "model_ema", "ema_model", "averaged_model", "teacher"];
 
-/// `name` without wrappers; a wrapper that nothing follows stays.
+/// `name` without wrappers and the keys of state dicts; a wrapper that nothing follows stays.
 pub fn unwrapped(name: &str) -> Cow<'_, str> {
-    let mut rest = in_application(name).filter(|inner| !inner.is_empty()).unwrap_or(name);
+    let inner = in_application(name).filter(|inner| !inner.is_empty()).unwrap_or(name);
+    without(inner, |key| STATE_DICTS.contains(&key) || AVERAGES.contains(&key))
+}
+
+/// `name` without what is wrapped around one network, but with the key of a state dict and what marks a copy of a network.
+pub(super) fn without_wrappers(name: &str) -> Cow<'_, str> {
+    without(name, |_| false)
+}
+
+/// `name` without wrappers, nor before it what else `is_before` a network's own names.
+fn without(name: &str, is_before: impl Fn(&str) -> bool) -> Cow<'_, str> {
+    let mut rest = name;
     while let Some((first, after)) = rest.split_once('.')
         && !after.is_empty()
-        && (STATE_DICTS.contains(&first) || BEFORE.contains(&first) || INSIDE.contains(&first))
+        && (BEFORE.contains(&first) || INSIDE.contains(&first) || is_before(first))
     {
         rest = after;
     }

@@ -9,7 +9,9 @@ use super::tensors::{
     GATE, GATE_INPUT_NORM, HEAD, K, K_BIAS, K_INPUT_NORM, O, O_BIAS, O_INPUT_NORM, Q, Q_BIAS, Q_INPUT_NORM,
     ROPE_FACTORS, Tensor, UP, UP_INPUT_NORM, V, V_BIAS, V_INPUT_NORM,
 };
-use super::{Architecture, Biases, Defaults, Graph, PLAIN_NETWORK, PLAIN_WORDS, Program, WHOLE, bitnet_silu};
+use super::{
+    Architecture, Biases, Defaults, Graph, PLAIN_NETWORK, PLAIN_WORDS, Program, WHOLE, Words, bitnet_silu,
+};
 
 pub(super) static BITNET: Architecture = Architecture {
     name: "bitnet",
@@ -21,9 +23,16 @@ pub(super) static BITNET: Architecture = Architecture {
     tensors: &TENSORS,
     biases: Biases::Configured,
     graph: Graph { program: Program::BitnetCpp, untied: false, ..WHOLE },
-    defaults: defaults(Activation::Relu2),
+    // `default_theta` of transformers' `BitNetConfig`.
+    defaults: defaults(Activation::Relu2, 5e5),
     network: PLAIN_NETWORK,
-    words: PLAIN_WORDS,
+    words: Words {
+        // bitnet.cpp.
+        read_keys: |given| {
+            given.rope_base.get_or_insert(1e4);
+        },
+        ..PLAIN_WORDS
+    },
     not_in_gguf: |_| None,
     is_meant: |given| given.activation != Some(Activation::Silu),
     written_as: |config| match config.activation {
@@ -63,16 +72,17 @@ pub(super) static TENSORS: [&Tensor; 26] = [
 ];
 
 /// What both kinds take for given. Their scales are at least 1e-5.
-pub(super) const fn defaults(activation: Activation) -> Defaults {
+pub(super) const fn defaults(activation: Activation, rope_base: f64) -> Defaults {
     Defaults {
         max_seq_len: 2048,
         head_dim: 64,
-        rope_base: 1e4,
+        rope_base,
         norm_eps: 1e-5,
         quantization_floor: Floor::Least(1e-5),
         bitlinear: false,
         attn_logit_soft_cap: None,
         final_logit_soft_cap: None,
         activation,
+        tied: false,
     }
 }

@@ -15,7 +15,7 @@ pub(super) static BITNET_SILU: Architecture = Architecture {
     tensors: &bitnet::TENSORS,
     biases: Biases::Configured,
     graph: Graph { biased: false, untied: false, factors: false, ..WHOLE },
-    defaults: bitnet::defaults(Activation::Silu),
+    defaults: bitnet::defaults(Activation::Silu, 1e4),
     network: PLAIN_NETWORK,
     words: PLAIN_WORDS,
     not_in_gguf: |_| None,

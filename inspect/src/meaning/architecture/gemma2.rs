@@ -54,6 +54,7 @@ pub(super) static GEMMA2: Architecture = Architecture {
         attn_logit_soft_cap: Some(50.0),
         final_logit_soft_cap: Some(30.0),
         activation: Activation::GeluTanh,
+        tied: true,
         ..PLAIN
     },
     network: Network { gains_less_one: true, scaled_embedding: true },
@@ -115,6 +116,8 @@ pub(super) fn write(model: &ModelConfig, config: &mut Map<String, Json>) {
     config.insert("final_logit_softcapping".into(), json!(model.final_logit_soft_cap));
     config.insert("query_pre_attn_scalar".into(), json!(scalar(model.attention_scale, model.head_dim)));
     if model.sliding_window.is_none() {
+        // transformers makes the mask of a window even where no layer uses it.
+        config.insert("sliding_window".into(), json!(4096));
         config.insert("layer_types".into(), vec![FULL; model.num_layers].into());
     } else {
         let kind = |n| if model.window_in(n).is_some() { SLIDING } else { FULL };

@@ -58,6 +58,7 @@ pub(super) static GEMMA3: Architecture = Architecture {
         rope_base: 1e6,
         norm_eps: 1e-6,
         activation: Activation::GeluTanh,
+        tied: true,
         ..PLAIN
     },
     network: Network { gains_less_one: true, scaled_embedding: true },

@@ -200,6 +200,8 @@ pub struct Defaults {
     pub attn_logit_soft_cap: Option<f64>,
     pub final_logit_soft_cap: Option<f64>,
     pub activation: Activation,
+    /// Whether the head is the embedding, by the class in transformers, where config.json does not say.
+    pub tied: bool,
 }
 
 /// The defaults of architectures without BitLinear.
@@ -213,6 +215,7 @@ const PLAIN: Defaults = Defaults {
     attn_logit_soft_cap: None,
     final_logit_soft_cap: None,
     activation: Activation::Silu,
+    tied: false,
 };
 
 /// A tensor's part in the model.

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::super::config_json::{FULL, SLIDING};
 use super::super::gguf_keys;
 use super::{
     Architecture, Biases, Defaults, Graph, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, WHOLE, Words, llama, windows,
@@ -23,7 +24,7 @@ pub(super) static SMOLLM3: Architecture = Architecture {
     tensors: &llama::TENSORS,
     biases: Biases::Configured,
     graph: Graph { biased: false, factors: false, unrotated: Some(UNROTATED), ..WHOLE },
-    defaults: Defaults { max_seq_len: 32_768, rope_base: 2e6, norm_eps: 1e-6, ..PLAIN },
+    defaults: Defaults { max_seq_len: 32_768, rope_base: 2e6, norm_eps: 1e-6, tied: true, ..PLAIN },
     network: PLAIN_NETWORK,
     words: Words {
         padding: Some(128_004),
@@ -31,6 +32,13 @@ pub(super) static SMOLLM3: Architecture = Architecture {
         read: |config, given| {
             let period = lookup(config, "no_rope_layer_interval").and_then(as_u64).map(|n| n as usize);
             let layers = given.num_layers.unwrap_or(0).min(MOST_LAYERS);
+            let slides = |kind: &Value| matches!(kind, Value::String(kind) if kind == SLIDING);
+            if let (Some(Value::List(kinds)), None) =
+                (lookup(config, "layer_types"), lookup(config, "sliding_window").and_then(as_u64))
+                && kinds.iter().any(slides)
+            {
+                given.unread = Some("has `layer_types` with a window, and no `sliding_window`".into());
+            }
             given.rotated_layers = match lookup(config, "no_rope_layers") {
                 Some(Value::List(items)) => {
                     if items.len() < layers {
@@ -46,8 +54,10 @@ pub(super) static SMOLLM3: Architecture = Architecture {
         write: |model, config| {
             let rotates: Vec<u8> = (0..model.num_layers).map(|n| model.rotates(n).into()).collect();
             config.insert("no_rope_layers".into(), json!(rotates));
-            if model.sliding_window.is_none() {
-                config.insert("use_sliding_window".into(), json!(false));
+            config.insert("use_sliding_window".into(), json!(model.sliding_window.is_some()));
+            if model.sliding_window.is_some() {
+                let kind = |n| if model.window_in(n).is_some() { SLIDING } else { FULL };
+                config.insert("layer_types".into(), (0..model.num_layers).map(kind).collect());
             }
         },
         ..PLAIN_WORDS

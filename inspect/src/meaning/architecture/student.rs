@@ -47,6 +47,7 @@ pub static STUDENT: Architecture = Architecture {
         attn_logit_soft_cap: Some(50.0),
         final_logit_soft_cap: Some(30.0),
         activation: Activation::Silu,
+        tied: true,
     },
     network: PLAIN_NETWORK,
     words: PLAIN_WORDS,

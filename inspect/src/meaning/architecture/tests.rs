@@ -241,7 +241,7 @@ fn shapes_and_a_configuration_make_the_model() {
                 info
             })
             .collect();
-        let names = names::Names::new(&tensors, config.architecture, Style::Student, |name| name);
+        let names = names::Names::new(&tensors, config.architecture, Style::Student);
         assert!(names.unused.is_empty());
         let given = Given::of_trainer(&from_json(Json::Object(config.to_trainer()))).unwrap();
         let (mut back, assumed) = names.shapes().unwrap().configure(config.architecture, &[&given]);

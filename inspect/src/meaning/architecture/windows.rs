@@ -53,14 +53,16 @@ pub(super) fn switched_from(words: &WindowWords<'_>) -> Found {
     found(switched(words)?, listed(words).unwrap_or_else(from), words)
 }
 
-/// A window in the layers that do not rotate, or those of `layer_types`, if `use_sliding_window` says so.
+/// A window in the layers of `layer_types`, or else in those that do not rotate, if `use_sliding_window` says so. There is no
+/// usual one.
 pub(super) fn switched_unrotated(words: &WindowWords<'_>) -> Found {
-    let window = switched(words)?;
+    let window = words.window.flatten()?;
     let unrotated = || {
         let rotated = words.rotated.unwrap_or_default();
         SlidingLayers::Listed(rotated.iter().map(|rotates| !rotates).collect())
     };
-    found(window, listed(words).unwrap_or_else(unrotated), words)
+    let switched = || (words.switch == Some(true)).then(unrotated);
+    found(window, listed(words).or_else(switched)?, words)
 }
 
 /// A window in all layers but each `period`-th, or in those of `layer_types`.
@@ -70,7 +72,7 @@ pub(super) fn but_each(words: &WindowWords<'_>, period: usize) -> Found {
     found(window, listed(words).unwrap_or_else(|| SlidingLayers::but_each(period, layers)), words)
 }
 
-/// The default of `sliding_window` is 4096 in all classes that have a switch for it.
+/// The default of `sliding_window` is 4096 in the classes of Qwen.
 fn switched(words: &WindowWords<'_>) -> Option<usize> {
     words.window.unwrap_or(Some(4096)).filter(|_| words.switch == Some(true))
 }
@@ -115,6 +117,13 @@ mod tests {
         assert_eq!(switched_everywhere(&said), Some((9, SlidingLayers::All)));
         assert_eq!(switched_from(&said), Some((9, SlidingLayers::From(1))));
         assert_eq!(switched_unrotated(&said), Some((9, list([false, false, true]))));
+        let listed = words(Some(Some(9)), None, None, &mixed);
+        assert_eq!(
+            switched_unrotated(&listed),
+            Some((9, list([false, true, false]))),
+            "whatever the switch is"
+        );
+        assert_eq!(switched_unrotated(&words(None, Some(true), None, &[])), None, "there is no usual window");
         assert_eq!(but_each(&said, 2), Some((9, list([true, false, true]))));
         let unsaid = words(None, None, None, &[]);
         assert_eq!(everywhere(&unsaid), None);
