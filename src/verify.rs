@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anstyle::Style;
-use ckpt_convert::{Agreement, Report, Rule};
+use ckpt_convert::{Agreement, Report, Rule, Which};
 use ckpt_inspect::{I2sLayout, OpenOptions};
 
 use crate::format::Plain as Format;
@@ -88,7 +88,8 @@ pub fn sentence(report: &Report) -> String {
         .filter(|(rule, _)| count(*rule) > 0)
         .map(|(rule, words)| format!("{} {words}", count(rule)))
         .collect();
-    let agreeing = if kinds.is_empty() { "none agree".to_string() } else { kinds.join(", ") };
+    let agreeing =
+        if kinds.is_empty() { "none agree".to_string() } else { kinds.join(", ") + &rounding(report) };
     let total = report.tensors.len();
     let skipped = match report.skipped.len() {
         0 => String::new(),
@@ -105,6 +106,23 @@ pub fn sentence(report: &Report) -> String {
     let bad: Vec<String> =
         bad.iter().filter(|(n, _)| *n > 0).map(|(n, words)| format!("{n} {words}")).collect();
     format!("differs: {}; of {total} compared, {agreeing}{skipped}", bad.join(", "))
+}
+
+/// Which side is rounded, and in how many elements.
+fn rounding(report: &Report) -> String {
+    let of = |which: Which| {
+        let own = report.tensors.iter().filter_map(|t| t.rounding.filter(|r| t.agrees && r.side == which));
+        own.map(|rounding| rounding.elements).sum::<u64>()
+    };
+    let sides = [(Which::First, "first"), (Which::Second, "second")].map(|(place, name)| (of(place), name));
+    let said: Vec<String> = sides
+        .into_iter()
+        .filter(|(elements, _)| *elements > 0)
+        .map(|(elements, name)| {
+            format!("the {name} in {elements} element{}", if elements == 1 { "" } else { "s" })
+        })
+        .collect();
+    if said.is_empty() { String::new() } else { format!(" (rounded: {})", said.join(", ")) }
 }
 
 /// `1 tensor`, `2 tensors`.

@@ -2,12 +2,13 @@
 //! formats have a tolerance, which is the error that their own grid implies.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use ckpt_inspect::quantized::{Blocking, QuantType};
 use ckpt_inspect::{Checkpoint, DType, Error as ReadError, Result as ReadResult, TensorInfo, TernaryPacking};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::apart::{QuantizationError, quantization_error};
 use crate::bound::{bound, precision};
 use crate::compare::{all_within, any_differs, largest_difference, same_codes, was_given, widen};
 use crate::encode::{Decoded, GATHERED, gathered};
@@ -18,7 +19,7 @@ use crate::{Result, kept};
 
 const TERNARY_FORM: &str = "ternary form compared; the float weights are not in the other";
 /// Elements compared in one piece: whole blocks of every format.
-const PIECE: usize = 1 << 16;
+pub(crate) const PIECE: usize = 1 << 16;
 
 /// The rule by which two tensors are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -63,23 +64,32 @@ pub struct Agreement {
     pub worst: Option<f64>,
     /// Further details.
     pub detail: Option<String>,
+    /// Which side has rounded values of the other, if any of its values differs from the other's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<Rounding>,
     /// How far a quantized weight is from the other, if they differ.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantization_error: Option<QuantizationError>,
 }
 
-/// How far a quantized weight is from what it was made of, as shares of the root mean square of the other's values.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// Values of one side that are not the other's, but what those round to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct QuantizationError {
-    /// The root mean square of the differences.
-    pub relative_rms: f64,
-    /// The same of the block where it is largest, as a share of that block's own.
-    pub worst_block: f64,
-    /// Row-major index of the block's first element.
-    pub worst_at: u64,
-    /// Elements of a block.
-    pub block: u64,
+pub struct Rounding {
+    /// The side that is rounded.
+    pub side: Which,
+    /// How many elements.
+    pub elements: u64,
+}
+
+/// One of two checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Which {
+    /// The first.
+    First,
+    /// The second.
+    Second,
 }
 
 /// One side of a comparison, with its bytes.
@@ -94,7 +104,7 @@ impl<'s> Side<'s> {
         Ok(Side { checkpoint, elements, bytes: checkpoint.spread(&elements.tensor)? })
     }
 
-    fn dtype(&self) -> DType {
+    pub fn dtype(&self) -> DType {
         self.elements.tensor.dtype
     }
 
@@ -147,6 +157,7 @@ pub(crate) fn compare(
         first: None,
         worst: None,
         detail: None,
+        rounding: None,
         quantization_error: None,
     };
     if !same_shape {
@@ -242,10 +253,14 @@ fn compare_stretches(
         };
         let (ours, theirs) = (stretch(ours)?, stretch(theirs)?);
         let mut part = agreement.clone();
-        (part.differing, part.first, part.worst) = (0, None, None);
+        (part.differing, part.first, part.worst, part.rounding) = (0, None, None, None);
         apply(rule, &Side::new(a, &ours)?, &Side::new(b, &theirs)?, made, &mut part)?;
         agreement.agrees &= part.agrees;
         agreement.differing += part.differing;
+        agreement.rounding = match (agreement.rounding, part.rounding) {
+            (Some(one), Some(other)) => Some(Rounding { elements: one.elements + other.elements, ..one }),
+            (one, other) => one.or(other),
+        };
         agreement.first = agreement.first.or(part.first.map(|first| start + first));
         agreement.worst = match (agreement.worst, part.worst) {
             (Some(one), Some(other)) => Some(one.max(other)),
@@ -254,59 +269,6 @@ fn compare_stretches(
         start += count;
     }
     Ok(())
-}
-
-/// Elements of a block whose error is told, where the scheme names none.
-const ERROR_BLOCK: usize = 128;
-
-/// How far `coded` is from `other`; `None` where nothing of them is finite and not zero.
-fn quantization_error(coded: &Side<'_>, other: &Side<'_>) -> Result<Option<QuantizationError>> {
-    let block = match coded.dtype() {
-        DType::Quantized(QuantType { blocking: Blocking::Group(n), .. }) if n > 0 => n as usize,
-        _ => ERROR_BLOCK,
-    };
-    let (ours, theirs) = (coded.decoded()?, other.decoded()?);
-    let len = ours.len();
-    let piece = (PIECE / block).max(1).saturating_mul(block);
-    /// Sums of squares, and the worst block.
-    #[derive(Clone, Copy, Default)]
-    struct Sums {
-        error: f64,
-        size: f64,
-        worst: f64,
-        at: u64,
-    }
-    let sums = (0..len.div_ceil(piece)).into_par_iter().map(|nth| {
-        let (start, n) = (nth * piece, piece.min(len - nth * piece));
-        let (mut x, mut y) = (Vec::new(), Vec::new());
-        let (x, y) = (ours.get(start, n, &mut x), theirs.get(start, n, &mut y));
-        let mut all = Sums::default();
-        for (i, (x, y)) in x.chunks(block).zip(y.chunks(block)).enumerate() {
-            let (mut error, mut size) = (0.0, 0.0);
-            for (x, y) in x.iter().zip(y).filter(|(x, y)| x.is_finite() && y.is_finite()) {
-                let (x, y) = (f64::from(*x), f64::from(*y));
-                error += (x - y) * (x - y);
-                size += y * y;
-            }
-            (all.error, all.size) = (all.error + error, all.size + size);
-            if size > 0.0 && (error / size).sqrt() > all.worst {
-                (all.worst, all.at) = ((error / size).sqrt(), (start + i * block) as u64);
-            }
-        }
-        all
-    });
-    let all = sums.collect::<Vec<_>>().into_iter().fold(Sums::default(), |a, b| Sums {
-        error: a.error + b.error,
-        size: a.size + b.size,
-        worst: a.worst.max(b.worst),
-        at: if b.worst > a.worst { b.at } else { a.at },
-    });
-    Ok((all.size > 0.0).then(|| QuantizationError {
-        relative_rms: (all.error / all.size).sqrt(),
-        worst_block: all.worst,
-        worst_at: all.at,
-        block: block as u64,
-    }))
 }
 
 fn rule(a: DType, b: DType) -> Option<Rule> {
@@ -398,17 +360,17 @@ fn holds(wide: DType, thin: DType) -> bool {
     !beyond && (size, bits) >= (thin_size, thin_bits)
 }
 
-/// Where one type holds the other, that one is what the wide values round to; else the tensor that was made of the
-/// other.
+/// A tensor that was made of the other has what that one's values round to, and exactly these where its type holds them. If
+/// either may have been made of the other, the one of the narrower type was.
 fn rounded(a: &Side<'_>, b: &Side<'_>, made: Made, agreement: &mut Agreement) -> Result<()> {
     let (first, second) = (a.value_type(), b.value_type());
-    if !holds(first, second) && holds(second, first) {
-        return rounds_to(b, a, agreement);
+    if made == Made::Either && !holds(first, second) && holds(second, first) {
+        return rounds_to((b, Which::Second), a, agreement);
     }
-    rounds_to(a, b, agreement)?;
+    rounds_to((a, Which::First), b, agreement)?;
     if !agreement.agrees && !holds(first, second) && made == Made::Either {
         let mut reverse = agreement.clone();
-        rounds_to(b, a, &mut reverse)?;
+        rounds_to((b, Which::Second), a, &mut reverse)?;
         if reverse.differing < agreement.differing {
             *agreement = reverse;
         }
@@ -416,8 +378,8 @@ fn rounded(a: &Side<'_>, b: &Side<'_>, made: Made, agreement: &mut Agreement) ->
     Ok(())
 }
 
-/// Whether `thin` holds what the values of `wide` round to.
-fn rounds_to(wide: &Side<'_>, thin: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
+/// Whether `thin` holds what the values of `wide` round to, which is the side `from`.
+fn rounds_to((wide, from): (&Side<'_>, Which), thin: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
     let thin_type = match thin.value_type() {
         DType::QI8 | DType::QU8 | DType::QI32 | DType::Quantized(_) => DType::F32,
         other => other,
@@ -425,12 +387,13 @@ fn rounds_to(wide: &Side<'_>, thin: &Side<'_>, agreement: &mut Agreement) -> Res
     let same_type = wide.value_type() == thin_type;
     let narrows = matches!(thin_type, DType::F16 | DType::BF16);
     let (wides, thins) = (wide.decoded()?, thin.decoded()?);
-    if wides.are_double() && thins.are_double() {
+    // What f64 holds of narrower values, it holds exactly.
+    if thins.are_double() {
         in_pieces(wides.len(), agreement, |start, n| {
-            let (x, y) = (wides.get_f64(start, n), thins.get_f64(start, n));
+            let (x, y) = (doubles(&wides, start, n), thins.get_f64(start, n));
             let mut found = Found::default();
             for (i, (x, y)) in x.iter().zip(&y).enumerate() {
-                if x.to_bits() != y.to_bits() {
+                if x.to_bits() != y.to_bits() && (wides.are_double() || !(x.is_nan() && y.is_nan())) {
                     found.differs(start + i);
                     let apart = (x - y).abs();
                     found.worst = if apart.is_finite() { found.worst.max(apart) } else { found.worst };
@@ -440,6 +403,7 @@ fn rounds_to(wide: &Side<'_>, thin: &Side<'_>, agreement: &mut Agreement) -> Res
         });
         return Ok(());
     }
+    let moved = AtomicU64::new(0);
     let compare = |x: &[f32], rounded: &[f32], y: &[f32], start: usize| {
         let mut found = Found { worst: largest_difference(x, y), ..Found::default() };
         if any_differs(rounded, y) {
@@ -454,6 +418,14 @@ fn rounds_to(wide: &Side<'_>, thin: &Side<'_>, agreement: &mut Agreement) -> Res
     in_pieces(wides.len(), agreement, |start, n| {
         let (mut large, mut small, mut as_thin) = (Vec::new(), Vec::new(), Vec::new());
         let (x, y) = (wides.get(start, n, &mut large), thins.get(start, n, &mut small));
+        let differ = |x: f64, y: f64| x != y && !(x.is_nan() && y.is_nan());
+        let apart = match wides.are_double() {
+            true => {
+                wides.get_f64(start, n).iter().zip(y).filter(|(x, y)| differ(**x, f64::from(**y))).count()
+            }
+            false => x.iter().zip(y).filter(|(x, y)| x != y && !(x.is_nan() && y.is_nan())).count(),
+        };
+        moved.fetch_add(apart as u64, Ordering::Relaxed);
         if !narrows {
             return compare(x, x, y, start);
         }
@@ -463,7 +435,21 @@ fn rounds_to(wide: &Side<'_>, thin: &Side<'_>, agreement: &mut Agreement) -> Res
         };
         compare(x, &widen(&as_thin, thin_type), y, start)
     });
+    let elements = moved.into_inner();
+    let side = if from == Which::First { Which::Second } else { Which::First };
+    agreement.rounding = (agreement.agrees && elements > 0).then_some(Rounding { side, elements });
     Ok(())
+}
+
+/// `n` values from `start` on, as f64.
+fn doubles(values: &Decoded<'_>, start: usize, n: usize) -> Vec<f64> {
+    match values.are_double() {
+        true => values.get_f64(start, n).to_vec(),
+        false => {
+            let mut small = Vec::new();
+            values.get(start, n, &mut small).iter().map(|x| f64::from(*x)).collect()
+        }
+    }
 }
 
 /// Whether a ternary matrix of this type has its scale from 16-bit floats.

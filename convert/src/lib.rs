@@ -16,6 +16,7 @@
 #![warn(clippy::disallowed_macros, clippy::disallowed_methods)]
 
 mod agreement;
+mod apart;
 mod bound;
 mod build;
 mod compare;
@@ -49,7 +50,8 @@ mod verify;
 mod write;
 mod zip;
 
-pub use agreement::{Agreement, QuantizationError, Rule};
+pub use agreement::{Agreement, Rounding, Rule, Which};
+pub use apart::QuantizationError;
 pub use ckpt_inspect::meaning::names;
 pub use ckpt_inspect::staged::Control;
 pub use complete::{Fault, Lacks};

@@ -4,6 +4,7 @@ mod filters;
 mod jinja;
 mod macros;
 mod methods;
+mod numbers;
 mod python;
 mod rewrite;
 

@@ -275,6 +275,29 @@ fn bf16_becomes_f16_and_verifies() {
     place.run(&["verify", "w.safetensors", "wrong.safetensors"]).exits(1);
 }
 
+/// A copy in a wider type is what it was made of, to the bit, when it is checked as a copy; of two files of which either may be
+/// the rounded one, it is said which is.
+#[test]
+fn it_is_said_which_side_is_rounded() {
+    let place = place();
+    let values: Vec<u16> = (0..4096u32).map(|i| (((101 + i % 27) << 7) | ((i * 37) % 128)) as u16).collect();
+    SafeTensors::new().tensor("w", "BF16", &[64, 64], &le(&values)).write(&place.at("w.safetensors"));
+    let output = place.run(&["convert", "w.safetensors", "--to", "fp32", "-o", "f32.safetensors"]).exits(0);
+    assert!(
+        output.out().contains("1 equal after rounding") && !output.out().contains("rounded:"),
+        "{}",
+        output.out()
+    );
+    let mut wrong = std::fs::read(place.at("f32.safetensors")).unwrap();
+    let last = wrong.len() - 4;
+    wrong[last] ^= 1;
+    std::fs::write(place.at("other.safetensors"), wrong).unwrap();
+    let output = place.run(&["verify", "w.safetensors", "other.safetensors"]).exits(0);
+    assert!(output.out().contains("(rounded: the first in 1 element)"), "{}", output.out());
+    let output = place.run(&["verify", "other.safetensors", "w.safetensors"]).exits(0);
+    assert!(output.out().contains("(rounded: the second in 1 element)"), "{}", output.out());
+}
+
 #[test]
 fn an_existing_output_is_replaced_only_with_force() {
     let place = place();

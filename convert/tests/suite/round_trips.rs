@@ -472,3 +472,29 @@ fn a_tensor_in_ranges_of_two_files_is_written_like_any_other() {
         assert!(written[0] == written[1], "{:?}", options.target);
     }
 }
+
+/// One bit too many in a copy of a wider type is told when the copy is checked, whatever rounding would make of it.
+#[test]
+fn a_copy_in_a_wider_type_is_checked_to_the_bit() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    let values: Vec<u16> = (0..4096u32).map(|i| (((101 + i % 27) << 7) | ((i * 37) % 128)) as u16).collect();
+    for (narrow, wide) in
+        [("BF16", DType::F32), ("BF16", DType::F64), ("F16", DType::F32), ("F16", DType::F64)]
+    {
+        SafeTensors::new().tensor("w", narrow, &[64, 64], &le(&values)).write(&at("w.safetensors"));
+        let source = open(at("w.safetensors")).unwrap();
+        let options = Options::new(Target::SafeTensors).with(|o| (o.dtype, o.force) = (Some(wide), true));
+        let (mut plan, copy) = (Plan::new(&source, &options).unwrap(), at("copy.safetensors"));
+        write(&mut plan, &options, &copy, Control::new(&|_| (), &Default::default())).unwrap();
+        let report = verify_written(&plan, &copy).unwrap();
+        assert!(report.agrees() && report.tensors[0].rounding.is_none(), "{narrow} {wide}: {report:?}");
+        let mut bytes = std::fs::read(&copy).unwrap();
+        let last = bytes.len() - wide.element_size().unwrap();
+        bytes[last] ^= 1;
+        std::fs::write(&copy, bytes).unwrap();
+        let report = verify_written(&plan, &copy).unwrap();
+        assert_eq!(report.tensors[0].differing, 1, "{narrow} {wide}");
+        assert_eq!(report.tensors[0].first, Some(4095));
+    }
+}

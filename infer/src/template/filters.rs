@@ -11,6 +11,7 @@ use regex::Regex;
 use super::jinja::wrong;
 use super::macros::{ANY, Any};
 use super::methods::{lines, middle};
+use super::numbers::truncated;
 use super::python::{Cycler, Joiner, Range, bounded, is_dict, repr_of, text_of};
 use super::rewrite::{JOINED, REMAINDER};
 
@@ -79,7 +80,7 @@ pub(super) fn add(environment: &mut Environment<'_>) {
 }
 
 /// The arguments `names` of a filter, by place or by name.
-fn arguments<const N: usize>(
+pub(super) fn arguments<const N: usize>(
     given: &[Value],
     kwargs: &Kwargs,
     names: [&str; N],
@@ -243,6 +244,9 @@ fn url_encoded(value: Value) -> Written {
 }
 
 fn truncate(text: Value, given: Rest<Value>, kwargs: Kwargs) -> Written {
+    if text.as_str().is_none() {
+        return Err(wrong(format!("truncate of a {} is not supported", text.kind())));
+    }
     let [length, kills, end, leeway] = arguments(&given, &kwargs, ["length", "killwords", "end", "leeway"])?;
     let (length, leeway) = (number(&length, 255)?, number(&leeway.filter(|leeway| !leeway.is_none()), 5)?);
     let end = end.as_ref().map_or_else(|| Ok("...".to_string()), text_of)?;
@@ -494,6 +498,9 @@ fn printed(text: &str, args: &Value) -> Written {
         values.push(match kind {
             'r' => Value::from(repr_of(&value)?),
             's' => Value::from(text_of(&value)?),
+            'd' | 'i' | 'u' if value.kind() == ValueKind::Number && !value.is_integer() => {
+                truncated(f64::try_from(value)?)?.ok_or_else(|| wrong("NaN is no whole number"))?
+            }
             _ => value,
         });
         rest = &after[len + kind.len_utf8()..];

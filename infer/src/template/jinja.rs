@@ -10,7 +10,7 @@ use minijinja::{AutoEscape, Environment, Error as JinjaError, ErrorKind, Undefin
 
 use super::python::{DEEPEST, View, float, text_of};
 use super::rewrite::rewritten;
-use super::{Clock, Message, filters, methods};
+use super::{Clock, Message, filters, methods, numbers};
 
 /// Steps that a template may take, far more than any real one takes.
 const FUEL: u64 = 10_000_000;
@@ -33,6 +33,7 @@ pub(super) fn render(
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_unknown_method_callback(methods::call);
     filters::add(&mut environment);
+    numbers::add(&mut environment);
     environment.set_formatter(|out, state, value| {
         let is_text = matches!(value.kind(), ValueKind::String | ValueKind::Undefined);
         if is_text || !matches!(state.auto_escape(), AutoEscape::None) {

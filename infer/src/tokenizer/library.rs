@@ -1,12 +1,14 @@
 //! Tokenizers that use the `tokenizers` crate: whole tokenizer.json files, byte-level BPE and unigram models of other
 //! files.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use ckpt_inspect::vocabulary::{PreTokenizer, Role, Token, TokenType, Vocabulary, byte, pre_tokenizer};
 use tokenizers::models::bpe::BPE;
 use tokenizers::models::unigram;
+use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel as ByteLevelStep;
 use tokenizers::pre_tokenizers::sequence::Sequence;
@@ -14,6 +16,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{DecoderWrapper, SplitDelimiterBehavior};
 
 use super::guard::{contradiction, guarded};
+use super::pattern::translate;
 use super::prepare::Preparation;
 
 /// Why the `tokenizers` crate cannot read the tokenizer.json of these `bytes`, or would not survive it; nothing if it can.
@@ -40,11 +43,15 @@ impl Json {
     pub fn read(bytes: &[u8]) -> Result<(Self, Vec<(u64, Token)>), String> {
         let wrong = |e: String| format!("is not a valid tokenizer.json: {e}");
         // The crate assumes that some of its parts are valid JSON.
-        let parts: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| wrong(e.to_string()))?;
+        let mut parts: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| wrong(e.to_string()))?;
         if let Some(what) = contradiction(&parts) {
             return Err(wrong(what));
         }
-        let mut plain = guarded(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(wrong)?;
+        let bytes = match translate(&mut parts).map_err(wrong)? {
+            true => Cow::Owned(parts.to_string().into_bytes()),
+            false => Cow::Borrowed(bytes),
+        };
+        let mut plain = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(wrong)?;
         // Truncation and padding would change the prompt.
         guarded(|| plain.with_truncation(None).map(|t| t.with_padding(None)).map(|_| ()))?;
         plain.set_encode_special_tokens(true);
@@ -143,6 +150,9 @@ impl ByteLevel {
         })?;
         let mut tokenizer = tokenizers::Tokenizer::new(model);
         tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
+        if vocabulary.composes() {
+            tokenizer.with_normalizer(Some(NFC));
+        }
         Ok(ByteLevel(tokenizer))
     }
 

@@ -2,6 +2,7 @@
 
 mod guard;
 mod library;
+mod pattern;
 mod prepare;
 mod scores;
 mod special;

@@ -70,6 +70,13 @@ const TEMPLATES: &[&str] = &[
     "{% set x = 'a' ~ 'b' ~ '~' %}{{ x }}{{ [x ~ 1, x ~ 2]|join(x ~ '|') }}{{ {'k': x ~ x}['k'] }}{% if not nothing ~ '' %}empty{% endif %}{{ x is string ~ 'z' }}{% for c in 'a' ~ 'b' %}[{{ c }}]{% endfor %}",
     "{{ ' a '['strip']() }}{{ {'a': 1}['get']('b', 'c') }}{{ messages[0]['content']['upper']()['lower']() }}{{ 'a,b'['split'](',')[1] }}{% macro f(x) %}<{{ x }}>{% endmacro %}{{ {'f': f}['f']('y') }}{{ ([f]|first)('z') }}{{ {'f': f}.f(1) }}",
     "{{ '{:%} {:.1%} {:+.0%} {:.2%}'.format(0.5, 0.1234, 1, true) }}{{ '{} {}'.format(1e16, ['a', none]) }}{{ '{1}{0}'.format(1e22, {'a': 1.0}) }}{{ '{a}{}'.format(2.50, a=1) }}{{ '{0[0]}'.format(['q']) }}{{ '{:>4}'.format('a') }}",
+    "{{ 'abc'|int }} {{ 'abc'|int(7) }} {{ '1_000'|int }} {{ '1__0'|int }} {{ '4.9'|int }} {{ ' -12 '|int }} {{ '0x1f'|int(0, 16) }} {{ '101'|int(base=2) }} {{ [1]|int }} {{ none|int }} {{ true|int }} {{ -3.7|int }} {{ '1e3'|int }} {{ ''|int }}",
+    "{{ 'abc'|float }} {{ 'abc'|float(1.5) }} {{ '1_0.5'|float }} {{ [1]|float }} {{ none|float }} {{ 3|float }} {{ 'inf'|float }} {{ true|float }}",
+    "{{ '%d' % 3.9 }} {{ '%d|%i' % (-3.9, 1e3) }} {{ {'a': 1}.copy() }} {{ [1, 2].copy() }} {{ {}.copy() }}",
+    "{{ 2|round(0, 'ceil') }} {{ 1|round(1, 'floor') }} {{ 2.25|round(1) }} {{ 2.5|round }} {{ 2.41|round(1, 'ceil') }} {{ 2|round }} {{ 1234|round(-2) }} {{ 1234|round(-2, 'floor') }} {{ 2.49|round(method='floor', precision=1) }}",
+    "{{ ['a'] is lower }} {{ ['A'] is upper }} {{ 'aB' is lower }} {{ 'a1' is lower }} {{ '1' is upper }} {{ none is lower }} {{ 1.0 is odd }} {{ 2 is even }} {{ 1.5 is odd }} {{ true is odd }} {{ -3 is odd }} {{ -4 is even }}",
+    "{{ none is odd }}",
+    "{{ nothing|int }}",
     "{{ raise_exception('no') }}",
 ];
 
@@ -82,6 +89,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("{{ '{:8.1%}'.format(0.5) }}", "not supported"),
     ("{{ '{:>{}}{:%}'.format('a', 3, 1) }}", "places in places"),
     ("{{ ('a'|attr('upper'))() }}", "attr gives a method"),
+    ("{{ [1, 2]|truncate(3) }}", "truncate of a"),
+    ("{{ '99999999999999999999'|int }}", "64 bits"),
 ];
 
 #[test]

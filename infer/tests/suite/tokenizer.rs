@@ -7,7 +7,7 @@ use ckpt_infer::{Error, Specials, TokenRole, Tokenizer};
 use ckpt_inspect::ErrorKind;
 use ckpt_inspect::gguf::{Keys, Layout};
 use ckpt_inspect::vocabulary::Vocabulary;
-use ckpt_kit::fixtures;
+use ckpt_kit::{fixtures, peers};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -127,13 +127,58 @@ fn damaged_maps_of_characters_do_no_harm() {
 
 /// The same vocabulary in GGUF's keys gives the same ids as tokenizer.json.
 fn pico_as_gguf(folder: &Path) -> Tokenizer {
-    let vocabulary = Vocabulary::read(&pico()).unwrap();
+    let path = folder.join("pico.gguf");
+    write_gguf(&Vocabulary::read(&pico()).unwrap(), &path);
+    Tokenizer::open(&path).unwrap()
+}
+
+fn write_gguf(vocabulary: &Vocabulary, path: &Path) {
     let mut keys = Keys::default();
     keys.set("general.architecture", "qwen3");
     keys.extend(vocabulary.to_keys());
-    let path = folder.join("pico.gguf");
-    std::fs::write(&path, Layout::new(&keys, &[]).unwrap().header).unwrap();
-    Tokenizer::open(&path).unwrap()
+    std::fs::write(path, Layout::new(&keys, &[]).unwrap().header).unwrap();
+}
+
+/// A file written from a tokenizer that brings text into Unicode's form NFC says so, and is split the same.
+#[test]
+fn text_is_composed_where_the_tokenizer_does_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mut file: Value = serde_json::from_slice(&std::fs::read(pico()).unwrap()).unwrap();
+    file["normalizer"] = json!({"type": "NFC"});
+    std::fs::write(at("tokenizer.json"), file.to_string()).unwrap();
+    let texts = ["e\u{301}", "\u{1100}\u{1161}x", "\u{212b} caf\u{65}\u{301}s", "a\u{323}\u{307}"];
+    let ids = |path: &Path| {
+        let tokenizer = Tokenizer::open(path).unwrap();
+        texts.map(|text| tokenizer.encode(text, Specials::AsText).unwrap())
+    };
+    let vocabulary = Vocabulary::read(&at("tokenizer.json")).unwrap();
+    write_gguf(&vocabulary, &at("composes.gguf"));
+    assert_eq!(ids(&at("composes.gguf")), ids(&at("tokenizer.json")));
+    assert_ne!(ids(&at("composes.gguf")), ids(&pico()));
+    write_gguf(&Vocabulary::read(&pico()).unwrap(), &at("plain.gguf"));
+    assert_eq!(ids(&at("plain.gguf")), ids(&pico()));
+}
+
+/// Patterns as Python's library reads them, with Oniguruma (`peers/patterns.py`).
+#[test]
+fn patterns_split_as_in_python() {
+    let Some(python) = peers::python(&["tokenizers"]) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let told = peers::json(&python.script("infer", "patterns.py", &[folder.path()]));
+    let mut wrong = Vec::new();
+    for (number, case) in told.as_array().unwrap().iter().enumerate() {
+        let wanted: Vec<u32> =
+            case[2].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        let text = case[1].as_str().unwrap();
+        let ids = Tokenizer::open(&folder.path().join(format!("{number}.json")))
+            .and_then(|tokenizer| tokenizer.encode(text, Specials::AsText));
+        if ids.as_ref().ok() != Some(&wanted) {
+            let (got, all) = (ids.map(|ids| ids.len()), wanted.len());
+            wrong.push(format!("{} {:.30?}: {got:?} pieces for {all}", case[0], text));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), told.as_array().unwrap().len(), wrong.join("\n"));
 }
 
 #[test]
