@@ -8,6 +8,8 @@ use serde_json::Value;
 
 /// What belongs to a word in Oniguruma.
 const WORD: &str = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}";
+/// What `\w` is besides outside of classes.
+const WORD_BESIDES: &str = "¹²³¼½¾";
 /// The end of a line, and of the text.
 const LINE_END: &str = r"(?=\n|\z)";
 /// The beginning of a line, which no text ends with.
@@ -142,6 +144,7 @@ impl<'p> Reader<'p> {
                         self.take(length);
                         let exact = most == Some(least);
                         let times = match most {
+                            Some(most) if exact => format!("{{{most}}}"),
                             Some(most) => format!("{{{least},{most}}}"),
                             None => format!("{{{least},}}"),
                         };
@@ -239,12 +242,11 @@ impl<'p> Reader<'p> {
 
     fn escape(&mut self) -> Result<(), String> {
         let Some(c) = self.next() else { return Err("a backslash at its end".into()) };
-        let word = |not: &str| format!("[{not}{WORD}]");
         match c {
-            "w" => self.put(&word("")),
-            "W" => self.put(&word("^")),
+            "w" => self.put(&format!("[{WORD}{WORD_BESIDES}]")),
+            "W" => self.put(&format!("[^{WORD}{WORD_BESIDES}]")),
             "b" | "B" => {
-                let word = word("");
+                let word = format!("[{WORD}{WORD_BESIDES}]");
                 let sides = match c {
                     "b" => format!("(?:(?<={word})(?!{word})|(?<!{word})(?={word}))"),
                     _ => format!("(?:(?<={word})(?={word})|(?<!{word})(?!{word}))"),
@@ -296,7 +298,8 @@ impl<'p> Reader<'p> {
         }
         let unclosed = || "a class without an end".to_string();
         if self.rest.starts_with('^') {
-            self.out.push_str(self.take(1));
+            self.take(1);
+            self.out.push('^');
         }
         // A bracket that closes nothing is a character.
         if self.rest.starts_with(']') {
@@ -366,7 +369,7 @@ impl<'p> Reader<'p> {
             "lower" => r"\p{Lowercase}",
             "space" => r"\s",
             "word" => WORD,
-            "punct" => r"\p{P}$+<=>\^`|~",
+            "punct" => r"\p{P}\p{S}",
             "xdigit" => "0-9A-Fa-f",
             other => return Err(format!("`[:{}:]`", other.escape_debug())),
         };
