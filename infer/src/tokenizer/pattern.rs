@@ -14,6 +14,8 @@ const WORD_BESIDES: &str = "¹²³¼½¾";
 const LINE_END: &str = r"(?=\n|\z)";
 /// The beginning of a line, which no text ends with.
 const LINE_START: &str = r"(?:\A|(?<=\n)(?!\z))";
+/// Patterns are not longer, in bytes.
+const LONGEST: usize = 1 << 16;
 /// Groups are not nested deeper.
 const DEEPEST: usize = 64;
 
@@ -55,6 +57,9 @@ pub(super) fn translate(file: &mut Value) -> Result<bool, String> {
 
 /// `pattern` of Oniguruma as fancy-regex reads it.
 fn of_oniguruma(pattern: &str) -> Result<Cow<'_, str>, String> {
+    if pattern.len() > LONGEST {
+        return Err(format!("it has a pattern of more than {LONGEST} bytes"));
+    }
     let mut reader =
         Reader { rest: pattern, out: String::with_capacity(pattern.len()), groups: Vec::new(), atom: None };
     reader.all().map_err(|what| {
@@ -417,5 +422,6 @@ mod tests {
         assert!(of_oniguruma(&many).unwrap_err().contains("too many nested groups"));
         assert!(of_oniguruma(&"[".repeat(1 << 16)).is_err());
         assert!(of_oniguruma(&"a{1,2}+".repeat(1 << 12)).is_ok());
+        assert!(of_oniguruma(&"a".repeat(1 << 17)).is_err());
     }
 }
