@@ -126,5 +126,5 @@ fn biases_that_a_runner_may_not_read_are_told() {
     };
     assert_eq!(told("llama-biases", "LlamaForCausalLM"), None);
     assert_eq!(told("qwen2", "Qwen2ForCausalLM"), None);
-    assert_eq!(told("llama-biases", "Qwen3ForCausalLM"), Some(14), "seven in each of two layers");
+    assert_eq!(told("llama-biases", "SmolLM3ForCausalLM"), Some(14), "seven in each of two layers");
 }

@@ -50,7 +50,8 @@ fn hugging_face(folder: &Path, architecture: &str, dtype: &str, leave_out: &str,
     }
     file.write(&folder.join("model.safetensors"));
     let common = r#""hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2,
-        "intermediate_size": 128, "vocab_size": 1024, "max_position_embeddings": 128, "rms_norm_eps": 1e-6"#;
+        "intermediate_size": 128, "vocab_size": 1024, "max_position_embeddings": 128, "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": true"#;
     let config = format!(r#"{{"architectures": ["{architecture}"], {common}, {config}}}"#);
     std::fs::write(folder.join("config.json"), config).unwrap();
 }
