@@ -151,7 +151,7 @@ impl ByteLevel {
         let mut tokenizer = tokenizers::Tokenizer::new(model);
         tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
         if vocabulary.composes() {
-            tokenizer.with_normalizer(Some(NFC));
+            guarded(|| tokenizer.with_normalizer(Some(NFC)).map(|_| ()))?;
         }
         Ok(ByteLevel(tokenizer))
     }

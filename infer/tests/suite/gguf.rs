@@ -262,9 +262,10 @@ fn stretched_positions_go_along_both_ways() {
     configured(&plain, change, &at("dynamic.pt"));
     let source = ckpt_inspect::open(at("dynamic.pt")).unwrap();
     let options = Options::new(Target::Gguf(quant(Quant::F32, Quant::F32)));
-    let (mut plan, control) =
-        (Plan::new(&source, &options).unwrap(), Control::new(&|_| (), &Default::default()));
-    let why = write(&mut plan, &options, &at("dynamic.gguf"), control).unwrap_err().to_string();
+    let (mut plan, stop) = (Plan::new(&source, &options).unwrap(), Default::default());
+    let why = write(&mut plan, &options, &at("dynamic.gguf"), Control::new(&|_| (), &stop))
+        .unwrap_err()
+        .to_string();
     assert!(why.contains("its rotary scaling is `dynamic`"), "{why}");
     let refused = Model::open(&at("dynamic.pt"), &LoadOptions::default(), &Pool::new(1));
     assert!(

@@ -117,8 +117,9 @@ fn biases_that_a_model_does_not_use_are_not_written_as_if_it_did() {
             let source = ckpt_inspect::open(place.path()).unwrap();
             let why = match Plan::new(&source, &options) {
                 Ok(mut plan) => {
-                    let control = Control::new(&|_| (), &Default::default());
-                    write(&mut plan, &options, &place.path().join("x.gguf"), control).unwrap_err()
+                    let stop = Default::default();
+                    write(&mut plan, &options, &place.path().join("x.gguf"), Control::new(&|_| (), &stop))
+                        .unwrap_err()
                 }
                 Err(why) => why,
             };
