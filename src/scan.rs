@@ -1,6 +1,6 @@
 //! `ckpt scan`: what loading files would do besides reading data.
 
-use ckpt_inspect::stored::Stored;
+use ckpt_inspect::stored::{Kind, Stored};
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -100,7 +100,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
                 files.push(scan);
             }
             Ok(scan) => files.push(scan),
-            Err(error) if error.kind == ErrorKind::Unrecognised || is_gone(path) => {
+            Err(error) if error.kind == ErrorKind::Unrecognised || is_no_file(path) => {
                 passed_over.push(path.display().to_string());
             }
             Err(error) => files.push(Scan::unreadable(path, error)),
@@ -152,9 +152,12 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// Whether nothing is at `path` any more.
-fn is_gone(path: &Path) -> bool {
-    path.stored().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+/// Whether nothing is at `path` any more, or a socket, a pipe or a device.
+fn is_no_file(path: &Path) -> bool {
+    match path.stored() {
+        Ok(found) => found.kind == Kind::Other,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
 }
 
 /// The files of what was named, each once under each of its names: a loader goes by the name, and what has several is another

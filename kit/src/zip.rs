@@ -21,6 +21,8 @@ pub struct Entry {
     pub hidden: bool,
     /// The external attributes: a Unix mode in the upper half.
     pub attributes: u32,
+    /// The extra fields in the directory.
+    pub extra: Vec<u8>,
 }
 
 /// A consistent stored entry.
@@ -40,7 +42,7 @@ pub fn zip(entries: &[Entry]) -> Vec<u8> {
         let at = out.len() as u32;
         let data = if e.deflated { deflate(&e.data) } else { e.data.clone() };
         let crc = e.crc.unwrap_or_else(|| crc32fast::hash(&e.data)).to_le_bytes();
-        let common = |name: &str| {
+        let common = |name: &str, extra: &[u8]| {
             let mut c = 20u16.to_le_bytes().to_vec();
             c.extend(e.flags.to_le_bytes());
             c.extend([if e.deflated { 8 } else { 0 }, 0, 0, 0, 0x21, 0]);
@@ -48,21 +50,22 @@ pub fn zip(entries: &[Entry]) -> Vec<u8> {
             c.extend((data.len() as u32).to_le_bytes());
             c.extend((e.data.len() as u32).to_le_bytes());
             c.extend((name.len() as u16).to_le_bytes());
-            c.extend([0, 0]);
+            c.extend((extra.len() as u16).to_le_bytes());
             c
         };
         let local = e.local_name.as_deref().unwrap_or(&e.name);
         out.extend(b"PK\x03\x04");
-        out.extend(common(local));
+        out.extend(common(local, &[]));
         out.extend(local.as_bytes());
         out.extend(&data);
         if !e.hidden {
             directory.extend(b"PK\x01\x02\x14\x03");
-            directory.extend(common(&e.name));
+            directory.extend(common(&e.name, &e.extra));
             directory.extend([0; 6]);
             directory.extend(e.attributes.to_le_bytes());
             directory.extend(at.to_le_bytes());
             directory.extend(e.name.as_bytes());
+            directory.extend(&e.extra);
             count += 1;
         }
     }

@@ -23,6 +23,8 @@ pub(crate) struct Compression {
     pub undone_by: &'static str,
     /// Whether its first bytes are too few to tell it from other files, so that the name has to promise it.
     pub is_vague: bool,
+    /// Whether frames of other data may stand before its streams.
+    skips: bool,
     begins: fn(&[u8]) -> bool,
     /// Reads one stream and no byte beyond it, or all of them.
     stream: for<'r> fn(&'r mut dyn BufRead) -> io::Result<Box<dyn Read + 'r>>,
@@ -36,8 +38,9 @@ pub(crate) const COMPRESSIONS: [Compression; 7] = [
         name: "gzip",
         undone_by: "gunzip",
         is_vague: false,
+        skips: false,
         begins: |head| head.starts_with(b"\x1f\x8b"),
-        stream: |packed| Ok(Box::new(flate2::bufread::GzDecoder::new(packed))),
+        stream: |packed| Ok(Box::new(Gzip::begin(packed)?)),
     },
     Compression {
         key: "zstd",
@@ -45,6 +48,7 @@ pub(crate) const COMPRESSIONS: [Compression; 7] = [
         name: "Zstandard",
         undone_by: "unzstd",
         is_vague: false,
+        skips: true,
         begins: |head| head.starts_with(b"\x28\xb5\x2f\xfd"),
         stream: |packed| Ok(Box::new(zstd::Frames::new(packed))),
     },
@@ -54,6 +58,7 @@ pub(crate) const COMPRESSIONS: [Compression; 7] = [
         name: "xz",
         undone_by: "unxz",
         is_vague: false,
+        skips: false,
         begins: |head| head.starts_with(b"\xfd7zXZ\0"),
         stream: |packed| Ok(Box::new(lzma_rust2::XzReader::new_mem_limit(packed, false, MOST_MEMORY))),
     },
@@ -63,6 +68,7 @@ pub(crate) const COMPRESSIONS: [Compression; 7] = [
         name: "bzip2",
         undone_by: "bunzip2",
         is_vague: false,
+        skips: false,
         begins: |head| head.starts_with(b"BZh"),
         stream: |packed| Ok(Box::new(bzip2::bufread::BzDecoder::new(packed))),
     },
@@ -72,6 +78,7 @@ pub(crate) const COMPRESSIONS: [Compression; 7] = [
         name: "LZ4",
         undone_by: "unlz4",
         is_vague: false,
+        skips: true,
         begins: |head| head.starts_with(b"\x04\x22\x4d\x18"),
         stream: |packed| Ok(Box::new(lz4_flex::frame::FrameDecoder::new(packed))),
     },
@@ -82,6 +89,7 @@ pub(crate) const COMPRESSIONS: [Compression; 7] = [
         name: "zlib",
         undone_by: "zlib-flate -uncompress",
         is_vague: true,
+        skips: false,
         begins: |head| matches!(head, [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..]),
         stream: |packed| Ok(Box::new(flate2::bufread::ZlibDecoder::new(packed))),
     },
@@ -92,12 +100,81 @@ pub(crate) const COMPRESSIONS: [Compression; 7] = [
         name: "LZMA",
         undone_by: "unlzma",
         is_vague: true,
+        skips: false,
         begins: |head| matches!(head, [0x5d, 0, ..]),
         stream: |packed| {
             Ok(Box::new(lzma_rust2::LzmaReader::new_mem_limit(ByteByByte(packed), MOST_MEMORY, None)?))
         },
     },
 ];
+
+/// `bytes` behind the frames that readers of Zstandard and LZ4 skip (RFC 8878, section 3.1.2).
+fn behind_skipped(bytes: &[u8]) -> &[u8] {
+    let mut rest = bytes;
+    while let [0x50..=0x5f, 0x2a, 0x4d, 0x18, a, b, c, d, after @ ..] = rest {
+        let len = u32::from_le_bytes([*a, *b, *c, *d]);
+        rest = usize::try_from(len).ok().and_then(|len| after.get(len..)).unwrap_or(&[]);
+    }
+    rest
+}
+
+/// A stream of gzip (RFC 1952) as Python reads it, which looks neither at the checksum of the header nor at reserved flags.
+struct Gzip<'r> {
+    inner: flate2::bufread::DeflateDecoder<&'r mut dyn BufRead>,
+    crc: crc32fast::Hasher,
+    len: u32,
+    is_over: bool,
+}
+
+impl<'r> Gzip<'r> {
+    fn begin(packed: &'r mut dyn BufRead) -> io::Result<Self> {
+        let mut fixed = [0; 10];
+        packed.read_exact(&mut fixed)?;
+        if fixed[2] != 8 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not compressed with Deflate"));
+        }
+        let has = |bit: u32| fixed[3] >> bit & 1 == 1;
+        let mut two = [0; 2];
+        if has(2) {
+            packed.read_exact(&mut two)?;
+            let extra = u64::from(u16::from_le_bytes(two));
+            io::copy(&mut packed.take(extra), &mut io::sink())?;
+        }
+        // The file's name, and a comment.
+        for _ in [3, 4].into_iter().filter(|bit| has(*bit)) {
+            let mut byte = [1];
+            while byte != [0] {
+                packed.read_exact(&mut byte)?;
+            }
+        }
+        if has(1) {
+            packed.read_exact(&mut two)?;
+        }
+        let inner = flate2::bufread::DeflateDecoder::new(packed);
+        Ok(Gzip { inner, crc: crc32fast::Hasher::new(), len: 0, is_over: false })
+    }
+}
+
+impl Read for Gzip<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(out)?;
+        self.crc.update(&out[..read]);
+        self.len = self.len.wrapping_add(read as u32);
+        if read == 0 && !out.is_empty() && !self.is_over {
+            self.is_over = true;
+            let mut end = [0; 8];
+            self.inner.get_mut().read_exact(&mut end)?;
+            let known = [self.crc.clone().finalize().to_le_bytes(), self.len.to_le_bytes()].concat();
+            if known != end {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "its checksum or its length is another",
+                ));
+            }
+        }
+        Ok(read)
+    }
+}
 
 /// A reader that takes no more than it is about to use, for one that keeps what it takes: what follows is another's.
 struct ByteByByte<'r>(&'r mut dyn BufRead);
@@ -141,7 +218,7 @@ impl Compression {
 
     /// Whether a file that begins with `head` is compressed this way.
     pub fn begins(&self, head: &[u8]) -> bool {
-        (self.begins)(head)
+        (self.begins)(head) || self.skips && (self.begins)(behind_skipped(head))
     }
 
     /// Appends to `out` what the streams of `packed`, one after another, decompress to, until `out` has more than `limit`
@@ -152,11 +229,17 @@ impl Compression {
     pub fn unpack(&self, mut packed: &[u8], limit: u64, out: &mut Vec<u8>) -> io::Result<()> {
         let most_streams = MOST_STREAMS + packed.len() / BYTES_PER_STREAM;
         for _ in 0..most_streams {
+            if self.skips {
+                packed = behind_skipped(packed);
+            }
             let room = limit.saturating_add(1).saturating_sub(out.len() as u64);
             (self.stream)(&mut packed)?.take(room).read_to_end(out)?;
             // Zero bytes may fill the last block of a tape.
             let zeros = packed.iter().take_while(|byte| **byte == 0).count();
             packed = &packed[zeros..];
+            if self.skips {
+                packed = behind_skipped(packed);
+            }
             if out.len() as u64 > limit || packed.is_empty() {
                 return Ok(());
             }
@@ -193,6 +276,38 @@ mod tests {
             assert_eq!(unpacked(&packed).unwrap().len(), len + 4, "{len}");
         }
         assert!(unpacked(&[gzip(b"one"), b"other".to_vec()].concat()).is_err());
+    }
+
+    /// Reserved flags, and a header with a checksum that is wrong, an extra field, a name and a comment, as Python reads them.
+    #[test]
+    fn headers_of_gzip_are_read_as_python_reads_them() {
+        let plain = gzip(b"some text");
+        let with =
+            |flags: u8, fields: &[u8]| [&plain[..3], &[flags], &plain[4..10], fields, &plain[10..]].concat();
+        for packed in [
+            with(0xe0, b""),
+            with(2, b"\0\0"),
+            with(0x1f, b"\x03\0abcname\0comment\0\0\0"),
+            [with(8, b"a\0"), with(0, b"")].concat(),
+        ] {
+            assert!(unpacked(&packed).unwrap().starts_with(b"some text"));
+        }
+        let mut wrong = plain.clone();
+        let crc = wrong.len() - 8;
+        wrong[crc] ^= 1;
+        assert!(unpacked(&wrong).is_err() && unpacked(&plain[..crc]).is_err());
+        assert!(unpacked(&with(8, b"a")[..12]).is_err());
+    }
+
+    #[test]
+    fn frames_that_are_skipped_come_before_others() {
+        let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+        encoder.write_all(b"some text").unwrap();
+        let frame = encoder.finish().unwrap();
+        let skipped = b"\x53\x2a\x4d\x18\x04\0\0\0abcd";
+        assert_eq!(unpacked(&[skipped, &frame[..]].concat()).unwrap(), b"some text");
+        assert_eq!(unpacked(&[&frame[..], skipped, skipped, &frame].concat()).unwrap().len(), 18);
+        assert!(Compression::of(skipped).is_none() && Compression::of(&skipped[..9]).is_none());
     }
 
     /// Python's `lzma` goes on to the next stream, whatever the one before held.

@@ -46,6 +46,31 @@ pub(crate) struct Walked {
     pub members: Vec<Member>,
     /// The first header that readers read differently: with a size that is no plain number, or of a file with holes.
     pub odd: Option<u64>,
+    /// Where the walk ended: at a header that is none, or at the end of the bytes.
+    pub end: u64,
+}
+
+/// Where the first block at or after `from`, in steps of a block, is that is the header of a member.
+pub(crate) fn next_header(data: &dyn ByteSource, from: u64) -> Result<Option<u64>> {
+    let mut at = from;
+    while at < data.len() {
+        if Header::read(&data.window(at, BLOCK)?).is_some() {
+            return Ok(Some(at));
+        }
+        at += BLOCK;
+    }
+    Ok(None)
+}
+
+/// Where the block begins, in steps of one from `from` on, that has the first byte which is not zero.
+pub(crate) fn next_bytes(data: &dyn ByteSource, from: u64) -> Result<Option<u64>> {
+    let (mut at, mut found) = (from, None);
+    data.walk(from, |piece| {
+        found = piece.iter().position(|byte| *byte != 0).map(|first| at + first as u64);
+        at += piece.len() as u64;
+        found.is_none()
+    })?;
+    Ok(found.map(|found| found - (found - from) % BLOCK))
 }
 
 fn has_content(kind: u8) -> bool {
@@ -60,7 +85,7 @@ pub(crate) fn walk(data: &dyn ByteSource, records: Records) -> Result<Walked> {
         members.push(member);
         at = next;
     }
-    Ok(Walked { members, odd: walk.odd })
+    Ok(Walked { members, odd: walk.odd, end: at.min(data.len()) })
 }
 
 struct Walk<'d> {

@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
-use super::Rule;
 use super::calls::cut;
 use super::configuration::HANDLERS;
 use super::content::{Place, Scanner};
 use super::kind::Kind;
+use super::{Rule, methods};
 use crate::bytes::{ByteSource, Section, SharedBytes, text};
 use crate::error::bytes_that;
 use crate::storage::inflate;
@@ -23,6 +23,8 @@ impl Scanner<'_> {
     /// Scans the zip archive `data`, and returns what it is.
     pub(super) fn zip(&mut self, data: &dyn ByteSource, place: &Place) -> Result<Kind> {
         let readings = understood(zip::readings(data), zip::Readings::lost())?;
+        let is_lost = |reading: &Directory| matches!(reading, Directory::Lost(_));
+        let some_lost = is_lost(&readings.usual) || readings.others.iter().any(is_lost);
         let mut entries = match readings.usual {
             Directory::Of(central) => {
                 let mut entries = central.entries.clone();
@@ -71,6 +73,23 @@ impl Scanner<'_> {
             };
             self.find(Rule::SeveralDirectories, place, None, what);
         }
+        if some_lost {
+            // Some readers pass over what is not where it should be.
+            let known: HashSet<_> = entries.iter().map(Entry::identity).collect();
+            let more = understood(zip::named(data), Vec::new())?;
+            entries.extend(more.into_iter().filter(|entry| !known.contains(&entry.identity())));
+        }
+        let aliased = entries.iter().filter_map(|entry| {
+            let name = entry.alias.clone()?;
+            Some(Entry { name, ..entry.clone() })
+        });
+        let aliased: Vec<Entry> = aliased.collect();
+        for Entry { name, header, .. } in &aliased {
+            let message =
+                format!("to some readers, an entry is called `{}` by its name in Unicode", cut(name));
+            self.find(Rule::HeadersDisagree, place, Some(*header), message);
+        }
+        entries.extend(aliased);
         // PyTorch's packages (torch.package), whose sources PackageImporter runs.
         // Its reader does not distinguish cases.
         let ends = |e: &Entry, end: &str| e.name.to_lowercase().ends_with(end);
@@ -231,6 +250,7 @@ impl Scanner<'_> {
                 whole: true,
                 doubt: None,
                 attributes: 0,
+                alias: local.alias.clone(),
             });
         }
         // A data descriptor is no longer; some writers leave its signature out, or pad.
@@ -321,9 +341,25 @@ impl Scanner<'_> {
                 &inflated
             }
             Method::Other(number) => {
-                let message = format!("compressed by zip method {number}, which is not supported");
-                self.find(Rule::OpaqueContent, place, None, message);
-                return Ok(());
+                let most = entry.len.max(raw.len);
+                if !self.afford(most) {
+                    self.out_of_budget(place);
+                    return Ok(());
+                }
+                let packed = raw.bytes(0..raw.len)?;
+                let Some(unpacked) = methods::unpack(number, &packed, most) else {
+                    let message = format!("compressed by zip method {number}, which is not supported");
+                    self.find(Rule::OpaqueContent, place, None, message);
+                    return Ok(());
+                };
+                self.spend(unpacked.len() as u64);
+                if unpacked.len() as u64 != entry.len {
+                    let message =
+                        format!("it has {} bytes, and not the {} announced", unpacked.len(), entry.len);
+                    self.find(Rule::HeadersDisagree, place, None, message);
+                }
+                inflated = unpacked.into();
+                &inflated
             }
         };
         // What loaders unpickle is no storage, whatever refers to it.

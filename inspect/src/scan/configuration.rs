@@ -7,10 +7,11 @@ use serde_json::{Map, Value};
 use super::calls::cut;
 use super::content::{Place, Scanner};
 use super::globals::{Class, classify};
+use super::interpolated::resolves;
 use super::keys::{Code, KEYS};
 use super::uses::{JUDGED_BY_ARGUMENTS, loads};
 use super::yaml::{self, INCLUDE, Tagged};
-use super::{Finding, Rule, Severity, exported, hub, json, keras, loaders, mlflow, monai};
+use super::{Finding, Rule, Severity, exported, hub, json, keras, loaders, mlflow, monai, zarr};
 use crate::Result;
 use crate::bytes::{ByteSource, text};
 
@@ -45,6 +46,9 @@ impl Written {
     fn by_name(name: &str) -> Option<Written> {
         if name.rsplit(['/', '\\']).next() == Some(mlflow::FILE) {
             return Some(Written::Yaml);
+        }
+        if name.rsplit(['/', '\\']).next().is_some_and(|last| zarr::FILES.contains(&last)) {
+            return Some(Written::Json);
         }
         let (_, extension) = name.rsplit_once('.')?;
         match extension.to_ascii_lowercase().as_str() {
@@ -119,25 +123,29 @@ impl Scanner<'_> {
             self.find(Rule::OpaqueContent, place, None, message);
             return Ok(());
         }
+        let file = name.rsplit(['/', '\\']).next().unwrap_or(name);
+        let mut found = Vec::new();
         let parsed = match written {
             Written::Jinja => {
                 self.template(&text(&bytes), name, place);
                 return Ok(());
             }
-            Written::Json => document(&bytes).map(|value| (vec![value], Vec::new())),
-            Written::Yaml => yaml::read(&text(&bytes)),
+            Written::Json => document(&bytes).map(|value| {
+                names(&value, file, &mut found);
+                Vec::new()
+            }),
+            Written::Yaml => yaml::read(&text(&bytes), &mut |value| names(value, file, &mut found)),
         };
-        let (documents, tags) = match parsed {
-            Ok(parsed) => parsed,
+        let tags = match parsed {
+            Ok(tags) => tags,
             // A loader that cannot parse it does nothing, but it may parse more.
             Err(_) if !mentions(&bytes, written) => return Ok(()),
             Err(why) => {
                 let message = format!("`{}` cannot be parsed: {why}", cut(name));
                 self.find(Rule::OpaqueContent, place, None, message);
-                return Ok(());
+                Vec::new()
             }
         };
-        let mut found = Vec::new();
         for Tagged { by, what } in tags {
             if by == INCLUDE {
                 found.push(Named::Beside(format!("includes the file `{}`", cut(&what))));
@@ -146,24 +154,16 @@ impl Scanner<'_> {
             let (module, name) = split(&what);
             found.push(Named::Code { module, name, key: by.into() });
         }
-        self.documents(&documents, found, name, place);
-        Ok(())
-    }
-
-    /// Reports what `documents` of the configuration called `name` name, besides what was `found`.
-    fn documents(&mut self, documents: &[Value], mut found: Vec<Named>, name: &str, place: &Place) {
-        let file = name.rsplit(['/', '\\']).next().unwrap_or(name);
-        for document in documents {
-            walk(document, file, &mut found);
-            monai::expressions(document, &mut found);
-        }
         found.into_iter().for_each(|named| self.named(named, name, place));
+        Ok(())
     }
 
     /// Reports what the JSON `bytes`, called `name`, name; `false` if they are none.
     pub(super) fn described(&mut self, bytes: &[u8], name: &str, place: &Place) -> bool {
         let Ok(value) = document(bytes) else { return false };
-        self.documents(&[value], Vec::new(), name, place);
+        let mut found = Vec::new();
+        names(&value, name.rsplit(['/', '\\']).next().unwrap_or(name), &mut found);
+        found.into_iter().for_each(|named| self.named(named, name, place));
         true
     }
 
@@ -227,6 +227,12 @@ impl Scanner<'_> {
     }
 }
 
+/// What the `document` in the file called `file` names.
+fn names(document: &Value, file: &str, found: &mut Vec<Named>) {
+    walk(document, Above::default(), file, found);
+    monai::expressions(document, found);
+}
+
 /// The JSON `bytes`, of which only what may name code is kept if they are many.
 fn document(bytes: &[u8]) -> std::result::Result<Value, String> {
     match bytes.len() as u64 > MOST_PARSED {
@@ -237,7 +243,7 @@ fn document(bytes: &[u8]) -> std::result::Result<Value, String> {
 
 /// Whether a text under another name has what only configurations that name code have.
 pub(super) fn mentions_code(data: &dyn ByteSource) -> Result<bool> {
-    for key in ["_target_", "!!python", "tag:yaml.org,2002:python", "${oc."] {
+    for key in ["_target_", "!!python", "tag:yaml.org,2002:python", "${oc.", "${${"] {
         if data.contains(key.as_bytes(), 0..data.len())? {
             return Ok(true);
         }
@@ -267,103 +273,118 @@ fn is_path(text: &str) -> bool {
     text.contains('.') && text.split('.').all(word)
 }
 
-/// Everything that `value` names, in the file called `file`.
-fn walk(value: &Value, file: &str, found: &mut Vec<Named>) {
+/// The keys above a value by which every text below them names code, or is a template.
+#[derive(Clone, Copy, Default)]
+struct Above<'k> {
+    auto_map: bool,
+    target: Option<&'k str>,
+    library: bool,
+    template: Option<&'k str>,
+    kernel: Option<&'k str>,
+}
+
+impl<'k> Above<'k> {
+    fn and(self, key: &'k str) -> Self {
+        match key {
+            "auto_map" => Above { auto_map: true, ..self },
+            "_target_" | "_component_" => Above { target: Some(key), ..self },
+            "parent_library" => Above { library: true, ..self },
+            // Several by name, as a list of pairs or an object.
+            "chat_template" | "chat_templates" => Above { template: Some(key), ..self },
+            "attn_implementation" | "_attn_implementation" | "kernel_mapping" => {
+                Above { kernel: Some(key), ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// What `text` names because of them.
+    fn names(self, text: &str, found: &mut Vec<Named>) {
+        if self.auto_map {
+            // `owner/repository--module.Class`.
+            let (module, name) = split(text.rsplit("--").next().unwrap_or(text));
+            found.push(Named::Code { module, name, key: "auto_map".into() });
+        }
+        if let Some(key) = self.target {
+            let (module, name) = split(text);
+            found.push(Named::Code { module, name, key: key.into() });
+        }
+        // It is imported as a module.
+        if self.library && text != "transformers" && !text.starts_with("transformers.models.") {
+            let (module, name) = (text.to_string(), "*".to_string());
+            found.push(Named::Code { module, name, key: "parent_library".into() });
+        }
+        if let Some(key) = self.template {
+            found.push(Named::Template(key.into(), text.to_string()));
+        }
+        // transformers fetches a kernel of this name from the Hub.
+        if let Some(key) = self.kernel
+            && text.contains('/')
+            && !text.trim_start_matches("paged|").starts_with(hub::KERNELS)
+        {
+            found.push(Named::Beside(format!("has `{key}` fetch code from the Hub: {}", cut(text))));
+        }
+    }
+}
+
+/// Everything that `value`, which has these keys `above` it, names in the file called `file`.
+fn walk(value: &Value, above: Above<'_>, file: &str, found: &mut Vec<Named>) {
     match value {
-        Value::Array(items) => items.iter().for_each(|item| walk(item, file, found)),
+        Value::Array(items) => items.iter().for_each(|item| walk(item, above, file, found)),
         Value::Object(entries) => {
             object(entries, file, found);
             for (key, value) in entries {
-                match (key.as_str(), value) {
-                    ("auto_map", classes) => texts(classes, &mut |text| {
-                        // `owner/repository--module.Class`.
-                        let (module, name) = split(text.rsplit("--").next().unwrap_or(text));
-                        found.push(Named::Code { module, name, key: key.clone() });
-                    }),
-                    ("_target_" | "_component_", paths) => texts(paths, &mut |path| {
-                        let (module, name) = split(path);
-                        found.push(Named::Code { module, name, key: key.clone() });
-                    }),
-                    // It is imported as a module.
-                    ("parent_library", paths) => texts(paths, &mut |path| {
-                        if path != "transformers" && !path.starts_with("transformers.models.") {
-                            let (module, name) = (path.to_string(), "*".to_string());
-                            found.push(Named::Code { module, name, key: key.clone() });
-                        }
-                    }),
-                    // Lightning calls the first with the hyperparameters; sentence-transformers imports and calls activations, and
-                    // tokenizers, whose names are paths.
-                    (key, Value::String(path))
-                        if hub::CALLED.contains(&key) && (key == "_instantiator" || is_path(path)) =>
-                    {
-                        found.extend(hub::called(key, path));
-                    }
-                    // The models that sentence-transformers' router chooses from.
-                    ("types", Value::Object(types)) if entries.contains_key("structure") => {
-                        for path in types.values().filter_map(Value::as_str) {
-                            let (module, name) = split(path);
-                            found.push(Named::Code { module, name, key: "type".into() });
-                        }
-                    }
-                    // peft imports it as a module.
-                    ("megatron_core", Value::String(path)) if path != "megatron.core" => {
-                        let (module, name) = (path.to_string(), "*".to_string());
-                        found.push(Named::Code { module, name, key: key.clone() });
-                    }
-                    // Nodes of exported programs name the operators of their graph.
-                    ("target", Value::String(path))
-                        if path.starts_with("torch.ops.") || exported::computes(path) => {}
-                    ("target" | "cls" | "class_path" | "type", Value::String(path)) if is_path(path) => {
-                        let (module, name) = split(path);
-                        let named = match key.as_str() {
-                            // sentence-transformers' modules.json has these beside each other.
-                            "type" if hub::is_module(entries, file) => {
-                                Named::Code { module, name, key: key.clone() }
-                            }
-                            _ => Named::Perhaps { module, name, key: key.clone() },
-                        };
-                        found.push(named);
-                    }
-                    ("chat_template", Value::String(template)) => {
-                        found.push(Named::Template(key.clone(), template.clone()));
-                    }
-                    // Several by name, as a list of pairs or an object.
-                    ("chat_template" | "chat_templates", several) => texts(several, &mut |text| {
-                        found.push(Named::Template(key.clone(), text.to_string()));
-                    }),
-                    ("template", Value::String(template)) => {
-                        found.push(Named::Template(key.clone(), template.clone()));
-                    }
-                    // transformers fetches a kernel of this name from the Hub.
-                    ("attn_implementation" | "_attn_implementation" | "kernel_mapping", names) => {
-                        texts(names, &mut |name| {
-                            if name.contains('/')
-                                && !name.trim_start_matches("paged|").starts_with(hub::KERNELS)
-                            {
-                                found.push(Named::Beside(format!(
-                                    "has `{}` fetch code from the Hub: {}",
-                                    key,
-                                    cut(name)
-                                )));
-                            }
-                        })
-                    }
-                    // A mapping within a text, which OmegaConf makes one.
-                    (_, Value::String(text)) if resolves(text) => {
-                        found.push(Named::Beside(format!("makes a mapping of a text by `{}`", cut(text))));
-                    }
-                    _ => walk(value, file, found),
+                if let Value::String(text) = value {
+                    entry(key, text, entries, above, file, found);
                 }
+                walk(value, above.and(key), file, found);
+            }
+        }
+        Value::String(text) => {
+            above.names(text, found);
+            if resolves(text) {
+                found.push(Named::Beside(format!("makes a mapping of a text by `{}`", cut(text))));
             }
         }
         _ => {}
     }
 }
 
-/// Whether OmegaConf makes a mapping of `text`, which may name code.
-fn resolves(text: &str) -> bool {
-    let packed: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-    ["${oc.create:", "${oc.decode:"].iter().any(|resolver| packed.contains(resolver))
+/// What the `text` names that is the value of `key` among the `entries` of an object.
+fn entry(
+    key: &str,
+    text: &str,
+    entries: &Map<String, Value>,
+    above: Above<'_>,
+    file: &str,
+    found: &mut Vec<Named>,
+) {
+    match key {
+        // Lightning calls the first with the hyperparameters; sentence-transformers imports and calls activations, and
+        // tokenizers, whose names are paths.
+        called if hub::CALLED.contains(&called) && (called == "_instantiator" || text.contains('.')) => {
+            found.extend(hub::called(called, text));
+        }
+        // peft imports it as a module.
+        "megatron_core" if text != "megatron.core" => {
+            found.push(Named::Code { module: text.to_string(), name: "*".into(), key: key.into() });
+        }
+        // sentence-transformers' modules.json has these beside each other.
+        "type" if text.contains('.') && hub::is_module(entries, file) => {
+            let (module, name) = split(text);
+            found.push(Named::Code { module, name, key: key.into() });
+        }
+        // Nodes of exported programs name the operators of their graph.
+        "target" if text.starts_with("torch.ops.") || exported::computes(text) => {}
+        "target" | "cls" | "class_path" | "type" if is_path(text) => {
+            let (module, name) = split(text);
+            found.push(Named::Perhaps { module, name, key: key.into() });
+        }
+        "template" if above.template.is_none() => {
+            found.push(Named::Template(key.into(), text.to_string()));
+        }
+        _ => {}
+    }
 }
 
 /// What several entries of an object name together.
@@ -412,7 +433,15 @@ fn object(entries: &Map<String, Value>, file: &str, found: &mut Vec<Named>) {
             found.push(Named::Code { module, name: "*".into(), key: "custom_pipelines".into() });
         }
     }
+    // The models that sentence-transformers' router chooses from.
+    if let Some(Value::Object(types)) = entries.get("types").filter(|_| entries.contains_key("structure")) {
+        for path in types.values().filter_map(Value::as_str) {
+            let (module, name) = split(path);
+            found.push(Named::Code { module, name, key: "type".into() });
+        }
+    }
     hub::diffusers(entries, file, found);
+    zarr::object(entries, found);
     exported::object(entries, found);
     loaders::object(entries, found);
 }
@@ -459,11 +488,12 @@ pub(super) fn texts(value: &Value, take: &mut impl FnMut(&str)) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::keys::WHOLE;
     use super::*;
 
     fn json(text: &str) -> Vec<Named> {
         let mut found = Vec::new();
-        walk(&serde_json::from_str(text).unwrap(), "config.json", &mut found);
+        walk(&serde_json::from_str(text).unwrap(), Above::default(), "config.json", &mut found);
         found
     }
 
@@ -481,6 +511,15 @@ mod tests {
         );
         assert_eq!(found, [code("modeling_it", "Model", "auto_map"), code("tokens", "Slow", "auto_map")]);
         assert_eq!(json(r#"{"a": [{"_target_": "os.system"}]}"#), [code("os", "system", "_target_")]);
+        for key in WHOLE.iter().chain(&KEYS).chain(&hub::CALLED) {
+            let nested = format!(r#"{{"structure": [], {key:?}: {{"x": {{"_target_": "os.system"}}}}}}"#);
+            assert!(json(&nested).contains(&code("os", "system", "_target_")), "{key}");
+            for text in [r#"["${oc.create:{}}"]"#, r#"{"x": ["${${a}:{}}"]}"#, r#""${oc.decode:x}""#] {
+                let nested = format!(r#"[{{{key:?}: {text}}}]"#);
+                let made = |named: &Named| matches!(named, Named::Beside(what) if what.starts_with("makes"));
+                assert!(json(&nested).iter().any(made), "{nested}");
+            }
+        }
         assert_eq!(
             json(r#"{"__module__": "os", "__class__": "system"}"#),
             [code("os", "system", "__class__")]

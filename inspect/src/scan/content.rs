@@ -10,11 +10,11 @@ use super::calls::cut;
 use super::configuration::{mentions_code, names_configuration};
 use super::globals::{Class, classify};
 use super::kind::{
-    Kind, PICKLED, extension, is_inert, is_named, member_promises, names_text, opaque, pointer,
+    Kind, PICKLED, extension, is_inert, is_named, member_promises, names_text, old_joblib, opaque, pointer,
 };
 use super::pickles::{Stream, begins_plausibly, is_exhausted, names};
 use super::template::{self, Template};
-use super::{Finding, Findings, Options, Rule, Severity, hdf5, native, text};
+use super::{Finding, Findings, Options, Rule, Severity, hdf5, native, plain, text};
 use crate::bytes::compression::Compression;
 use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
 use crate::error::bytes_that;
@@ -126,7 +126,7 @@ impl<'o> Scanner<'o> {
                 }
                 None if configured => Kind::Configuration,
                 // Text that is named like a pickle, and as one ends before it does anything.
-                None if pickled && data.all_from(0, is_text)? => Kind::NoPickle,
+                None if pickled && plain::is_text(data)? => Kind::NoPickle,
                 None if is_inert(name, &data.window(0, HEAD)?)
                     || names_text(name) && data.all_from(0, is_text)? && !mentions_code(data)? =>
                 {
@@ -172,7 +172,8 @@ impl<'o> Scanner<'o> {
     fn has_entries(&self, data: &dyn ByteSource) -> Result<bool> {
         let zip::Readings { usual, mut others } = understood(zip::readings(data), zip::Readings::lost())?;
         others.push(usual);
-        Ok(others.iter().any(|reading| !matches!(reading, Directory::Lost(_))))
+        Ok(others.iter().any(|reading| !matches!(reading, Directory::Lost(_)))
+            || !understood(zip::named(data), Vec::new())?.is_empty())
     }
 
     /// Whether every reader of zips finds no others in the tar `data` than one that is a member of it, and is scanned as such.
@@ -218,19 +219,30 @@ impl<'o> Scanner<'o> {
         if let Some(kind) = native::kind(data)? {
             let message = format!("`{}` is {kind} machine code", cut(name));
             self.find(Rule::NativeCode, place, None, message);
+        } else if native::is_java(data)? {
+            // A jar has thousands, which are told together.
+            let (archive, _) = place.member.rsplit_once('!').unwrap_or_default();
+            let archive = Place { member: archive.to_string(), ..place.clone() };
+            let message = "has classes of Java's, which no loader of models runs".to_string();
+            self.find_as(Severity::Unknown, Rule::NativeCode, &archive, message);
         } else if place.code && extension(name) == "py" {
             self.script(data, place)?;
         } else if name.ends_with("debug_pkl") {
             self.pickles(data, place, Stream::Pickles)?;
-        } else if self.is_configuration(data, name, place)? | self.serialized(data, place)? {
-            // A pickle may be called like one.
-            self.dispatch(data, name, place)?;
-        } else if self.dispatch(data, name, place)?.is_none() && data.len() > 0 {
-            let promises = member_promises(name);
-            if let Some(what) = pointer(&data.window(0, HEAD)?).filter(|_| promises) {
-                self.damaged(place, format!("is {what}: the file that it stands for was not scanned"));
-            } else if promises && !data.all_from(0, is_text)? {
-                self.damaged(place, "is neither a pickle, nor an archive, nor a tensor file".into());
+        } else {
+            // A pickle may be called like a configuration.
+            let configured = self.is_configuration(data, name, place)? | self.serialized(data, place)?;
+            let kind = self.dispatch(data, name, place)?;
+            let is_archive = matches!(kind, Some(Kind::Zip | Kind::TorchZip | Kind::TorchScript | Kind::Tar));
+            // Other bytes may stand before a zip.
+            if !is_archive && zip::has_directory(data)? && self.has_entries(data)? {
+                self.zip(data, place)?;
+            } else if kind.is_none() && !configured && data.len() > 0 && member_promises(name) {
+                if let Some(what) = pointer(&data.window(0, HEAD)?) {
+                    self.damaged(place, format!("is {what}: the file that it stands for was not scanned"));
+                } else if !plain::is_text(data)? && !(extension(name) == "tar" && data.is_zero()?) {
+                    self.damaged(place, "is neither a pickle, nor an archive, nor a tensor file".into());
+                }
             }
         }
         Ok(())
@@ -297,6 +309,11 @@ impl<'o> Scanner<'o> {
             self.hdf5(data, place)?;
             return Ok(Some(Kind::Hdf5));
         }
+        if let Some((zlib, begin)) = Compression::promised_by("z").zip(old_joblib(head)) {
+            // An array's elements have no form of their own.
+            self.compressed(zlib, &Section::from(data, begin), "", place)?;
+            return Ok(Some(Kind::Compressed(zlib.key)));
+        }
         if let Some(what) = opaque(head) {
             self.find(Rule::OpaqueContent, place, None, format!("{what}, which cannot be scanned"));
             return Ok(Some(Kind::Opaque));
@@ -344,7 +361,7 @@ impl<'o> Scanner<'o> {
         pickled: bool,
         place: &Place,
     ) -> Result<Option<Kind>> {
-        let (does_something, calls, harmful, exhausted, end) =
+        let (does_something, calls, harmful, exhausted, end, kept, stop, nonsense) =
             Trace::read_at(data, 0, Unpickler::Joblib, |trace| {
                 let does_something = !trace.seen.imports.is_empty() || !trace.seen.calls.is_empty();
                 let dangerous = |(m, n): &(Arc<str>, Arc<str>)| matches!(classify(m, n), Class::Dangerous(_));
@@ -355,8 +372,14 @@ impl<'o> Scanner<'o> {
                 };
                 let harmful = is_exhausted(&trace) || begins_plausibly(&trace) && judged;
                 let end = trace.error.is_none().then_some(trace.pickle.len as u64);
-                (does_something, !trace.seen.calls.is_empty(), harmful, is_exhausted(&trace), end)
+                let kept = trace.stored(0).is_none();
+                let stop = trace.error.as_ref().and_then(|error| error.offset).filter(|at| *at > 0);
+                let calls = !trace.seen.calls.is_empty();
+                let nonsense = end.is_none() && !calls && !begins_plausibly(&trace);
+                (does_something, calls, harmful, is_exhausted(&trace), end, kept, stop, nonsense)
             })?;
+        // A line of text, which names no module.
+        let does_something = does_something && !(nonsense && plain::is_text(data)?);
         let headed = matches!(head, [0x80, 2..=5, ..])
             || matches!(head, [0x80, 0 | 1, ..]) && (end.is_some() || harmful);
         // Whoever reads one that does nothing may read the next.
@@ -367,7 +390,12 @@ impl<'o> Scanner<'o> {
         // Text called .data or .bin ends at its first letters; under another name only a whole pickle that imports
         // something is one, and whatever follows it if that is not known to be harmless.
         let is_one = match (pickled, end) {
-            (true, end) => headed || does_something || end.is_some(),
+            (true, end) if headed || does_something || end.is_some() => true,
+            // One of protocol 0 that was cut off or changed.
+            (true, _) => match stop {
+                Some(stop) => kept || plain::is_cut(data, stop)?,
+                None => false,
+            },
             // What is called before an error has run.
             (false, _) if harmful && (end.is_some() || exhausted || calls) => true,
             (false, _) if continued => true,
@@ -492,7 +520,7 @@ impl<'o> Scanner<'o> {
     }
 
     /// Adds a finding of `rule` of another severity.
-    fn find_as(&mut self, severity: Severity, rule: Rule, place: &Place, message: String) {
+    pub fn find_as(&mut self, severity: Severity, rule: Rule, place: &Place, message: String) {
         let member = place.member.clone();
         self.findings.add(Finding { rule, severity, member, offset: None, global: None, message, count: 1 });
     }

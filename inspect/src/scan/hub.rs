@@ -1,9 +1,16 @@
-//! Configurations of the Hugging Face Hub's libraries that name classes: diffusers and sentence-transformers.
+//! Configurations of the Hugging Face Hub's libraries that name classes: diffusers and sentence-transformers; and the source that
+//! transformers runs without one.
+
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::Rule;
+use super::calls::cut;
 use super::configuration::{Named, split};
+use super::content::{Place, Scanner};
 use super::globals::{Class, classify};
+use super::kind::SOURCE;
 
 /// Libraries that components of diffusers' pipelines are from, and its own folders of pipelines.
 const LIBRARIES: [&str; 24] = [
@@ -35,6 +42,23 @@ const LIBRARIES: [&str; 24] = [
 
 /// Whose kernels transformers takes without being told to trust them.
 pub(super) const KERNELS: &str = "kernels-community/";
+
+/// Whether `path` is that of the source by which a repository generates (`custom_generate` in `transformers/generation/utils.py`).
+pub(super) fn is_generation(path: &Path) -> bool {
+    path.ends_with("custom_generate/generate.py")
+}
+
+impl Scanner<'_> {
+    /// Reports such a source, which is called `name`, and returns its kind.
+    pub(super) fn generation(&mut self, name: &str) -> String {
+        let message = format!(
+            "`{}` is a source that transformers runs to generate, if it is told to trust remote code",
+            cut(name)
+        );
+        self.find(Rule::CustomCode, &Place::default(), None, message);
+        SOURCE.to_string()
+    }
+}
 
 /// The index of a pipeline, and of one in parts.
 const INDEXES: [&str; 2] = ["model_index.json", "modular_model_index.json"];

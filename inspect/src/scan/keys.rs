@@ -4,7 +4,7 @@ use super::hub;
 use super::json::Keep;
 
 /// Keys by which configurations name code, or templates.
-pub(super) const KEYS: [&str; 45] = [
+pub(super) const KEYS: [&str; 48] = [
     "auto_map",
     "custom_pipelines",
     "_target_",
@@ -44,16 +44,19 @@ pub(super) const KEYS: [&str; 45] = [
     "model_file",
     "custom_ops_library",
     "backend_path",
+    PYREF,
+    "__kind__",
     "py/",
     "\"$",
     "'$",
     "${oc",
+    "${${",
     "!!python",
     "tag:yaml.org,2002:python",
 ];
 
 /// Keys below which everything is kept of a large configuration, and further ones of which texts are.
-const WHOLE: [&str; 21] = [
+pub(super) const WHOLE: [&str; 27] = [
     "auto_map",
     "_target_",
     "_component_",
@@ -75,6 +78,12 @@ const WHOLE: [&str; 21] = [
     "head",
     "_class_name",
     "_diffusers_version",
+    "filters",
+    "compressor",
+    "codecs",
+    "compressors",
+    "serializer",
+    "codec",
 ];
 const TEXTS: [&str; 22] = [
     "function",
@@ -101,6 +110,9 @@ const TEXTS: [&str; 22] = [
     "impl",
 ];
 
+/// The type of what fiddle imports.
+pub(super) const PYREF: &str = "pyref";
+
 /// What may name code.
 pub(super) struct Code;
 
@@ -114,10 +126,13 @@ impl Keep for Code {
     }
 
     fn path(&self, key: &str) -> bool {
-        matches!(key, "target" | "cls" | "class_path" | "type" | "template") || key.starts_with("py/")
+        matches!(key, "target" | "cls" | "class" | "class_path" | "type" | "template")
+            || key.starts_with("py/")
     }
 
     fn anywhere(&self, text: &str) -> bool {
-        text.contains('$') || ["__enum__", "default_factory_module"].iter().any(|mark| text.contains(mark))
+        text.contains('$')
+            || text == PYREF
+            || ["__enum__", "default_factory_module"].iter().any(|mark| text.contains(mark))
     }
 }

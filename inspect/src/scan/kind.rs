@@ -16,7 +16,7 @@ pub(super) const PICKLED: [&str; 16] = [
     "npz", "metadata",
 ];
 /// Those among them that members of archives have which are no weights.
-const VAGUE: [&str; 7] = ["p", "sav", "dat", "data", "metadata", "zip", "tar"];
+const VAGUE: [&str; 5] = ["p", "sav", "dat", "data", "metadata"];
 /// Containers of weights that are read.
 const READ: [&str; 14] = [
     "safetensors",
@@ -77,16 +77,17 @@ const UNREAD_COMPRESSIONS: [&str; 10] =
 const POINTERS: [(&[u8], &str); 2] =
     [(b"version https://git-lfs", "a Git LFS pointer"), (b"/annex/objects/", "a git-annex pointer")];
 /// Containers that are not looked into, by their first bytes.
-const OPAQUE: [(Begins, &str); 3] = [
+const OPAQUE: [(Begins, &str); 2] = [
     (|head| head.starts_with(b"7z\xbc\xaf\x27\x1c"), "a 7z archive"),
     (|head| head.starts_with(b"Rar!\x1a\x07"), "a RAR archive"),
-    (is_old_joblib, "an array or a pickle as joblib compressed it before 0.10"),
 ];
 
 /// The name of the kind of files that no loader of models interprets.
 pub(super) const INERT: &str = "inert";
 /// The name of the kind of files that are programs.
 pub(super) const PROGRAM: &str = "program";
+/// The name of the kind of files that are sources of Python.
+pub(super) const SOURCE: &str = "python source";
 /// Pictures and sounds, by the ends of their names and their first bytes.
 const MEDIA: [(&[&str], &[u8]); 7] = [
     (&["png"], b"\x89PNG\r\n\x1a\n"),
@@ -114,14 +115,18 @@ pub(super) fn opaque(head: &[u8]) -> Option<&'static str> {
     OPAQUE.iter().find(|(begins, _)| begins(head)).map(|(_, what)| *what)
 }
 
-/// Two letters, and the length in 19 characters of which Python's `int(text, 16)` makes a number (`read_zfile` in
+/// Where the bytes begin that joblib before 0.10 compressed with zlib, if a file begins with `head` as it wrote them: two letters,
+/// the length in 19 characters of which Python's `int(text, 16)` makes a number, and perhaps a space (`read_zfile` in
 /// `joblib/numpy_pickle_compat.py`).
-fn is_old_joblib(head: &[u8]) -> bool {
-    let length = head.strip_prefix(b"ZF").and_then(|rest| rest.get(..19));
+pub(super) fn old_joblib(head: &[u8]) -> Option<u64> {
+    const HEADER: usize = 21;
+    let length = head.strip_prefix(b"ZF").and_then(|rest| rest.get(..HEADER - 2))?;
     let hex = |byte: &u8| {
         byte.is_ascii_hexdigit() || b"_xX+-".contains(byte) || matches!(byte, b'\t'..=b'\r' | b' ')
     };
-    length.is_some_and(|length| length.iter().all(hex) && length.iter().any(u8::is_ascii_hexdigit))
+    let is_number = length.iter().all(hex) && length.iter().any(u8::is_ascii_hexdigit);
+    let space = u64::from(head.get(HEADER) == Some(&b' '));
+    is_number.then_some(HEADER as u64 + space)
 }
 
 /// The recognised kind of a file or an archive's member.
@@ -187,6 +192,7 @@ pub(super) fn is_candidate(path: &Path) -> bool {
         || format::recognise(&head).is_some()
         || Compression::of(&head).is_some()
         || opaque(&head).is_some()
+        || old_joblib(&head).is_some()
 }
 
 /// Whether the file is named as checkpoints, pickles, archives and what a distributed checkpoint consists of are.

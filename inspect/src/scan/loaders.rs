@@ -1,11 +1,12 @@
 //! Configurations by which single libraries import, evaluate or load what is named: pyannote, YOLO, mlx-lm, ONNX Runtime,
-//! MMEngine and jsonpickle.
+//! MMEngine, jsonpickle, LeRobot, fiddle and GluonTS.
 
 use serde_json::{Map, Value};
 
 use super::calls::cut;
 use super::configuration::{Named, texts};
-use super::globals::{Class, classify};
+use super::globals::{Class, classify, may_be_own};
+use super::keys::PYREF;
 use super::source::{Texts, beyond};
 use crate::pickle::{Id, Pickle};
 
@@ -16,6 +17,7 @@ const PICKLED: [&str; 5] = ["py/object", "py/function", "py/type", "py/class", "
 pub(super) fn object(entries: &Map<String, Value>, found: &mut Vec<Named>) {
     pyannote(entries, found);
     yolo(entries, found);
+    called(entries, found);
     let text = |key: &str| entries.get(key).and_then(Value::as_str);
     // `mlx_lm/utils.py` imports it from the model's folder.
     if let Some(file) = text("model_file").filter(|file| file.ends_with(".py")) {
@@ -33,6 +35,32 @@ pub(super) fn object(entries: &Map<String, Value>, found: &mut Vec<Named>) {
             let (module, name, key) = (module.to_string(), name.to_string(), key.to_string());
             found.push(Named::Perhaps { module, name, key });
         }
+    }
+}
+
+/// What is imported by its name and called with what stands beside that: steps of LeRobot's processors
+/// (`lerobot/processor/pipeline.py`), references of fiddle, by which NeMo 2 describes a model
+/// (`fiddle/_src/experimental/serialization.py`), and objects of GluonTS (`gluonts/core/serde/_base.py`).
+fn called(entries: &Map<String, Value>, found: &mut Vec<Named>) {
+    let text = |key: &str| entries.get(key).and_then(Value::as_str);
+    let mut import = |package: &str, module: &str, name: &str, key: &str| {
+        let own = module.strip_prefix(package).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        if !(own && may_be_own(module, name)) {
+            let (module, name, key) = (module.to_string(), name.to_string(), key.to_string());
+            found.push(Named::Code { module, name, key });
+        }
+    };
+    for step in entries.get("steps").and_then(Value::as_array).into_iter().flatten() {
+        if let Some((module, name)) = step.get("class").and_then(|path| path.as_str()?.rsplit_once('.')) {
+            import("lerobot", module, name, "class");
+        }
+    }
+    if let Some(module) = text("module").filter(|_| text("type") == Some(PYREF)) {
+        import("fiddle", module, text("name").unwrap_or("*"), PYREF);
+    }
+    if let Some(path) = text("class").filter(|_| entries.contains_key("__kind__")) {
+        let (module, name) = path.rsplit_once('.').unwrap_or(("builtins", path));
+        import("gluonts", module, name, "class");
     }
 }
 
@@ -174,6 +202,35 @@ mod tests {
         }
         let other = json!({"preprocessors": {"x": {"name": "os.system", "params": {}}}});
         assert!(matches!(found(other)[..], [Named::Code { .. }]));
+    }
+
+    #[test]
+    fn what_lerobot_fiddle_and_gluonts_import_is_their_own_or_named() {
+        let step = |class: &str| json!({"name": "p", "steps": [{"class": class, "config": {}}]});
+        let reference = |module: &str, name: &str| json!({"type": "pyref", "module": module, "name": name});
+        let instance = |class: &str| json!({"__kind__": "instance", "class": class, "args": []});
+        for plain in [
+            json!({"name": "p", "steps": [{"registry_name": "normalizer_processor", "config": {}}]}),
+            step("lerobot.processor.normalize_processor.NormalizerProcessorStep"),
+            json!({"steps": ["class", {"class": "wide"}], "class": "a.b"}),
+            reference("fiddle._src.config", "Config"),
+            json!({"type": "ref", "module": "os", "name": "system"}),
+            instance("gluonts.torch.model.predictor.PyTorchPredictor"),
+        ] {
+            assert_eq!(found(plain.clone()), [], "{plain}");
+        }
+        for named in [
+            step("subprocess.Popen"),
+            step("my-steps.Step"),
+            step("lerobot.processor.subprocess.Popen"),
+            reference("os", "system"),
+            reference("fiddle.experimental", "os.system"),
+            instance("evil.X"),
+            instance("eval"),
+            json!({"__kind__": "stateful", "class": "evil.X", "kwargs": {}}),
+        ] {
+            assert!(matches!(found(named.clone())[..], [Named::Code { .. }]), "{named}");
+        }
     }
 
     #[test]

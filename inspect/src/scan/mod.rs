@@ -13,16 +13,19 @@ mod globals;
 mod hdf5;
 mod hdf5_values;
 mod hub;
+mod interpolated;
 mod json;
 mod judged;
 mod keras;
 mod keys;
 mod kind;
 mod loaders;
+mod methods;
 mod mlflow;
 mod monai;
 mod native;
 mod pickles;
+mod plain;
 #[cfg(test)]
 mod ranges;
 mod readers;
@@ -35,6 +38,7 @@ mod tensors;
 mod text;
 mod uses;
 mod yaml;
+mod zarr;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -320,7 +324,10 @@ fn scan_source(source: &Arc<Source>, options: &Options) -> Result<Scan> {
     let path = &source.path;
     let mut scanner = Scanner::new(options, source.len());
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let format = scanner.file(source, &name).map_err(|e| e.in_file(path))?;
+    let format = match hub::is_generation(path) {
+        true => scanner.generation(&name),
+        false => scanner.file(source, &name).map_err(|e| e.in_file(path))?,
+    };
     Ok(scanner.finish(path, format))
 }
 
@@ -382,8 +389,8 @@ impl Files {
                     }
                 }
                 Entry::File if kind::is_candidate(&path) => found.likely.push(path),
-                Entry::LostLink if kind::is_named(&path) => found.likely.push(path),
-                Entry::File | Entry::LostLink => found.others.push(path),
+                Entry::Nothing if kind::is_named(&path) => found.likely.push(path),
+                Entry::File | Entry::Nothing => found.others.push(path),
             }
         }
         stored::all_answered(path, begun)?;
@@ -395,8 +402,8 @@ impl Files {
 enum Entry {
     Folder,
     File,
-    /// A broken link.
-    LostLink,
+    /// Nothing to read: a broken link, a socket, a pipe or a device.
+    Nothing,
 }
 
 /// The entries of `folder`, in reverse order of names.
@@ -407,9 +414,7 @@ fn list(folder: &Path) -> Result<Vec<(PathBuf, Entry)>> {
         let kind = match path.stored() {
             Ok(target) if target.kind == Kind::Folder => Entry::Folder,
             Ok(target) if target.kind == Kind::File => Entry::File,
-            // Sockets, pipes and devices.
-            Ok(_) => continue,
-            Err(_) => Entry::LostLink,
+            Ok(_) | Err(_) => Entry::Nothing,
         };
         entries.push((path, kind));
     }

@@ -4,17 +4,25 @@ use crate::Result;
 use crate::bytes::ByteSource;
 
 /// First bytes of programs and libraries.
-const NATIVE: [(&[u8], &str); 9] = [
+const NATIVE: [(&[u8], &str); 10] = [
     (b"\x7fELF", "ELF"),
     (b"\xcf\xfa\xed\xfe", "Mach-O"),
     (b"\xce\xfa\xed\xfe", "Mach-O"),
-    (b"\xca\xfe\xba\xbe", "Mach-O or Java"),
+    (FAT, "Mach-O"),
+    (b"\xca\xfe\xba\xbf", "Mach-O"),
     (b"\xfe\xed\xfa\xcf", "Mach-O"),
     (b"\xfe\xed\xfa\xce", "Mach-O"),
     (b"MZ\x90\0", "Windows"),
     (b"!<arch>\n", "a library of"),
     (b"\0asm", "WebAssembly"),
 ];
+
+/// How a library of Mach-O for several processors begins, and a class of Java's.
+const FAT: &[u8] = b"\xca\xfe\xba\xbe";
+/// The least version that a class of Java's has, where such a library has a number of processors.
+const JAVA: u32 = 45;
+/// What a class of Java's is called.
+const JAVA_CLASS: &str = "a class of Java's";
 
 /// Other files that something else than a loader of models runs: by the ends of their names, and bytes that they have near their
 /// beginning.
@@ -32,7 +40,18 @@ pub(super) fn program(data: &dyn ByteSource, name: &str) -> Result<Option<String
             return Ok(Some(what.to_string()));
         }
     }
-    Ok(kind(data)?.map(|kind| format!("{kind} machine code")))
+    match is_java(data)? {
+        true => Ok(Some(JAVA_CLASS.to_string())),
+        false => Ok(kind(data)?.map(|kind| format!("{kind} machine code"))),
+    }
+}
+
+/// Whether `data` is a class of Java's, which no loader of models runs.
+pub(super) fn is_java(data: &dyn ByteSource) -> Result<bool> {
+    let head = data.window(0, 8)?;
+    let version = head.strip_prefix(FAT).and_then(|rest| <[u8; 4]>::try_from(rest).ok());
+    // The lesser half of a version comes first, and is 0 or what marks a trial.
+    Ok(version.is_some_and(|version| u32::from_be_bytes(version) & 0xffff >= JAVA))
 }
 
 /// Where a program for Windows says at which offset its header begins.
@@ -40,6 +59,9 @@ const PE_OFFSET: u64 = 0x3c;
 
 /// The kind of machine code that `data` is, if it is.
 pub(super) fn kind(data: &dyn ByteSource) -> Result<Option<&'static str>> {
+    if is_java(data)? {
+        return Ok(None);
+    }
     let head = data.window(0, 8)?;
     let known = NATIVE.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, kind)| *kind);
     Ok(match known {

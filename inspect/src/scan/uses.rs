@@ -15,8 +15,15 @@ pub(super) fn is_getattr(module: &str, name: &str) -> bool {
 
 /// Hooks of lazy layers, which give their tensors a shape when the layer is first used or loaded.
 const LAZY: [&str; 3] = ["_infer_parameters", "_lazy_load_hook", "_lazy_save_hook"];
-/// Functions of `CyclicLR` that scale.
-const SCALES: [&str; 3] = ["_triangular_scale_fn", "_triangular2_scale_fn", "_exp_range_scale_fn"];
+/// Functions of schedules that scale.
+const SCALES: [(&str, &str, &[&str]); 2] = [
+    (
+        "torch.optim.lr_scheduler",
+        "CyclicLR",
+        &["_triangular_scale_fn", "_triangular2_scale_fn", "_exp_range_scale_fn"],
+    ),
+    ("torch.optim.swa_utils", "SWALR", &["_cosine_anneal", "_linear_anneal"]),
+];
 
 /// What the calls of `getattr` are together, where each gives a plain function of PyTorch's, as `torch.relu` is pickled
 /// (`getattr(torch._C._VariableFunctionsClass, 'relu')`), or a method of one of its layers, as the hooks of lazy ones are;
@@ -56,7 +63,8 @@ pub(super) fn gets_of_torch(trace: &Trace<'_>) -> Option<Class> {
         };
         match pickle.global(whose) {
             Some(("torch._C", "_VariableFunctionsClass")) if !name.starts_with('_') => {}
-            Some(("torch.optim.lr_scheduler", "CyclicLR")) if SCALES.contains(&name) => {}
+            Some(class)
+                if SCALES.iter().any(|&(of, is, names)| class == (of, is) && names.contains(&name)) => {}
             None if of_layer(whose) && lazy => {}
             None if of_layer(whose) && !name.starts_with("__") => class = Class::Unknown,
             _ => return None,
@@ -72,6 +80,7 @@ pub(super) fn makes_tensor(module: &str, name: &str) -> bool {
         "torch.nn.parameter" => !name.ends_with("Dict") && !name.ends_with("List"),
         "torch" | "torch.cuda" | "torch.sparse" => name.ends_with("Tensor") || name.ends_with("Storage"),
         "torch.storage" => true,
+        "numpy.core._internal" => name == "_reconstruct",
         "numpy" => matches!(name, "ndarray" | "matrix" | "recarray" | "memmap" | "dtype"),
         "numpy.core.multiarray" | "numpy._core.multiarray" => matches!(name, "_reconstruct" | "scalar"),
         "numpy.ma.core" | "numpy.ma" => matches!(name, "_mareconstruct" | "MaskedArray"),

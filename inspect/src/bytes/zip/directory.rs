@@ -167,6 +167,33 @@ pub(crate) fn central_directory(source: &dyn ByteSource) -> Result<Directory> {
     Ok(readings(source)?.usual)
 }
 
+/// The entries that are where a directory at the end of `source` says, whatever else it names that is not: Python opens an
+/// archive without looking at its entries, and may find the directory to begin before the place that it records.
+///
+/// # Errors
+/// When the bytes cannot be read.
+pub(crate) fn named(source: &dyn ByteSource) -> Result<Vec<Entry>> {
+    let (mut entries, mut known): (Vec<Entry>, HashSet<_>) = (Vec::new(), HashSet::new());
+    for record in end_records(source)? {
+        for Announced { size, start, record: after, .. } in announced(source, &record)? {
+            let Some(actual) = after.checked_sub(size) else { continue };
+            let shift = i128::from(actual) - i128::from(start);
+            let headers = source.bytes(actual..after)?;
+            let mut at = 0;
+            while let Some(record) = Record::read(&headers, at) {
+                at += record.size;
+                let Ok(local) = u64::try_from(i128::from(record.local) + shift) else { continue };
+                let Some(header) = Local::read(source, local)? else { continue };
+                let entry = record.entry(local, header.data, source.len());
+                if known.insert(entry.identity()) {
+                    entries.push(entry);
+                }
+            }
+        }
+    }
+    Ok(entries)
+}
+
 /// Whether the comment of an end record fits.
 fn fits(source: &dyn ByteSource, (at, record): &EndRecord) -> bool {
     at + END_RECORD as u64 + word(record, 20, 2).unwrap_or(0) <= source.len()

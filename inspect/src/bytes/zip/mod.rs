@@ -11,7 +11,7 @@ use crate::bytes::{ByteSource, Section, text};
 use crate::storage::inflate;
 use crate::{DamageKind, Error, Result};
 pub(crate) use directory::{
-    Central, Directory, Readings, central_directory, has_directory, names_in_directory, readings,
+    Central, Directory, Readings, central_directory, has_directory, named, names_in_directory, readings,
 };
 
 /// Signature of a local file header (4.3.7).
@@ -28,6 +28,8 @@ pub const ZIP64_LOCATOR: &[u8; 4] = b"PK\x06\x07";
 pub const END: &[u8; 4] = b"PK\x05\x06";
 /// Id of the zip64 extended information extra field (4.5.3).
 pub const ZIP64_EXTRA: u16 = 1;
+/// Id of the extra field with a name in Unicode (4.6.9).
+const UNICODE_PATH: u64 = 0x7075;
 /// Bytes of the end of central directory record without its comment.
 pub const END_RECORD: usize = 22;
 
@@ -86,6 +88,8 @@ pub(crate) struct Entry {
     pub doubt: Option<&'static str>,
     /// External file attributes (4.4.15): the upper half is the Unix mode.
     pub attributes: u32,
+    /// Its name to readers that look for another one in Unicode (4.6.9), if that differs.
+    pub alias: Option<String>,
 }
 
 impl Entry {
@@ -108,6 +112,7 @@ struct Record<'a> {
     local: u64,
     /// Length of the header itself.
     size: usize,
+    alias: Option<String>,
 }
 
 impl<'a> Record<'a> {
@@ -146,6 +151,7 @@ impl<'a> Record<'a> {
             len,
             local,
             size: CENTRAL_RECORD + name_len + extra_len + comment_len,
+            alias: alias(extra, name),
         })
     }
 
@@ -164,8 +170,27 @@ impl<'a> Record<'a> {
             whole: self.compressed <= left,
             doubt: None,
             attributes: self.attributes,
+            alias: self.alias.clone(),
         }
     }
+}
+
+/// The name that the extra field 0x7075 of an entry called `name` gives it in Unicode, if that is another one. Readers differ in
+/// whether they look at it: Python's `zipfile` does since 3.12.1.
+fn alias(extra: &[u8], name: &[u8]) -> Option<String> {
+    let mut rest = extra;
+    while let (Some(id), Some(len)) = (word(rest, 0, 2), word(rest, 2, 2)) {
+        let end = (4 + len as usize).min(rest.len());
+        // A byte for the version, and the CRC-32 of the name.
+        if id == UNICODE_PATH
+            && let Some(unicode) = rest[4..end].get(5..)
+        {
+            let unicode = unicode.split(|byte| *byte == 0).next().unwrap_or_default();
+            return (!unicode.is_empty() && unicode != name).then(|| text(unicode));
+        }
+        rest = &rest[end..];
+    }
+    None
 }
 
 /// A local header, unverified.
@@ -178,6 +203,8 @@ pub(crate) struct Local<'a> {
     pub len: u64,
     /// Where the data begins.
     pub data: u64,
+    /// Its name in Unicode (4.6.9), if that differs.
+    pub alias: Option<String>,
 }
 
 impl<'a> Local<'a> {
@@ -198,6 +225,7 @@ impl<'a> Local<'a> {
         widen(&extra, &mut sizes);
         let [len, compressed] = sizes;
         Ok(Some(Local {
+            alias: alias(&extra, &name),
             name,
             flags: number(6, 2) as u16,
             method: Method::of(number(8, 2)),
@@ -358,6 +386,7 @@ fn local_entry(
         whole: local.compressed <= left,
         doubt: None,
         attributes: 0,
+        alias: local.alias.clone(),
     };
     let mut next = local.data + entry.compressed;
     if local.sizes_follow() {

@@ -136,23 +136,27 @@ const CLASSES: &str = "\
      DataSource ExtensionFileLoader FTP FTP_TLS FancyURLopener FileFinder FileHandler FileIO FileSystemLoader FrozenImporter \
      FunctionType GzipFile HTTPConnection HTTPSConnection IMAP4 IMAP4_SSL InteractiveConsole InteractiveInterpreter LZMAFile \
      LambdaType LazyLoader LibraryLoader MagicMock MethodType Mock ModuleSpec ModuleType NamedTemporaryFile OleDLL \
-     OpenerDirector PYFUNCTYPE PackageImporter PathFinder Pickler Popen ProcessPoolExecutor PyDLL PyZipFile \
+     OpenerDirector PYFUNCTYPE PackageImporter PathFinder Pickler Popen Process ProcessPoolExecutor PyDLL PyZipFile \
      RotatingFileHandler SMTP SMTPHandler SMTP_SSL ServerProxy SocketHandler SourceFileLoader SourcelessFileLoader \
-     SpooledTemporaryFile SyncManager TarFile Telnet TemporaryDirectory TemporaryFile TextIOWrapper ThreadPool \
+     SpooledTemporaryFile SyncManager TarFile Telnet TemporaryDirectory TemporaryFile TextIOWrapper Thread ThreadPool \
      ThreadPoolExecutor TimedRotatingFileHandler URLopener Unpickler WINFUNCTYPE WinDLL ZipFile";
+
+/// Of functions of other libraries that import, call or evaluate what a text says, and names by which modules are imported.
+const OTHERS: &str = "F af cloudpickle curl dill get_class get_method get_obj_from_str get_object importer jnp joblib mx \
+    nn np numpy pd parse_expr plt requests sh tf torch";
 
 /// Words of names of functions.
 const WORDS: &str = "\
-     call chmod cmd code command compile copy delete download dump dumps dynamic eval exec execute fetch file fileobj \
-     filename files fork handle http hub import invoke joblib kill load loader loads mkdir mmap module open package path \
-     pickle pickled pipeline plugin popen pretrained process read remote remove rename request requests rmtree run save \
-     script send shell socket source spawn subprocess system unlink unpickle url urls write yaml";
+     bash call chmod cmd code command compile copy delete download dump dumps dynamic eval evaluate exec execute fetch file fileobj \
+     filename files fopen fork handle http hub import instantiate invoke joblib kill lambdify load loader loads locate mkdir mmap module open package path \
+     pickle pickled pipeline plugin popen powershell pretrained process read remote remove rename request requests rmtree run save \
+     script send shell socket source spawn subprocess sympify system unlink unpickle url urls wget write yaml";
 /// Words that begin so.
 const BEGINNINGS: [&str; 9] =
     ["cached", "download", "exec", "import", "popen", "subproc", "system", "unpickl", "urlopen"];
 
 static EXPORTED: LazyLock<HashSet<&str>> = LazyLock::new(|| {
-    FUNCTIONS.iter().chain([&CLASSES]).flat_map(|names| names.split_ascii_whitespace()).collect()
+    FUNCTIONS.iter().chain([&CLASSES, &OTHERS]).flat_map(|names| names.split_ascii_whitespace()).collect()
 });
 static WORD: LazyLock<HashSet<&str>> = LazyLock::new(|| WORDS.split_ascii_whitespace().collect());
 
@@ -200,6 +204,24 @@ mod tests {
             "safe_load",
             "fetch_openml",
             "spawnv",
+            "instantiate",
+            "instantiate_from_config",
+            "get_class",
+            "get_method",
+            "get_obj_from_str",
+            "locate",
+            "lambdify",
+            "sympify",
+            "parse_expr",
+            "evaluate",
+            "bash",
+            "wget",
+            "fopen",
+            "Process",
+            "Thread",
+            "np",
+            "torch",
+            "F",
         ] {
             assert!(reaches_by_name(name), "{name}");
         }

@@ -75,7 +75,7 @@ pub(super) const HARMLESS: &[(&str, &[&str])] = &[
     ("deepspeed.runtime.zero.config", &["ZeroStageEnum"]),
     ("deepspeed.runtime.fp16.loss_scaler", &["LossScaler", "DynamicLossScaler"]),
     ("deepspeed.utils.tensor_fragment", &["fragment_address"]),
-    ("torch.nn.parameter", &["Parameter", "Buffer", "UninitializedParameter"]),
+    ("torch.nn.parameter", &["Parameter", "Buffer", "UninitializedParameter", "UninitializedBuffer"]),
     ("torch.nested._internal.nested_tensor", &["NestedTensor", "_rebuild_njt"]),
     (
         "torch",
@@ -258,6 +258,7 @@ pub(super) const HARMLESS: &[(&str, &[&str])] = &[
     ("numpy.matrixlib.defmatrix", &["matrix"]),
     ("numpy.ma.core", &["MaskedArray", "_mareconstruct"]),
     ("numpy.ma", &["MaskedArray"]),
+    ("numpy.core._internal", &["_reconstruct"]),
     ("numpy.core.multiarray", &["_reconstruct", "scalar"]),
     ("numpy._core.multiarray", &["_reconstruct", "scalar"]),
     ("numpy._core._internal", &["_convert_to_stringdtype_kwargs"]),
@@ -308,7 +309,7 @@ pub(super) const HARMLESS: &[(&str, &[&str])] = &[
             "StepLR",
         ],
     ),
-    ("torch.optim.swa_utils", &["AveragedModel"]),
+    ("torch.optim.swa_utils", &["AveragedModel", "SWALR"]),
     ("torch.amp.grad_scaler", &["GradScaler", "_refresh_per_optimizer_state"]),
     ("torch.cuda.amp.grad_scaler", &["GradScaler", "_refresh_per_optimizer_state"]),
     // Hooks that layers keep: they run when the layer is used, and hold a name, numbers and tensors.

@@ -72,6 +72,10 @@ const LOOKUPS: [&str; 9] =
 /// Filters that make a number, as an index may be.
 const NUMBERS: [&str; 4] = ["int", "length", "count", "abs"];
 
+/// What may make small letters of capital ones.
+const LOWERING: [&str; 8] =
+    ["lower", "casefold", "swapcase", "capitalize", "title", "replace", "translate", "encode"];
+
 /// The most bytes of a template, tokens of an expression, and blocks in a template, that are parsed: what parses recurses.
 const MOST_BYTES: usize = 1 << 20;
 const MOST_TOKENS: usize = 1000;
@@ -100,7 +104,9 @@ pub(super) fn judge(template: &str) -> Template {
     if expressions.iter().any(|expression| expression.len() > MOST_TOKENS) {
         return Template::Unread("one of its expressions is too long".into());
     }
-    if let Some(what) = expressions.iter().find_map(|expression| judged(expression)) {
+    let lowers = |token: &Token<'_>| matches!(token, Token::Word(word) if LOWERING.contains(word));
+    let lowers = expressions.iter().flatten().any(lowers);
+    if let Some(what) = expressions.iter().find_map(|expression| judged(expression, lowers)) {
         return Template::Reaches(what);
     }
     let branch = |expression: &&Vec<Token<'_>>| expression.contains(&Token::Word("elif"));
@@ -250,8 +256,15 @@ fn is_of_python(text: &str) -> bool {
     inner.filter(word).is_none_or(|inner| OF_PYTHON.split_ascii_whitespace().any(|name| name == inner))
 }
 
-/// Why an expression is dangerous, if it is.
-fn judged(tokens: &[Token<'_>]) -> Option<String> {
+/// Whether `text` is a name in capital letters, as no attribute of Python's is.
+fn is_capital(text: &str) -> bool {
+    let inner = text.strip_prefix("__").and_then(|rest| rest.strip_suffix("__")).unwrap_or("");
+    inner.contains(|c: char| c.is_ascii_uppercase())
+        && inner.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+}
+
+/// Why an expression is dangerous, if it is, in a template that may make small letters of capital ones (`lowers`).
+fn judged(tokens: &[Token<'_>], lowers: bool) -> Option<String> {
     let mut parts = String::new();
     for (i, token) in tokens.iter().enumerate() {
         let before = |n: usize| i.checked_sub(n).map(|at| &tokens[at]);
@@ -278,6 +291,7 @@ fn judged(tokens: &[Token<'_>]) -> Option<String> {
             }
             // An item of a message, which no object of Python's has as an attribute.
             Token::Text(text) if is_key(tokens, i) && !is_of_python(text) => {}
+            Token::Text(text) if !lowers && is_capital(text) => {}
             Token::Text(text) => {
                 let whole = text.trim();
                 let fragment = |c: char| c.is_ascii_alphanumeric() || "_%{}.[]!:".contains(c);
@@ -310,7 +324,15 @@ fn judged(tokens: &[Token<'_>]) -> Option<String> {
         }
     }
     let backwards: String = parts.chars().rev().collect();
-    let step = STEPS.iter().find(|step| parts.contains(**step) || backwards.contains(**step));
+    // Letters of a few words spell it by chance.
+    let texts = tokens.iter().filter_map(|token| match token {
+        Token::Text(text) => Some(text.trim()),
+        _ => None,
+    });
+    let is_spelt = texts.into_iter().any(|text| matches!(text, "mro" | "orm"));
+    let step = STEPS
+        .iter()
+        .find(|step| (**step != "mro" || is_spelt) && (parts.contains(**step) || backwards.contains(**step)));
     step.map(|step| format!("'{step}' in parts"))
 }
 
@@ -360,6 +382,8 @@ mod tests {
             "{% for key in ['role', 'content'] %}{{ m[key] }}{% endfor %}{% for k, v in tool|items %}{{ tool[k] }}{% endfor %}",
             "{% set roles = {'user': 'human'} %}{{ names[roles[m.role]] }}{% generation %}{{ m.content }}{% endgeneration %}",
             "{% macro show(x, indent=0) %}{{ ' ' * indent ~ x['name'] }}{{ show(x.items, indent + 2) }}{% endmacro %}{{ show(tool) }}",
+            "{%- set no = '__NOT_A_NUMBER__' -%}{% set n = x | int(default=no) %}{{ 1 if n != no else 2 }}",
+            "{{ store('accumulator', 'mask') }}",
             "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% endif %}{{ loop_messages[0] }}",
         ] {
             assert_eq!(judge(template), Template::Harmless, "{template}");
@@ -367,6 +391,9 @@ mod tests {
         for template in [
             "{{ ''.__class__.__mro__[1].__subclasses__() }}",
             "{{ cycler . __init__ }}",
+            "{% set c = '__CLASS__' %}{{ x[c.lower()] }}",
+            "{% set c = '__CLASS__'|lower %}{{ x[c] }}",
+            "{{ x['orm'[::-1]]() }}",
             "{{ lipsum['__glo'~'bals__']['os']['po'~'pen']('id') }}",
             "{{ lipsum['_' ~ '_glo' ~ 'bals_' ~ '_'] }}",
             "{{ lipsum['\\x5f\\x5fglobals\\137\\u005f'] }}",

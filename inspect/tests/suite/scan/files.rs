@@ -6,6 +6,7 @@ mod configurations;
 mod containers;
 mod forged;
 mod harmless;
+mod hidden;
 mod loaders;
 mod made;
 mod misread;
@@ -22,6 +23,7 @@ use configurations::{configurations, some_readers};
 use containers::{containers, safetensors_and_pickle, several_readings};
 use forged::forged;
 use harmless::{handed_on, taken_for_harmless};
+use hidden::{hidden, shown};
 use loaders::loaders;
 use made::made;
 use misread::misread;
@@ -210,6 +212,25 @@ pub fn gguf(key: &str, value: &str) -> Vec<u8> {
     Gguf::new().key_text(key, value).bytes()
 }
 
+/// Those among the hidden ones that are known to run code.
+pub fn dangerous() -> Vec<File> {
+    const UNKNOWN: [&str; 10] = [
+        "made-in-list.yaml",
+        "made-by-name.yaml",
+        "made-in-template.yaml",
+        "pipeline-itself.yaml",
+        "chunks.zip",
+        "dashed-modules.json",
+        "given.json",
+        "linked-to-nothing.tar",
+        "classes.jar",
+        "cut-text.pt",
+    ];
+    let mut files = hidden();
+    files.retain(|file| !UNKNOWN.contains(&file.name));
+    files
+}
+
 /// Every file of the set.
 pub fn all() -> Vec<File> {
     let mut files = opcodes();
@@ -225,6 +246,8 @@ pub fn all() -> Vec<File> {
     files.extend(made());
     files.extend(misread());
     files.extend(loaders());
+    files.extend(hidden());
+    files.extend(shown());
     files.extend(benign());
     files
 }

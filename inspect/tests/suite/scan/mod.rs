@@ -4,10 +4,11 @@ mod files;
 
 use std::sync::LazyLock;
 
-use ckpt_inspect::scan::{Options, Pattern, Rule, Scan, Severity, files as files_below, scan};
+use ckpt_inspect::scan::{Files, Options, Pattern, Rule, Scan, Severity, files as files_below, scan};
 use ckpt_kit::fixtures::{data, root};
 use ckpt_kit::npy::npy;
 use ckpt_kit::pickle::{bytes8, global, pickle, short_text};
+use ckpt_kit::tar::tar;
 use ckpt_kit::zip::{entry, zip};
 use ckpt_kit::{peers, safetensors};
 use proptest::prelude::*;
@@ -55,6 +56,10 @@ fn what_runs_code_is_dangerous_wherever_it_is() {
             let scan = scan_bytes(file.name, &file.bytes).unwrap();
             assert_eq!(scan.severity(), Some(Severity::Dangerous), "{}: {:?}", file.name, scan.findings);
         }
+    }
+    for file in files::dangerous() {
+        let severity = scan_bytes(file.name, &file.bytes).unwrap().severity();
+        assert_eq!(severity, Some(Severity::Dangerous), "{}", file.name);
     }
     for name in ["attribute.h5", "objects.h5", "nothing-first.model", "hyperparams.yaml", "inference.json"] {
         assert_eq!(find(name).severity(), Some(Severity::Dangerous), "{name}");
@@ -140,7 +145,7 @@ fn every_trick_has_its_rule() {
         ("folder-of-data.pt", Rule::ReadersDisagree),
         ("size-of-all.pt", Rule::ReadersDisagree),
         ("compressed-links.h5", Rule::OpaqueContent),
-        ("old.dump", Rule::OpaqueContent),
+        ("old.dump", Rule::DangerousImport),
         ("hyperparams.yaml", Rule::CustomCode),
         ("MLmodel", Rule::CustomCode),
         ("sizes.pt2", Rule::CustomCode),
@@ -152,6 +157,12 @@ fn every_trick_has_its_rule() {
         ("mesh-called.pkl", Rule::UnknownImport),
         ("lambda-heap.h5", Rule::CustomCode),
         ("cut-off.h5", Rule::OpaqueContent),
+        ("unicode.keras", Rule::HeadersDisagree),
+        ("two.tar", Rule::AppendedBytes),
+        ("pipeline-itself.yaml", Rule::OpaqueContent),
+        ("classes.jar", Rule::NativeCode),
+        ("cut-text.pt", Rule::BrokenPickle),
+        ("linked-to-nothing.tar", Rule::Link),
     ] {
         let scan = find(name);
         assert!(rules(&scan).contains(&rule), "{name}: {:?}", scan.findings);
@@ -185,6 +196,58 @@ fn large_json_is_searched_by_its_keys() {
     let many = format!("[{}1]", r#"{"_target_": "a"},"#.repeat(300_000));
     let scan = scan_bytes("many.json", many.as_bytes()).unwrap();
     assert!(rules(&scan).contains(&Rule::OpaqueContent), "{:?}", scan.findings);
+}
+
+#[test]
+fn bytes_that_are_neither_text_nor_a_whole_pickle_are_not_passed_over() {
+    for name in ["a.pkl", "a.bin", "a.pt"] {
+        for bytes in [&b"\xff\xb2\x9d\xc0"[..], b"T\xff\xff\xff\xff0cposix\nsystem\n", b"caf\xe9", b"\xb7"] {
+            let scan = scan_bytes(name, bytes);
+            assert!(scan.is_none_or(|scan| scan.severity() == Some(Severity::Unknown)), "{bytes:?}");
+        }
+        for text in
+            ["vocab\n", "Not a model", "(see the notes)\n", "Ünïcode\n", "Model of the year", "{\"a\": 1}"]
+        {
+            let scan = scan_bytes(name, text.as_bytes()).unwrap();
+            assert_eq!((scan.severity(), &*scan.format), (None, "not a pickle"), "{text}");
+        }
+    }
+    let whole = b"(dp0\nVa\np1\n(lp2\nI1\naI2\naF1.5\nasVb\np3\nS'xx'\np4\ns.";
+    assert_eq!(scan_bytes("a.pkl", whole).unwrap().severity(), None);
+    for cut in 1..whole.len() {
+        let scan = scan_bytes("a.pkl", &whole[..cut]).unwrap();
+        assert_eq!(scan.severity(), Some(Severity::Unknown), "{cut}");
+    }
+    let member = tar(&[("inner.zip", b"\x80\xff\0\x01", None), ("b.pkl", b"\xff\xb2\x9d", None)]);
+    assert!(scan_bytes("a.tar", &member).unwrap().unreadable.is_some());
+}
+
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_read_in_a_folder_is_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let _sockets =
+        ["model.pt", "a.sock"].map(|name| std::os::unix::net::UnixListener::bind(path(name)).unwrap());
+    std::os::unix::fs::symlink("/dev/null", path("weights.bin")).unwrap();
+    let files = Files::below(folder.path()).unwrap();
+    assert_eq!(files.likely, [path("model.pt"), path("weights.bin")]);
+    assert_eq!(files.others, [path("a.sock")]);
+    for file in files.likely {
+        assert!(scan(&file, &Options::default()).is_err(), "{}", file.display());
+    }
+}
+
+#[test]
+fn the_source_by_which_a_repository_generates_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, told) in [("custom_generate", true), ("other", false)] {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        let source = folder.path().join(name).join("generate.py");
+        std::fs::write(&source, "def generate(model): ...\n").unwrap();
+        let found = scan(&source, &Options::default()).is_ok_and(|scan| rules(&scan) == [Rule::CustomCode]);
+        assert_eq!(found, told, "{name}");
+    }
 }
 
 #[test]
