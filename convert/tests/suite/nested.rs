@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 root = Path(sys.argv[1])
 def value(r, depth):
     k = r.random()
-    if depth < 4 and k < .3: return {r.choice(["a", "b", "lr", "state", 0, 1, 2, 10, "x.y", "0", "1"]): value(r, depth + 1) for _ in range(r.randint(0, 4))}
+    if depth < 4 and k < .3: return {r.choice(["a", "b", "lr", "state", 0, 1, 2, 10, "x.y", "3", "4"]): value(r, depth + 1) for _ in range(r.randint(0, 4))}
     if depth < 4 and k < .55: return [value(r, depth + 1) for _ in range(r.randint(0, 4))]
     if depth < 4 and k < .6: return tuple(value(r, depth + 1) for _ in range(r.randint(0, 3)))
     if k < .85: return torch.randn(r.choice([(), (2,), (2, 3)]))
