@@ -227,11 +227,7 @@ mod tests {
             "Writing",
             "force root keep-optimizer dtype names ternary packed max-shard-size quant embed exact-scales latent tokenizer allow-incomplete no-verify",
         ),
-        (
-            &["report"],
-            "Optimizer settings, where the files lack them or have them wrong",
-            "lr weight-decay accum",
-        ),
+        (&["report"], "Optimizer settings that override those in the files", "lr weight-decay accum"),
     ];
 
     #[test]

@@ -45,7 +45,9 @@ pub use error::{
 };
 pub use format::packing::TernaryPacking;
 pub use format::{Format, ggml, gguf, npy, packing, quantized, recognises, safetensors, torch};
-pub use group::{MODEL_STATE, holds_state_dict, is_of_optimizer, is_training_state, without_state_dict};
+pub use group::{
+    MODEL_STATE, holds_state_dict, is_average_key, is_of_optimizer, is_training_state, without_state_dict,
+};
 pub use health::coverage::{self, Coverage};
 pub use health::describe::{Options, describe, describe_until};
 pub use health::off::Off;

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use ckpt_inspect::{
-    DType, Error as ReadError, Format, Group, TensorInfo, is_training_state, without_state_dict,
+    DType, Error as ReadError, Format, Group, TensorInfo, is_average_key, is_training_state,
+    without_state_dict,
 };
 
 use globset::GlobMatcher;
@@ -20,6 +21,22 @@ use crate::target::Target;
 use crate::{Error, Result};
 
 impl Builder<'_, '_> {
+    /// The other tensor and this, called `name`, if they are one weight of a network and of its average, which were saved in
+    /// two dicts and would be written as one model.
+    fn twice<'t>(
+        &self,
+        networks: &mut HashMap<&'t str, &'t str>,
+        name: &'t str,
+    ) -> Option<(&'t str, &'t str)> {
+        if self.nested || self.options.root.is_some() {
+            return None;
+        }
+        let key = self.dicts.key(name)?;
+        let other = networks.insert(name[key.len()..].trim_start_matches('.'), name)?;
+        let is_average = |name: &str| self.dicts.key(name).is_some_and(is_average_key);
+        (is_average(other) != is_average(name)).then_some((other, name))
+    }
+
     /// The source tensors to write, their names and types.
     pub(super) fn choose(&mut self) -> Result<Vec<Chosen>> {
         let (source, options) = (self.plan.source, self.options);
@@ -31,6 +48,7 @@ impl Builder<'_, '_> {
             kept.filter_map(|t| input_scale(source, t)).map(|t| t.name.as_str()).collect();
         let mut chosen = Vec::new();
         let mut names: HashMap<String, &str> = HashMap::new();
+        let mut networks: HashMap<&str, &str> = HashMap::new();
         let (mut without_data, mut without_name, mut without_use) = (Vec::new(), Vec::new(), Vec::new());
         for (index, tensor) in source.tensors.iter().enumerate() {
             let inner = match &options.root {
@@ -69,6 +87,14 @@ impl Builder<'_, '_> {
             // All of a layer's have the same name in GGUF, and are put together below.
             if let (Some(Style::Gguf), Some((_, number))) = (self.style, separate(source, tensor)) {
                 name = format!("{name}.{number}");
+            }
+            if let Some((other, own)) = self.twice(&mut networks, &tensor.name).filter(|_| !training) {
+                let why = format!(
+                    "`{}` and `{}` are of a network and of its moving average, and would both be written; choose one state dict",
+                    other.escape_debug(),
+                    own.escape_debug()
+                );
+                return Err(Error::target(why).remedied_by(Remedy::Root));
             }
             if let Some(other) = names.insert(name.clone(), &tensor.name) {
                 // Names of one architecture say nothing about those of another.

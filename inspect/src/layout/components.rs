@@ -333,6 +333,10 @@ const OF_TRAINER: [&str; 2] = ["data.pt", "trainer_state.pt"];
 
 /// The folders of such networks in `folder`.
 fn networks(folder: &Path) -> Vec<&'static str> {
+    // A web server cannot list a folder, and is not asked for each of them.
+    if !folder.is_stored_folder() {
+        return Vec::new();
+    }
     let of_ranks = |path: &Path| is_whole(path) || super::per_rank::are_in(path);
     NETWORKS.into_iter().filter(|name| of_ranks(&folder.join(name))).collect()
 }

@@ -59,6 +59,11 @@ pub fn holds_state_dict(key: &str) -> bool {
     STATE_DICTS.contains(&key)
 }
 
+/// Whether programs keep the moving average of a network's weights under a key called so.
+pub fn is_average_key(key: &str) -> bool {
+    key.split(['_', '.']).any(|word| ["ema", "averaged", "average", "avg", "swa"].contains(&word))
+}
+
 /// Whether programs keep the state of an optimizer under a key called so, in small letters.
 fn is_optimizer_key(key: &str) -> bool {
     key.starts_with("optim")

@@ -378,8 +378,9 @@ impl<'o> Scanner<'o> {
                 let nonsense = end.is_none() && !calls && !begins_plausibly(&trace);
                 (does_something, calls, harmful, is_exhausted(&trace), end, kept, stop, nonsense)
             })?;
-        // A line of text, which names no module.
-        let does_something = does_something && !(nonsense && plain::is_text(data)?);
+        // A line of Python, as in the `.pth` files of site-packages, whose first letter is an opcode.
+        let is_python = nonsense && head.starts_with(b"import ") && plain::is_text(data)?;
+        let does_something = does_something && !is_python;
         let headed = matches!(head, [0x80, 2..=5, ..])
             || matches!(head, [0x80, 0 | 1, ..]) && (end.is_some() || harmful);
         // Whoever reads one that does nothing may read the next.
