@@ -49,7 +49,9 @@ pub(crate) struct Network<'r> {
     names: OnceCell<HashMap<String, usize>>,
     spreads: OnceCell<Vec<f64>>,
     normalizes: OnceCell<bool>,
+    normalizes_otherwise: OnceCell<bool>,
     usual: OnceCell<Option<(f64, f64)>>,
+    outer: OnceCell<(Option<usize>, Option<usize>)>,
     as_drawn: OnceCell<bool>,
     least: OnceCell<HashMap<String, (f64, f64)>>,
     ends: OnceCell<HashMap<String, (usize, f64, f64)>>,
@@ -107,7 +109,9 @@ impl<'r> Network<'r> {
             names: OnceCell::new(),
             spreads: OnceCell::new(),
             normalizes: OnceCell::new(),
+            normalizes_otherwise: OnceCell::new(),
             usual: OnceCell::new(),
+            outer: OnceCell::new(),
             as_drawn: OnceCell::new(),
             least: OnceCell::new(),
             ends: OnceCell::new(),
@@ -419,14 +423,17 @@ impl<'r> Network<'r> {
 
     /// Whether tensor `i` is the first or the last of its matrices, tables of tokens included.
     pub fn is_at_an_end(&self, i: usize) -> bool {
-        let mut all = self.matrices().map(|(at, _)| at);
-        let first = all.next();
-        first == Some(i) || all.last() == Some(i)
+        let (first, last) = self.outer.get_or_init(|| {
+            let mut all = self.matrices().map(|(at, _)| at);
+            (all.next(), all.last())
+        });
+        [*first, *last].contains(&Some(i))
     }
 
     /// Whether any of it is normalized by what was seen of its inputs, or by its own size.
     pub fn normalizes_otherwise(&self) -> bool {
-        self.weights().any(|(_, t)| t.role == Role::RunningVariance || is_weight_normed(&t.name))
+        let other = |t: &TensorRecord| t.role == Role::RunningVariance || is_weight_normed(&t.name);
+        *self.normalizes_otherwise.get_or_init(|| self.weights().any(|(_, t)| other(t)))
     }
 
     /// Whether its normalizations multiply by 1 and their gains, so that zero is where these begin.
