@@ -331,7 +331,7 @@ impl<'a> Names<'a> {
                 }
                 // A buffer of older Llama files, computed from the base.
                 None if name.ends_with("rotary_emb.inv_freq") => {}
-                None if begins_with_layer(name) => unused.push(tensor),
+                None if begins_with_layer(&name) => unused.push(tensor),
                 None => {}
             }
         }
