@@ -6,8 +6,8 @@ use std::path::Path;
 
 use ckpt_inspect::coverage::Reason;
 use ckpt_inspect::{
-    CheckpointRecord, Coverage, DType, Finding as Why, Group, Judgement, TensorRecord, Verdict, judgements,
-    printable, without_state_dict,
+    CheckpointRecord, Coverage, DType, Finding as Why, Group, Judgement, Role, TensorRecord, Verdict,
+    judgements, printable, without_state_dict,
 };
 use serde::Serialize;
 
@@ -15,6 +15,9 @@ use crate::accepted::Known;
 use crate::baseline::Comparison;
 use crate::policy::{Policy, Scope, TensorRules, Unmatched};
 use crate::text::plural;
+
+/// Elements of a vector that may be all of a network.
+const LONG_VECTOR: u64 = 1024;
 
 pub use rule::{Rule, Severity};
 
@@ -391,6 +394,26 @@ fn scale_is_lost(judged: &Judged<'_>) -> bool {
     lost && judged.verdict.is_none() && is_matrix(judged.tensor)
 }
 
+/// Whether every matrix of unknown role is of one value, or, where there are only vectors, all is zero: nothing that is
+/// known of it could say that it is healthy.
+fn is_blank(judged: &[Judged<'_>]) -> bool {
+    let real = |t: &TensorRecord| !t.dtype.is_integer() && t.dtype != DType::Bool;
+    let of_network = |t: &TensorRecord| t.group == Group::Weights && real(t);
+    let measured = judged.iter().map(|j| j.tensor).filter(|t| of_network(t));
+    let measured: Vec<_> =
+        measured.filter_map(|t| Some((t, t.stats.as_ref().filter(|stats| stats.count > 1)?))).collect();
+    let is_long = |t: &TensorRecord| t.shape.iter().filter(|&&d| d > 1).count() >= 2;
+    let unknown = || measured.iter().filter(|(t, _)| t.role == Role::Unknown);
+    let mut matrices = unknown().filter(|(t, _)| is_long(t)).peekable();
+    match matrices.peek().is_some() {
+        true => matrices.all(|(_, stats)| stats.min.is_some() && stats.min == stats.max),
+        false => {
+            unknown().any(|(_, stats)| stats.count >= LONG_VECTOR)
+                && measured.iter().all(|(_, stats)| stats.abs_max == Some(0.0))
+        }
+    }
+}
+
 /// Findings about the checkpoint as a whole.
 fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>], policy: &Policy) {
     let findings = &mut checked.findings;
@@ -454,9 +477,11 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
     };
     let looked_at = checked.judged > 0 || checked.companion || judged.iter().any(measured);
     let no_layer = checked.coverage.no_layer().filter(|_| looked_at);
-    if (!looked_at || no_layer.is_some()) && !record.damaged {
+    let blank = !checked.companion && checked.coverage.judged == 0 && is_blank(&judged);
+    if (!looked_at || no_layer.is_some() || blank) && !record.damaged {
         let message = match record.tensors.len() {
             _ if no_layer.is_some() => no_layer.unwrap_or_default(),
+            _ if looked_at && blank => "none of its tensors is known, and each is of one value".to_string(),
             0 => "it contains no tensors".to_string(),
             _ if judged.is_empty() => "all of its tensors are ignored".to_string(),
             _ => "none of its tensors is a weight matrix that can be judged".to_string(),

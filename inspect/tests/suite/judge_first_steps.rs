@@ -116,7 +116,7 @@ fn ends_of_branches_begin_small_beside_what_is_not() {
 }
 
 /// As PyTorch draws it: up to 1 / sqrt(fan_in).
-fn drawn(n: usize, fan_in: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn drawn(n: usize, fan_in: usize, seed: u64) -> Vec<f32> {
     let bound = 1.0 / (fan_in as f32).sqrt();
     let mut values: Vec<f32> = (0..n as u64)
         .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed * 977) % 100_003) as f32)

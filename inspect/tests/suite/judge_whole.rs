@@ -239,6 +239,9 @@ fn what_every_model_of_a_class_has_before_its_layers_is_missed() {
     assert_eq!(of("T5GemmaForSomething", &network), None);
     network.add(distances, &[32, 4], random(128, 0.1, 3));
     assert_eq!(of("T5ForTokenClassification", &network), None);
+    for half in ["encoder", "decoder"] {
+        network.add(&format!("{half}.final_layer_norm.weight"), &[64], random(64, 0.1, 3));
+    }
     let decoder = distances.replacen("encoder", "decoder", 1);
     let missing = format!("missing: {decoder}");
     assert_eq!(of("T5ForConditionalGeneration", &network).as_deref(), Some(missing.as_str()));

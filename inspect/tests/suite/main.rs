@@ -17,6 +17,7 @@ mod hostile;
 mod judge;
 mod judge_beginnings;
 mod judge_first_steps;
+mod judge_lost;
 mod judge_parts;
 mod judge_trained;
 mod judge_values;

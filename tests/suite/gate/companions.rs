@@ -133,3 +133,25 @@ fn one_unreadable_folder_keeps_no_other_from_being_judged() {
     assert_eq!(statuses.iter().filter(|s| **s == "passed").count(), 2, "{statuses:?}");
     assert_eq!(statuses.iter().filter(|s| **s == "unreadable").count(), 1, "{statuses:?}");
 }
+
+/// Of unknown names nothing but NaN is told; of one value throughout, they are no checkpoint.
+#[test]
+fn unknown_tensors_that_are_all_of_one_value_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let verdict = |name: &str, tensors: &[(&str, &[usize], Vec<f32>)]| {
+        f32s(&folder.path().join(name), tensors);
+        gate_in(folder.path(), &[name])
+    };
+    let zero = |n: usize| vec![0.0; n];
+    let blank = "each is of one value";
+    verdict("a.safetensors", &[("x", &[16, 16], zero(256)), ("y", &[16, 16], vec![0.5; 256])])
+        .exits(1)
+        .says(&["nothing-judged", blank]);
+    verdict("b.safetensors", &[("params", &[4096], zero(4096)), ("box", &[6], zero(6))])
+        .exits(1)
+        .says(&["nothing-judged", blank]);
+    verdict("c.safetensors", &[("x", &[16, 16], zero(256)), ("y", &[16, 16], values(256, 0.3))]).exits(0);
+    verdict("d.safetensors", &[("params", &[4096], values(4096, 0.3)), ("box", &[6], zero(6))]).exits(0);
+    // Vectors that an adapter begins with.
+    verdict("e.safetensors", &[("ia3_l", &[4096], vec![1.0; 4096])]).exits(0);
+}

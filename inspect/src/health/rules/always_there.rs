@@ -1,5 +1,5 @@
 //! What every model of a class of transformers has before its layers, whatever its head, its size and what is tied in it:
-//! the embedding of its words, patches or sound, and what only its first block has. Checked against the classes of
+//! the embedding of its words, patches or sound, what only its first block has, and the norm behind them. Checked against the classes of
 //! transformers 5.24, with the names that models were always saved with.
 
 use serde_json::{Map, Value};
@@ -24,7 +24,12 @@ static FAMILIES: &[(&[&str], &[&str])] = &[
     (&["ConvNext", "ConvNextV2"], &["patch_embeddings.weight"]),
     (&["ResNet"], &["embedder.embedder.convolution.weight"]),
     (&["T5", "MT5", "UMT5"], &[DISTANCES]),
-    (&["Bloom", "Deberta", "DebertaV2", "Funnel"], &[WORDS]),
+    (&["Bloom", "Deberta", "DebertaV2", "Esm", "FNet", "Funnel"], &[WORDS]),
+    (&["ModernBert"], &["tok_embeddings.weight", "final_norm.weight"]),
+    (&["Mamba", "Mamba2", "FalconMamba"], &["embeddings.weight", "norm_f.weight"]),
+    (&["Rwkv"], &["embeddings.weight", "ln_out.weight"]),
+    (&["XGLM"], &["layer_norm.weight"]),
+    (&["RecurrentGemma"], &["final_norm.weight"]),
     (
         &[
             "Albert",
@@ -69,7 +74,7 @@ static CLASSES: &[(&[&str], &[&str])] = &[
             "UMT5ForSequenceClassification",
             "UMT5Model",
         ],
-        &[DECODER_DISTANCES],
+        &[DECODER_DISTANCES, "encoder.final_layer_norm.weight", "decoder.final_layer_norm.weight"],
     ),
     (
         &["CLIPModel"],
@@ -85,7 +90,11 @@ static CLASSES: &[(&[&str], &[&str])] = &[
     (&["CLIPVisionModel", "CLIPVisionModelWithProjection"], &["patch_embedding.weight"]),
     (
         &["WhisperForConditionalGeneration", "WhisperModel", "WhisperForAudioClassification"],
-        &["encoder.conv1.weight", "encoder.conv2.weight"],
+        &["encoder.conv1.weight", "encoder.conv2.weight", "encoder.layer_norm.weight"],
+    ),
+    (
+        &["WhisperForConditionalGeneration", "WhisperModel"],
+        &["decoder.embed_positions.weight", "decoder.layer_norm.weight"],
     ),
 ];
 /// How the names of classes go on.
@@ -103,7 +112,14 @@ pub(super) fn absent(network: &Network<'_>) -> Vec<String> {
             |t: &TensorRecord| t.name.strip_suffix(name).is_some_and(|b| b.is_empty() || b.ends_with('.'));
         network.record.tensors.iter().any(ends)
     };
-    promised.filter(|name| !there(name)).map(|name| name.to_string()).collect()
+    // Without this norm where layers normalize what they give.
+    let config = &network.record.model.config;
+    let set = |key: &str| config.get(key).and_then(Value::as_bool);
+    let last_of_opt = (class.strip_prefix("OPT").is_some_and(goes_on)
+        && set("do_layer_norm_before") == Some(true)
+        && set("_remove_final_layer_norm") != Some(true))
+    .then_some(&"decoder.final_layer_norm.weight");
+    promised.chain(last_of_opt).filter(|name| !there(name)).map(|name| name.to_string()).collect()
 }
 
 fn goes_on(head: &str) -> bool {

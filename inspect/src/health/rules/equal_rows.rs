@@ -14,7 +14,15 @@ pub(super) const RULE: Rule = Rule {
     name: "equal-rows",
     summary: "Many rows of a matrix are equal to others.",
     levels: &[Verdict::Dead],
-    roles: &[Role::Matrix, Role::Convolution, Role::Head, Role::Router, Role::Embedding, Role::Positional],
+    roles: &[
+        Role::Matrix,
+        Role::Convolution,
+        Role::Head,
+        Role::Router,
+        Role::Embedding,
+        Role::Positional,
+        Role::LoraA,
+    ],
     check: Check::Matrix(|matrix, _| {
         let structure = matrix.tensor.structure.as_ref()?;
         let nonzero = structure.sampled_rows - structure.zero_rows;
@@ -29,7 +37,7 @@ pub(super) const RULE: Rule = Rule {
             // Places that are all alike say nothing of where something is.
             Role::Positional => MANY_TOKENS,
             Role::Matrix | Role::Convolution | Role::Router if matrix.ternary.is_none() => MANY,
-            Role::Embedding | Role::Head => MANY_TOKENS,
+            Role::Embedding | Role::Head | Role::LoraA => MANY_TOKENS,
             _ => return None,
         };
         let share = structure.equal_rows as f64 / nonzero as f64;

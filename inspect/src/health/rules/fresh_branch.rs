@@ -2,7 +2,8 @@
 //! points or picks experts. Until the first step of training gains of normalizations are of one value each, and so are
 //! biases; what stands beside the zero matrix is alive, and the same matrix is zero in every layer. Once the network has been
 //! trained, a zero that stayed is no beginning. Where neither shows, a last layer is taken for one that begins at zero if
-//! its name says that it is one, or if its bias is zero too, or if all else is as PyTorch draws it.
+//! its name says that it is one, or if its bias is zero too, or if all else is as PyTorch draws it; then a bias of zeros and
+//! ones begins anywhere.
 
 use super::network::{Beside, is_zero};
 use super::untrained::has_codes;
@@ -46,6 +47,7 @@ fn begins_at_zero(network: &Network<'_>, i: usize) -> bool {
         || is_outlet(name)
         || (is_last && (bias.is_some_and(is_zero) || network.is_as_drawn()))
         || bias.is_some_and(is_identity)
+        || (network.is_as_drawn() && bias.is_some_and(TensorRecord::is_pattern))
 }
 
 /// Whether a bias is the matrix of a movement that moves nothing, row by row: square, or with a column more. Networks that

@@ -12,6 +12,10 @@ const NEAR: f64 = 3e-2;
 const SMALL: f64 = 3e-2;
 /// How many times as large the largest element of its bias may be.
 const BIAS: f64 = 10.0;
+/// What one step moves at most.
+const STEP: f64 = 1e-2;
+/// By what factor most matrices are larger than a last layer that began at zero.
+const APART: f64 = 2.0;
 /// Steps that are the first ones.
 const FIRST: u64 = 100;
 /// The same where a layer's name does not say that it begins at zero.
@@ -52,6 +56,13 @@ fn has_hardly_begun(matrix: &Matrix<'_>) -> Option<bool> {
     }
     let name = &matrix.tensor.name;
     let named = is_zero_at_first(name);
+    // The first step of some optimizers moves all of it alike.
+    if matrix.is_constant() && !named && steps.is_none() && most > STEP {
+        return Some(false);
+    }
+    // What shrank shrank with all else.
+    let apart = || named || network.usual().is_none_or(|(usual, _)| usual > APART * matrix.std);
+    let first = |few: u64| first(few) && (few < FIRST || apart());
     let bias = name.strip_suffix("weight").and_then(|module| network.named(&format!("{module}bias")));
     let of_bias = bias.map(|bias| bias.stats.as_ref().and_then(|stats| stats.abs_max));
     if !named && !matrix.is_last() {

@@ -50,7 +50,7 @@ mod zero_rows;
 
 use super::off::Off;
 use crate::DType;
-use crate::meaning::role::Role;
+use crate::meaning::role::{Role, is_fused};
 use crate::meaning::scheme::names::beside_weights;
 use crate::record::{CheckpointRecord, Stats, TensorRecord, Ternary};
 use crate::tensor::Group;
@@ -286,6 +286,18 @@ impl<'t> Matrix<'t> {
     /// Whether it is of a network that shows that it has not been trained.
     fn is_untrained(&self) -> bool {
         self.among.is_some_and(|(network, _)| network.trained() == Some(false))
+    }
+
+    /// Whether it holds queries beside keys and values in a network that has not been trained, and those begin at zero, as under
+    /// the maximal update parametrization: the first third of its rows or of its columns.
+    fn begins_in_part(&self) -> bool {
+        let cols: u64 = self.tensor.shape[1..].iter().product();
+        let measured = |name: &str| self.stats.computed.get(name);
+        let of_rows = measured("zero_run_at") == Some(0.0)
+            && measured("zero_run").is_some_and(|run| 3.0 * run == self.stats.count as f64);
+        let of_cols =
+            || self.tensor.structure.as_ref().is_some_and(|structure| 3 * structure.zero_cols == cols);
+        (of_rows || of_cols()) && is_fused(&self.tensor.name) && self.is_untrained()
     }
 
     /// Whether it is of a checkpoint that says that no step has been taken.

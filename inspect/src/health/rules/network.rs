@@ -9,6 +9,7 @@ use crate::meaning::role::{Role, families, is_end, is_field, is_weight_normed, s
 use crate::record::{CheckpointRecord, Stats, TensorRecord};
 use crate::step::StepSource;
 use crate::tensor::Group;
+use crate::verdict::relative_std;
 use crate::{DType, Format};
 
 /// Fewer biases say nothing of the bounds that they were drawn between.
@@ -48,6 +49,9 @@ pub(crate) struct Network<'r> {
     names: OnceCell<HashMap<String, usize>>,
     spreads: OnceCell<Vec<f64>>,
     normalizes: OnceCell<bool>,
+    normalizes_otherwise: OnceCell<bool>,
+    usual: OnceCell<Option<(f64, f64)>>,
+    outer: OnceCell<(Option<usize>, Option<usize>)>,
     as_drawn: OnceCell<bool>,
     least: OnceCell<HashMap<String, (f64, f64)>>,
     ends: OnceCell<HashMap<String, (usize, f64, f64)>>,
@@ -105,6 +109,9 @@ impl<'r> Network<'r> {
             names: OnceCell::new(),
             spreads: OnceCell::new(),
             normalizes: OnceCell::new(),
+            normalizes_otherwise: OnceCell::new(),
+            usual: OnceCell::new(),
+            outer: OnceCell::new(),
             as_drawn: OnceCell::new(),
             least: OnceCell::new(),
             ends: OnceCell::new(),
@@ -233,10 +240,15 @@ impl<'r> Network<'r> {
         self.record.tensors.iter().any(|t| moment(t) && moved(t))
     }
 
-    /// Whether each of its biases is one value throughout.
+    /// Whether each of its biases is one value throughout, those of matrices that are zero left out: both may be lost.
     fn biases_at_start(&self) -> bool {
+        let is_lost = |bias: &TensorRecord| {
+            let (module, own) = bias.name.rsplit_once('.').unwrap_or(("", &bias.name));
+            let weight = self.named(&format!("{module}.{}", own.replacen("bias", "weight", 1)));
+            weight.is_some_and(|weight| weight.role.is_matrix() && is_zero(weight)) && is_zero(bias)
+        };
         let biases = || {
-            let biases = self.weights().filter(|(_, t)| t.role == Role::Bias);
+            let biases = self.weights().filter(|(_, t)| t.role == Role::Bias && !is_lost(t));
             biases.filter_map(|(_, t)| t.stats.as_ref()).filter(|s| s.count > 1)
         };
         biases().next().is_some() && biases().all(|s| s.min == s.max)
@@ -265,19 +277,19 @@ impl<'r> Network<'r> {
 
     fn reaches_bounds(&self) -> bool {
         let (mut all, mut drawn) = (0, true);
-        let judged = |t: &TensorRecord| {
-            matches!(t.role, Role::Matrix | Role::Convolution | Role::Head) && t.dtype == DType::F32
-        };
+        let judged = |t: &TensorRecord| matches!(t.role, Role::Matrix | Role::Convolution | Role::Head);
         for (_, matrix) in self.matrices().filter(|(_, t)| judged(t)) {
+            let Some(rounding) = rounding(matrix.dtype) else { continue };
             let bound = 1.0 / (matrix.shape[1..].iter().product::<u64>() as f64).sqrt();
             let module = matrix.name.strip_suffix("weight").unwrap_or("");
             let bias = self.named(&format!("{module}bias"));
-            let both = [Some(matrix), bias].into_iter().flatten().filter_map(|t| t.stats.as_ref());
-            for stats in both.filter(|s| s.min < s.max) {
+            let both = [Some(matrix), bias].into_iter().flatten().filter(|t| !t.is_pattern());
+            let both = both.filter_map(|t| t.stats.as_ref()).filter(|s| s.min < s.max);
+            for stats in both {
                 let (Some(most), Some(std)) = (stats.abs_max, stats.std) else { continue };
                 let n = stats.count as f64;
                 // The largest of so many is short of the bound by some n-ths of it.
-                let reaches = most <= bound * 1.000_001 && most >= bound * (1.0 - 12.0 / n);
+                let reaches = most <= bound * (1.0 + rounding) && most >= bound * (1.0 - 12.0 / n);
                 let spread = std * 3f64.sqrt() / bound;
                 drawn &= reaches && (spread - 1.0).abs() <= 4.0 / n.sqrt();
                 all += stats.count;
@@ -392,9 +404,36 @@ impl<'r> Network<'r> {
     pub fn normalizes(&self) -> bool {
         *self.normalizes.get_or_init(|| {
             let gains = self.weights().filter(|(_, t)| t.role == Role::NormGain).count();
-            let other = |t: &TensorRecord| t.role == Role::RunningVariance || is_weight_normed(&t.name);
-            gains >= 2 && !self.weights().any(|(_, t)| other(t))
+            gains >= 2 && !self.normalizes_otherwise()
         })
+    }
+
+    /// The medians of std, and of std * sqrt(fan_in), of its matrices that activations pass through; `None` of fewer than three.
+    pub fn usual(&self) -> Option<(f64, f64)> {
+        *self.usual.get_or_init(|| {
+            let judged = |t: &TensorRecord| matches!(t.role, Role::Matrix | Role::Convolution | Role::Head);
+            let all = self.matrices().filter(|(_, t)| judged(t) && !is_zero(t));
+            let (mut stds, mut relative): (Vec<f64>, Vec<f64>) =
+                all.filter_map(|(_, t)| Some((t.stats.as_ref()?.std?, relative_std(t)?))).unzip();
+            stds.sort_by(f64::total_cmp);
+            relative.sort_by(f64::total_cmp);
+            (stds.len() >= 3).then(|| (stds[stds.len() / 2], relative[relative.len() / 2]))
+        })
+    }
+
+    /// Whether tensor `i` is the first or the last of its matrices, tables of tokens included.
+    pub fn is_at_an_end(&self, i: usize) -> bool {
+        let (first, last) = self.outer.get_or_init(|| {
+            let mut all = self.matrices().map(|(at, _)| at);
+            (all.next(), all.last())
+        });
+        [*first, *last].contains(&Some(i))
+    }
+
+    /// Whether any of it is normalized by what was seen of its inputs, or by its own size.
+    pub fn normalizes_otherwise(&self) -> bool {
+        let other = |t: &TensorRecord| t.role == Role::RunningVariance || is_weight_normed(&t.name);
+        *self.normalizes_otherwise.get_or_init(|| self.weights().any(|(_, t)| other(t)))
     }
 
     /// Whether its normalizations multiply by 1 and their gains, so that zero is where these begin.
@@ -447,6 +486,16 @@ impl<'r> Network<'r> {
             found
         });
         spreads.iter().any(|spread| (0.9..1.1).contains(&(std / spread)))
+    }
+}
+
+/// By how much a value grows at most when it is rounded to this type, where a bound still shows.
+fn rounding(dtype: DType) -> Option<f64> {
+    match dtype {
+        DType::F32 => Some(1e-6),
+        DType::F16 => Some(f64::powi(2.0, -11)),
+        DType::BF16 => Some(f64::powi(2.0, -8)),
+        _ => None,
     }
 }
 

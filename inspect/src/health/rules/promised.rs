@@ -26,6 +26,11 @@ const FEW_TOKENS: u64 = 1000;
 const FIRST_NORMS: [&str; 6] =
     ["input_layernorm", "ln_1", "attention_norm", "attn_norm", "norm1", "operator_norm"];
 
+/// What the names of classes end with that answer with tokens.
+const WRITERS: [&str; 4] = ["ForCausalLM", "ForMaskedLM", "ForConditionalGeneration", "MTModel"];
+/// Those of them that have two tables where they are not tied.
+const TWO_TABLES: [&str; 2] = ["ForCausalLM", "T5ForConditionalGeneration"];
+
 pub(super) const RULE: Rule = Rule {
     name: "promised",
     summary: "config.json, or a GGUF file's keys, promise other numbers of layers or tokens, or another width.",
@@ -128,7 +133,8 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
 fn absent_ends(network: &Network<'_>, config: &Map<String, Value>, layered: &[&Stack<'_>]) -> Vec<String> {
     let record = network.record;
     let weights = || record.tensors.iter().filter(|t| t.group == Group::Weights);
-    let writes = record.model.architecture.ends_with("ForCausalLM");
+    let class = record.model.architecture.as_str();
+    let writes = WRITERS.iter().any(|writer| class.ends_with(writer));
     if !writes || config.is_empty() || record.damage.is_some() || weights().any(|t| t.role == Role::Codes) {
         return Vec::new();
     }
@@ -139,9 +145,16 @@ fn absent_ends(network: &Network<'_>, config: &Map<String, Value>, layered: &[&S
     }
     let mut absent = Vec::new();
     if let Some(tokens) = TOKENS.iter().find_map(|key| config.get(*key)?.as_u64()).filter(|n| *n > 1) {
-        let tables =
-            weights().filter(|t| t.shape.len() == 2 && t.shape.iter().any(|side| *side >= tokens)).count();
-        let apart = config.get("tie_word_embeddings") == Some(&Value::Bool(false));
+        // A matrix of a layer is none, however few tokens there are.
+        let may_be = |t: &TensorRecord| match t.role {
+            Role::Embedding | Role::Head => true,
+            Role::Positional => false,
+            _ => !is_numbered(&t.name),
+        };
+        let long = |t: &TensorRecord| t.shape.len() == 2 && t.shape.iter().any(|side| *side >= tokens);
+        let tables = weights().filter(|t| long(t) && may_be(t)).count();
+        let apart = config.get("tie_word_embeddings") == Some(&Value::Bool(false))
+            && TWO_TABLES.iter().any(|of| class.ends_with(of));
         // A table with fewer rows than promised is told as such.
         let shorter =
             weights().any(|t| matches!(t.role, Role::Embedding | Role::Head) && is_of_tokens(&t.name));
@@ -158,12 +171,18 @@ fn absent_ends(network: &Network<'_>, config: &Map<String, Value>, layered: &[&S
             |after: &&str| FIRST_NORMS.iter().any(|norm| after.strip_suffix(".weight") == Some(*norm));
         stack.len() >= 3 && stack.blocks.values().all(|block| block.keys().any(of_input))
     };
-    if let Some(stack) = layered.iter().find(normalizes)
+    if class.ends_with(WRITERS[0])
+        && let Some(stack) = layered.iter().find(normalizes)
         && !weights().any(|t| t.role == Role::NormGain && !t.name.starts_with(stack.before))
     {
         absent.push("the norm behind its layers".into());
     }
     absent
+}
+
+/// Whether a part of `name` is a number.
+fn is_numbered(name: &str) -> bool {
+    name.split('.').any(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// What config.json says, or else the keys of a GGUF file, without its architecture's name.

@@ -4,7 +4,7 @@
 //! at step 0 has not been trained either.
 
 use super::{Check, MATRICES, Matrix, Rule, Ruling};
-use crate::meaning::role::{Role, is_zero_at_first};
+use crate::meaning::role::{Role, is_table_of_places, is_zero_at_first};
 use crate::record::TensorRecord;
 use crate::verdict::{Finding, Verdict};
 
@@ -31,6 +31,29 @@ fn begins_at_zero(matrix: &Matrix<'_>) -> bool {
     let alone = |(network, i): (&super::Network<'_>, usize)| {
         network.siblings(i).is_some_and(|siblings| siblings.alive >= 2 * siblings.zero)
     };
-    matches!(matrix.role(), Role::LoraB | Role::Positional | Role::Codebook)
-        || (named && !matrix.among.is_some_and(alone))
+    let name = &matrix.tensor.name;
+    let trained = || matrix.among.is_some_and(|(network, _)| network.trained() == Some(true));
+    match matrix.role() {
+        Role::LoraB => true,
+        Role::Positional => !is_table_of_places(name) || !trained(),
+        Role::Codebook => !matrix.among.is_some_and(alone) || is_not_filled_yet(matrix),
+        _ => named && !matrix.among.is_some_and(alone) && !(is_last_of_all(name) && trained()),
+    }
+}
+
+/// Whether a codebook waits for the vectors that it begins with.
+fn is_not_filled_yet(matrix: &Matrix<'_>) -> bool {
+    let module = matrix.tensor.name.rsplit_once('.').map_or("", |(module, _)| module);
+    let flag = |name: &&str| {
+        let flag = matrix.among.and_then(|(network, _)| network.named(&format!("{module}.{name}")));
+        flag.and_then(|flag| flag.stats.as_ref()).is_some_and(|stats| stats.abs_max == Some(0.0))
+    };
+    ["inited", "initted", "initialized"].iter().any(flag)
+}
+
+/// Whether `name` is of the last convolution of a network for images, which nothing else stands in for.
+fn is_last_of_all(name: &str) -> bool {
+    name.matches('.').count() <= 2
+        && (name == "conv_out.weight" || name.ends_with(".conv_out.weight"))
+        && !name.contains("cond_embedding")
 }

@@ -3,7 +3,7 @@
 //! begins or ends in the middle of a row; nor have learnt tables of positions.
 
 use super::{Check, Matrix, Rule, Ruling};
-use crate::meaning::role::Role;
+use crate::meaning::role::{Role, is_fused};
 use crate::verdict::{Finding, Verdict};
 
 /// Shorter runs through at least two rows are no evidence: a page of 4 KiB in f32.
@@ -13,6 +13,8 @@ const SECTOR: u64 = 512;
 /// The share of zeros elsewhere from which a matrix is sparse, and from which whole rows of it may be pruned.
 const SPARSE: f64 = 0.05;
 const PRUNED: f64 = 0.5;
+/// The share of an adapter's factor.
+const HALF: f64 = 0.45;
 /// Rows of a head that are none by chance.
 const ROWS: f64 = 8.0;
 /// How unlikely it must be that the zeros in the row that is cut are there by chance, as -ln.
@@ -22,7 +24,16 @@ pub(super) const RULE: Rule = Rule {
     name: "zero-hole",
     summary: "A matrix has a long run of zeros through its rows, or one that cuts a row in two.",
     levels: &[Verdict::Dead],
-    roles: &[Role::Matrix, Role::Convolution, Role::Head, Role::Router, Role::Embedding, Role::Positional],
+    roles: &[
+        Role::Matrix,
+        Role::Convolution,
+        Role::Head,
+        Role::Router,
+        Role::Embedding,
+        Role::Positional,
+        Role::LoraA,
+        Role::LoraB,
+    ],
     check: Check::Matrix(|matrix, _| {
         let run = matrix.stats.computed.get("zero_run").filter(|run| *run > 0.0)?;
         let cols = *matrix.tensor.shape.last()? as f64;
@@ -33,11 +44,36 @@ pub(super) const RULE: Rule = Rule {
         if matrix.is_fixed_filter() || (matrix.has_faded_channels() && !cuts_a_row(matrix, run)) {
             return None;
         }
+        if matches!(matrix.role(), Role::LoraA | Role::LoraB) {
+            return halves_a_factor(matrix, run).then(|| {
+                Ruling::new(Verdict::Dead, Finding::ZeroHole { run: run as u64, count: matrix.stats.count })
+            })?;
+        }
+        if matrix.begins_in_part() {
+            return None;
+        }
         (through_rows || cuts_a_row(matrix, run) || is_no_padding(matrix, run, cols)).then(|| {
             Ruling::new(Verdict::Dead, Finding::ZeroHole { run: run as u64, count: matrix.stats.count })
         })?
     }),
 };
+
+/// Whether nearly half of an adapter's factor is one run of zeros. Ranks that are not used are zero in both factors; factors of
+/// tables begin at zero, and what holds queries, keys and values may be an adapter of some of them.
+fn halves_a_factor(matrix: &Matrix<'_>, run: f64) -> bool {
+    let name = &matrix.tensor.name;
+    let other = || {
+        let other = name.replace("lora_A", "lora_B").replace("lora_down", "lora_up");
+        let other = matrix.among.and_then(|(network, _)| network.named(&other))?;
+        Some(other.structure.as_ref()?.zero_cols)
+    };
+    let padded = matrix.role() == Role::LoraA && other().is_some_and(|zero| zero > 0);
+    run >= LONG.max(HALF * matrix.stats.count as f64)
+        && !matrix.is_zero()
+        && !name.contains("embedding")
+        && !is_fused(name)
+        && !padded
+}
 
 /// Whether a head has a run of zeros that padding cannot be, which stands at the end: a tenth of its rows, before the last
 /// tenth.

@@ -24,23 +24,27 @@ pub(super) const RULE: Rule = Rule {
     name: "zero-rows",
     summary: "Many rows or columns of a float matrix are zero.",
     levels: &[Verdict::Weak, Verdict::Dead],
-    roles: &[Role::Matrix, Role::Convolution, Role::Head, Role::Router, Role::Embedding],
+    roles: &[Role::Matrix, Role::Convolution, Role::Head, Role::Router, Role::Embedding, Role::LoraA],
     check: Check::Matrix(|matrix, _| {
         let structure = matrix.tensor.structure.as_ref()?;
         let rows = structure.sampled_rows;
         let cols: u64 = matrix.tensor.shape[1..].iter().product();
-        let (some, most) = match matrix.role() {
-            _ if matrix.is_of_experts() => return None,
-            Role::Matrix | Role::Router | Role::Convolution if matrix.ternary.is_none() => (SOME, MOST),
-            Role::Embedding | Role::Head => (UNUSED, UNUSED),
-            _ => return None,
-        };
         let share = |of: u64, all: u64| if all >= ENOUGH { of as f64 / all as f64 } else { 0.0 };
         let of_rows = share(structure.zero_rows.max(structure.faint_rows), rows);
         // Kernels that take inputs which are not there yet, or interpolate, begin so.
         let begins = matrix.role() == Role::Convolution && matrix.is_untrained();
         let of_cols = if begins { 0.0 } else { share(structure.zero_cols, cols) };
         let worst = of_rows.max(of_cols);
+        let (some, most) = match matrix.role() {
+            _ if matrix.is_of_experts() || matrix.begins_in_part() => return None,
+            Role::Matrix | Role::Router | Role::Convolution if matrix.ternary.is_none() => (SOME, MOST),
+            // Every row has the same columns, whether it is used or not.
+            Role::Embedding | Role::Head if of_cols > of_rows => (MOST, MOST),
+            Role::Embedding | Role::Head => (UNUSED, UNUSED),
+            // Tables begin at zero in the first factor, and only what was seen leaves it.
+            Role::LoraA if of_cols > of_rows && !matrix.tensor.name.contains("embedding") => (MOST, MOST),
+            _ => return None,
+        };
         // Of a sparse matrix some are zero by chance, or by its mask.
         let zeros = matrix.stats.zeros as f64 / matrix.stats.count as f64;
         let elsewhere = (zeros - worst) / (1.0 - worst).max(f64::EPSILON);

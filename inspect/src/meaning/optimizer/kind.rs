@@ -73,12 +73,12 @@ pub(crate) struct State {
     pub whole: bool,
     /// Whether only optimizers use this name.
     pub certain: bool,
-    /// Whether it is a mean of squares, which is never negative.
+    /// Whether it is a mean or a sum of squares, or a largest magnitude, which is never negative.
     pub squares: bool,
 }
 
 /// The state that optimizers are known to store.
-pub(crate) static STATE: [State; 12] = {
+pub(crate) static STATE: [State; 15] = {
     const fn state(name: &'static str, whole: bool, certain: bool) -> State {
         State { name, whole, certain, squares: false }
     }
@@ -91,13 +91,16 @@ pub(crate) static STATE: [State; 12] = {
         squares(SECOND, true, true),
         squares("max_exp_avg_sq", true, true),
         squares("square_avg", true, false),
-        state("sum", true, false),
+        squares("sum", true, false),
         state("grad_avg", true, false),
         squares("acc_delta", true, false),
-        state("exp_inf", true, false),
+        squares("exp_inf", true, false),
         state("prev", true, false),
         squares("exp_avg_sq_row", false, false),
         squares("exp_avg_sq_col", false, false),
+        squares("row_var", false, false),
+        squares("col_var", false, false),
+        squares("variance", true, false),
     ]
 };
 

@@ -21,7 +21,7 @@ use crate::checkpoint::Checkpoint;
 use crate::metadata::{as_f64, lookup};
 pub use crate::torch::PARAM_GROUPS;
 
-/// Whether state whose name ends so is a mean of squares.
+/// Whether state whose name ends so is a mean of squares, or otherwise never negative.
 pub(crate) fn is_of_squares(last: &str) -> bool {
     STATE.iter().any(|state| state.squares && state.name == last)
 }

@@ -17,8 +17,8 @@ use crate::meaning::scheme::names::SCALES;
 use crate::tensor::{Group, TensorInfo};
 pub use kin::{expert, families, family, sibling};
 use signs::{
-    ATTENTION, Dims, ENDS, ESSENTIAL, FIELDS, NOT_OF_TOKENS, OUTLETS, SIGNS, Sign, TOKENS, WEIGHTS,
-    ZERO_AT_FIRST,
+    ATTENTION, CAPITALS, Dims, ENDS, ESSENTIAL, FIELDS, FUSED, NOT_OF_TOKENS, OUTLETS, PLACES, SIGNS, Sign,
+    TOKENS, WEIGHTS, ZERO_AT_FIRST,
 };
 use words::{Words, holds, words};
 
@@ -156,6 +156,9 @@ fn alone(tensor: &TensorInfo) -> Role {
         Dims::Table => shape.len() == 2,
         Dims::Matrix => shape.len() >= 2,
     };
+    if let Some(role) = of_capitals(tensor) {
+        return role;
+    }
     let bears = |sign: &&Sign| fits(sign.2) && sign.3.iter().any(|phrase| words.bear(sign.1, phrase));
     if let Some(sign) = SIGNS.iter().find(bears) {
         // GPT-2's causal mask is called a bias.
@@ -194,6 +197,29 @@ fn alone(tensor: &TensorInfo) -> Role {
         3 if !is_field && !words.own.contains(" kernel ") => Role::Matrix,
         _ => Role::Convolution,
     }
+}
+
+/// What a matrix that is called by a capital letter is for.
+fn of_capitals(tensor: &TensorInfo) -> Option<Role> {
+    if tensor.shape.iter().filter(|&&d| d > 1).count() < 2 || tensor.dtype.is_integer() {
+        return None;
+    }
+    let mut parts = tensor.name.rsplit('.');
+    let (own, module) = (parts.next()?, parts.next());
+    let fits = |of: Option<&str>| of.is_none() || of == module;
+    CAPITALS.iter().find(|(name, of, _)| *name == own && fits(*of)).map(|(.., role)| *role)
+}
+
+/// Whether it is called as matrices are that hold those of queries, keys and values.
+pub fn is_fused(name: &str) -> bool {
+    let words = Words::of(name);
+    FUSED.iter().any(|phrase| words.module_ends_with(phrase) || holds(&words.path, phrase))
+}
+
+/// Whether the weight of a module called so is a table of places that begins at random.
+pub fn is_table_of_places(name: &str) -> bool {
+    let words = Words::of(name);
+    name.ends_with(".weight") && PLACES.iter().any(|phrase| words.module_ends_with(phrase))
 }
 
 /// The role of each of `tensors`, which are all of a checkpoint.

@@ -70,6 +70,8 @@ pub(super) static SIGNS: &[Sign] = &[
             "training state",
             "trainer state",
             "dataloader",
+            "grads",
+            "gradients",
         ],
     ),
     // A loss may have matrices of its own, and a whole network may be kept as the best one.
@@ -132,7 +134,7 @@ pub(super) static SIGNS: &[Sign] = &[
         Dims::Any,
         &["quant map", "codebook", "codebooks", "embed avg", "embed sum"],
     ),
-    Sign(Role::Codebook, Place::Path, Dims::Table, &["codebook embed", "codebooks embed"]),
+    Sign(Role::Codebook, Place::Path, Dims::Matrix, &["codebook embed", "codebooks embed"]),
     Sign(Role::Codebook, Place::ModuleEnd, Dims::Any, &["codebook", "codebooks"]),
     Sign(
         Role::Count,
@@ -168,6 +170,13 @@ pub(super) static SIGNS: &[Sign] = &[
         ],
     ),
     Sign(Role::Cache, Place::ModuleEnd, Dims::Vector, &["rope freqs"]),
+    // Edges of the bins that values are sorted into; the outer ones may be infinite.
+    Sign(
+        Role::Cache,
+        Place::Own,
+        Dims::Vector,
+        &["bins", "bin edges", "boundaries", "bin boundaries", "quantiles", "thresholds"],
+    ),
     Sign(Role::LoraA, Place::Path, Dims::Matrix, &["lora a", "lora down", "lora embedding a", "hada w 1"]),
     // LyCORIS begins with the second factors at zero, and PEFT with some of the first.
     Sign(
@@ -502,8 +511,36 @@ pub(super) const FIELDS: [&str; 9] =
 pub(super) const WEIGHTS: [&str; 10] =
     ["coefs", "weight", "kernel", "proj", "projection", "qkv", "weights", "matrix", "linear", "original"];
 
+/// Matrices that are called by a capital letter and what they are for, and modules that they are in, or any: those of
+/// TransformerLens and SAELens, and of networks written as formulas are.
+pub(super) static CAPITALS: &[(&str, Option<&str>, Role)] = &[
+    ("W_Q", None, Role::Matrix),
+    ("W_K", None, Role::Matrix),
+    ("W_V", None, Role::Matrix),
+    ("W_O", None, Role::Matrix),
+    ("_W_K", None, Role::Matrix),
+    ("_W_V", None, Role::Matrix),
+    ("W_in", Some("mlp"), Role::Matrix),
+    ("W_gate", Some("mlp"), Role::Matrix),
+    ("W_out", Some("mlp"), Role::Matrix),
+    ("W_E", Some("embed"), Role::Embedding),
+    ("W_pos", None, Role::Positional),
+    ("W_U", Some("unembed"), Role::Head),
+    ("W_enc", None, Role::Matrix),
+    ("W_dec", None, Role::Matrix),
+    ("W1", None, Role::Matrix),
+    ("W2", None, Role::Matrix),
+    ("W3", None, Role::Matrix),
+];
+
 /// What attention's matrices are called where a letter is all.
 pub(super) const ATTENTION: [&str; 5] = [" q ", " k ", " v ", " o ", " r "];
+
+/// What matrices are called that hold those of queries, keys and values.
+pub(super) static FUSED: &[&str] = &["qkv", "qkv proj", "query key value", "c attn", "in proj", "linear 1"];
+
+/// What tables of places are called that are drawn at random.
+pub(super) static PLACES: &[&str] = &["wpe", "position embeddings", "embed positions"];
 
 /// Words of tables that have a row for each token of the vocabulary, and those that say that it is of other things.
 pub(super) const TOKENS: [&str; 9] =
