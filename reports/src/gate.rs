@@ -395,8 +395,11 @@ fn scale_is_lost(judged: &Judged<'_>) -> bool {
 }
 
 /// Whether every matrix of unknown role is of one value, or, where there are only vectors, all is zero: nothing that is
-/// known of it could say that it is healthy.
+/// known of it could say that it is healthy. Adapters of PEFT may begin so.
 fn is_blank(judged: &[Judged<'_>]) -> bool {
+    if judged.iter().any(|j| j.tensor.name.starts_with("base_model.model.")) {
+        return false;
+    }
     let real = |t: &TensorRecord| !t.dtype.is_integer() && t.dtype != DType::Bool;
     let of_network = |t: &TensorRecord| t.group == Group::Weights && real(t);
     let measured = judged.iter().map(|j| j.tensor).filter(|t| of_network(t));

@@ -187,23 +187,26 @@ fn a_codebook_at_zero_among_others_is_dead_unless_it_was_not_filled_yet() {
 fn a_matrix_a_thousand_times_too_large_within_others_is_corrupt_without_norms_too() {
     let network = || {
         let mut network = Network(Vec::new());
-        for layer in 0..4u64 {
-            network.add(&format!("{}.weight", 2 * layer), &[64, 64], random(4096, 0.1, layer + 1));
-            network.add(&format!("{}.bias", 2 * layer), &[64], random(64, 0.1, layer + 9));
+        // Of other names, so that they are no siblings.
+        for (layer, name) in (0u64..).zip(["first", "second", "third", "fourth"]) {
+            network.add(&format!("{name}.weight"), &[64, 64], random(4096, 0.1, layer + 1));
+            network.add(&format!("{name}.bias"), &[64], random(64, 0.1, layer + 9));
         }
         network
     };
     assert_healthy(&network());
-    for (name, verdict) in
-        [("2.weight", Verdict::Corrupt), ("4.weight", Verdict::Corrupt), ("0.weight", Verdict::Healthy)]
-    {
+    for (name, verdict) in [
+        ("second.weight", Verdict::Corrupt),
+        ("third.weight", Verdict::Corrupt),
+        ("first.weight", Verdict::Healthy),
+    ] {
         let mut large = network();
         large.get(name).iter_mut().for_each(|v| *v *= 1000.0);
         assert_eq!(found(&large.judged(), name).0, Some(verdict), "{name}");
     }
     let mut normalized = network();
     normalized.add("bn.running_var", &[64], vec![1.0; 64]);
-    normalized.get("2.weight").iter_mut().for_each(|v| *v *= 1000.0);
+    normalized.get("second.weight").iter_mut().for_each(|v| *v *= 1000.0);
     assert_eq!(normalized.judged().verdict, Some(Verdict::Healthy));
 }
 

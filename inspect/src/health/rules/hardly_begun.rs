@@ -62,7 +62,7 @@ fn has_hardly_begun(matrix: &Matrix<'_>) -> Option<bool> {
     }
     // What shrank shrank with all else.
     let apart = || named || network.usual().is_none_or(|(usual, _)| usual > APART * matrix.std);
-    let first = |few: u64| first(few) && (few < FIRST || apart());
+    let first = |few: u64| first(few) && (first(FIRST_FEW) || few < FIRST || apart());
     let bias = name.strip_suffix("weight").and_then(|module| network.named(&format!("{module}bias")));
     let of_bias = bias.map(|bias| bias.stats.as_ref().and_then(|stats| stats.abs_max));
     if !named && !matrix.is_last() {
