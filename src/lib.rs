@@ -245,6 +245,9 @@ mod tests {
             let meant = HEADED.iter().filter(|(commands, ..)| commands.contains(&name.as_str()));
             let meant = meant.map(|(_, heading, options)| (*heading, options.split(' ').collect()));
             assert_eq!(found, meant.collect(), "{name}");
+            if name == "help" {
+                continue;
+            }
 
             let help = command.render_help().to_string();
             let options = help.split_once("\nOptions:\n").map_or("", |(_, rest)| rest);

@@ -480,7 +480,7 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
     };
     let looked_at = checked.judged > 0 || checked.companion || judged.iter().any(measured);
     let no_layer = checked.coverage.no_layer().filter(|_| looked_at);
-    let blank = !checked.companion && checked.coverage.judged == 0 && is_blank(&judged);
+    let blank = !checked.companion && checked.coverage.judged == 0 && is_blank(judged);
     if (!looked_at || no_layer.is_some() || blank) && !record.damaged {
         let message = match record.tensors.len() {
             _ if no_layer.is_some() => no_layer.unwrap_or_default(),

@@ -167,7 +167,8 @@ fn models_in_wrappers_run_and_are_written_with_the_names_of_their_class() {
         "model.model.",
         "state_dict.model.",
     ];
-    let mut ways: Vec<Box<dyn Fn(&str) -> String>> = vec![Box::new(inner)];
+    type Wrap = Box<dyn Fn(&str) -> String>;
+    let mut ways: Vec<Wrap> = vec![Box::new(inner)];
     ways.push(Box::new(|name: &str| name.replacen("model.", "model._orig_mod.", 1)));
     for before in before {
         ways.push(Box::new(move |name: &str| format!("{before}{name}")));

@@ -240,7 +240,7 @@ impl<'o> Scanner<'o> {
             } else if kind.is_none() && !configured && data.len() > 0 && member_promises(name) {
                 if let Some(what) = pointer(&data.window(0, HEAD)?) {
                     self.damaged(place, format!("is {what}: the file that it stands for was not scanned"));
-                } else if !plain::is_text(data)? && !(extension(name) == "tar" && data.is_zero()?) {
+                } else if !(plain::is_text(data)? || extension(name) == "tar" && data.is_zero()?) {
                     self.damaged(place, "is neither a pickle, nor an archive, nor a tensor file".into());
                 }
             }

@@ -135,7 +135,7 @@ fn copies_are_compared(root: &Path) {
 
 fn a_step_of_reinforcement_learning_is_one_checkpoint(root: &Path) {
     let step = root.join("verl/global_step_3");
-    assert_eq!(find(&root.join("verl")).unwrap(), [step.clone()]);
+    assert_eq!(find(&root.join("verl")).unwrap(), std::slice::from_ref(&step));
     let actor = open(&step).unwrap();
     assert_eq!(actor.damage, None);
     assert_eq!(names(&actor), ["norm.weight", "up.weight"]);

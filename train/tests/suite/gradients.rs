@@ -169,7 +169,8 @@ fn parameters_of_another_configuration_are_refused() {
     let (_, parameters, _) = odd(|_| ());
     let mut short = parameters.clone();
     short.0[2].values.pop();
-    let changes: [(&str, fn(&mut ModelConfig)); 4] = [
+    type Change = fn(&mut ModelConfig);
+    let changes: [(&str, Change); 4] = [
         ("layers.2", |c| c.num_layers = 3),
         ("shape [60, 40]", |c| c.num_heads = 4),
         ("lm_head", |c| c.tie_word_embeddings = false),
