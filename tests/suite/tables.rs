@@ -157,7 +157,7 @@ fn a_finished_file_without_whole_records_is_not_resumed() {
         let refused = program.run(&[&asked[..], &["--resume"]].concat()).exits(2);
         assert!(refused.err().contains("only be resumed if it has whole records"), "{}", refused.err());
         assert_eq!(std::fs::read(program.at(name)).unwrap(), before);
-        assert!(!program.at(&format!("{name}.partial")).exists());
+        assert!(!program.at(format!("{name}.partial")).exists());
     }
     #[cfg(feature = "parquet")]
     {

@@ -44,7 +44,8 @@ for one, other in pairs:
     save_file(flat, folder / f"{name}.safetensors")
     torch.save({one: {"a.weight": t()}, other: {"a.weight": t()}, "epoch": 3}, folder / f"{name}.pt")
     dcp.save(flat, checkpoint_id=folder / f"{name}-dcp", no_dist=True)
-    for end in [".safetensors", ".pt", "-dcp"]:
+    # A network and its average are not written as one model.
+    for end in [".safetensors", "-dcp"] + ([".pt"] if other != "ema" else []):
         wanted[name + end] = sorted(flat)
 lightning = {"state_dict": {"net.a.weight": t(), "head.weight": t()}, "epoch": 1, "loops": {},
              "callbacks": {"EarlyStopping{'monitor': 'loss'}": {"best_score": torch.tensor(1.5), "wait_count": 2}}}

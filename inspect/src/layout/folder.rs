@@ -126,8 +126,10 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
 /// trainer puts them there (verl, SkyRL), one called `huggingface` in it.
 pub fn model_folder(path: &Path) -> PathBuf {
     const APART: &str = "huggingface";
-    let folder = if path.is_stored_folder() { path } else { path.parent().unwrap_or(Path::new("")) };
-    let own = super::components::only_network(folder).unwrap_or_else(|| folder.to_path_buf());
+    let own = match path.is_stored_folder() {
+        true => super::components::only_network(path).unwrap_or_else(|| path.to_path_buf()),
+        false => path.parent().unwrap_or(Path::new("")).to_path_buf(),
+    };
     let apart = own.join(APART);
     let describes = |folder: &Path| folder.join("config.json").is_stored_file();
     if super::per_rank::are_in(&own) && !describes(&own) && describes(&apart) { apart } else { own }
