@@ -4,7 +4,7 @@ mod files;
 
 use std::sync::LazyLock;
 
-use ckpt_inspect::scan::{Files, Options, Pattern, Rule, Scan, Severity, files as files_below, scan};
+use ckpt_inspect::scan::{Options, Pattern, Rule, Scan, Severity, files as files_below, scan};
 use ckpt_kit::fixtures::{data, root};
 use ckpt_kit::npy::npy;
 use ckpt_kit::pickle::{bytes8, global, pickle, short_text};
@@ -230,7 +230,7 @@ fn what_cannot_be_read_in_a_folder_is_listed() {
     let _sockets =
         ["model.pt", "a.sock"].map(|name| std::os::unix::net::UnixListener::bind(path(name)).unwrap());
     std::os::unix::fs::symlink("/dev/null", path("weights.bin")).unwrap();
-    let files = Files::below(folder.path()).unwrap();
+    let files = ckpt_inspect::scan::Files::below(folder.path()).unwrap();
     assert_eq!(files.likely, [path("model.pt"), path("weights.bin")]);
     assert_eq!(files.others, [path("a.sock")]);
     for file in files.likely {
