@@ -221,7 +221,8 @@ fn outcome(
     answers: &Answers<'_>,
 ) -> Result<Outcome, Failure> {
     let options = args.load.options(Options::default(), policy.thresholds);
-    let options = LoadOptions { checksum: !args.no_checksum, ..options };
+    // Verdicts are made by the policy.
+    let options = LoadOptions { checksum: !args.no_checksum, judged: false, ..options };
     let baseline = args.baseline.as_deref().map(|path| baseline(path, &options)).transpose()?;
     let (baseline, no_baseline) = match baseline {
         Some(Ok(record)) => (Some(record), None),

@@ -88,7 +88,7 @@ impl LoadArgs {
     pub fn options(&self, describe: Options, thresholds: Thresholds) -> LoadOptions {
         let mut open = OpenOptions::i2s(self.i2s_layout);
         open.companions = true;
-        LoadOptions { describe, checksum: false, cache: !self.no_cache, thresholds, open }
+        LoadOptions { describe, checksum: false, cache: !self.no_cache, judged: true, thresholds, open }
     }
 }
 
@@ -101,6 +101,8 @@ pub struct LoadOptions {
     pub checksum: bool,
     /// Whether records may come from and go to the cache.
     pub cache: bool,
+    /// Whether records come with verdicts.
+    pub judged: bool,
     /// The thresholds for verdicts.
     pub thresholds: Thresholds,
     /// Facts that files do not record.
@@ -294,7 +296,9 @@ fn load(
             record
         }
     };
-    ckpt_inspect::judge(&mut record, &options.thresholds);
+    if options.judged {
+        ckpt_inspect::judge(&mut record, &options.thresholds);
+    }
     Some(Ok(record))
 }
 

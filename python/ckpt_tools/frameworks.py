@@ -178,7 +178,13 @@ class Torch:
         torch = self._torch
         if layout == "coo":
             return torch.sparse_coo_tensor(indices[0], values, tensor.shape, check_invariants=True)
-        make = {"csr": torch.sparse_csr_tensor, "csc": torch.sparse_csc_tensor}.get(layout)
+        makers = {
+            "csr": torch.sparse_csr_tensor,
+            "csc": torch.sparse_csc_tensor,
+            "bsr": torch.sparse_bsr_tensor,
+            "bsc": torch.sparse_bsc_tensor,
+        }
+        make = makers.get(layout)
         if make is None:
             raise UnsupportedError(f"tensor `{tensor.name}`: a sparse layout that is not read", tensor=tensor.name)
         return make(indices[0], indices[1], values, tensor.shape, check_invariants=True)

@@ -303,6 +303,8 @@ impl Tensor {
             SparseLayout::Coo => "coo",
             SparseLayout::Csr => "csr",
             SparseLayout::Csc => "csc",
+            SparseLayout::Bsr => "bsr",
+            SparseLayout::Bsc => "bsc",
             _ => "other",
         };
         Some((layout.into(), sparse.indices.iter().map(part).collect(), part(&sparse.values)))

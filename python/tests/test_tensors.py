@@ -498,6 +498,25 @@ def test_sparse_tensors_are_pytorchs():
         assert torch.equal(read[name].to_dense(), truth[name].to_dense())
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_every_sparse_layout_is_read(tmp_path):
+    torch.manual_seed(0)
+    dense = torch.where(torch.rand(6, 8) < 0.4, torch.randn(6, 8), 0)
+    truth = {
+        "coo": dense.to_sparse_coo(),
+        "hybrid": dense.to_sparse(1),
+        "csr": dense.to_sparse_csr(),
+        "csc": dense.to_sparse_csc(),
+        "bsr": dense.to_sparse_bsr((3, 2)),
+        "bsc": dense.to_sparse_bsc((2, 4)),
+    }
+    torch.save(truth, tmp_path / "sparse.pt")
+    read = ckpt_tools.load(tmp_path / "sparse.pt", "pt")
+    for name, tensor in truth.items():
+        assert read[name].layout == tensor.layout
+        assert torch.equal(read[name].to_dense(), dense)
+
+
 def test_a_forked_process_reads_too():
     """Workers of a DataLoader are forked from a process that has threads."""
     code = """

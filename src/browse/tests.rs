@@ -19,6 +19,7 @@ impl Desk {
             describe: ckpt_inspect::Options::default(),
             checksum: false,
             cache: false,
+            judged: true,
             thresholds: ckpt_inspect::Thresholds::default(),
             open: ckpt_inspect::OpenOptions::default(),
         };

@@ -156,6 +156,10 @@ pub enum SparseLayout {
     Csr,
     /// Rows, and where each column begins.
     Csc,
+    /// As `Csr`, of blocks of one size.
+    Bsr,
+    /// As `Csc`, of blocks of one size.
+    Bsc,
     /// One that is listed but not read.
     Other(String),
 }
@@ -167,6 +171,8 @@ impl SparseLayout {
             "torch.sparse_coo" => SparseLayout::Coo,
             "torch.sparse_csr" => SparseLayout::Csr,
             "torch.sparse_csc" => SparseLayout::Csc,
+            "torch.sparse_bsr" => SparseLayout::Bsr,
+            "torch.sparse_bsc" => SparseLayout::Bsc,
             _ => SparseLayout::Other(name),
         }
     }
@@ -178,6 +184,8 @@ impl fmt::Display for SparseLayout {
             SparseLayout::Coo => "torch.sparse_coo",
             SparseLayout::Csr => "torch.sparse_csr",
             SparseLayout::Csc => "torch.sparse_csc",
+            SparseLayout::Bsr => "torch.sparse_bsr",
+            SparseLayout::Bsc => "torch.sparse_bsc",
             SparseLayout::Other(name) => name,
         })
     }

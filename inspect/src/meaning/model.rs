@@ -158,9 +158,12 @@ impl Model {
             };
             return used == Some(true);
         }
+        if self.student.is_none() && !in_codes && !self.is_bitnet() {
+            return false;
+        }
         names::role_in(self.family(), &tensor.name).is_some_and(|role| match &self.student {
             Some(student) => student.is_bitlinear(role),
-            None => matches!(role.kind(), Kind::Attention | Kind::Mlp) && (self.is_bitnet() || in_codes),
+            None => matches!(role.kind(), Kind::Attention | Kind::Mlp),
         })
     }
 

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use ckpt_inspect::{Checkpoint, NoticeKind, Options, describe, find, identity, open};
+use ckpt_inspect::{Checkpoint, ErrorKind, NoticeKind, Options, describe, find, identity, open};
 use ckpt_kit::safetensors::SafeTensors;
 use ckpt_kit::{peers, pickle, torch};
 
@@ -262,4 +262,31 @@ fn hashes_of_sparse_tensors_are_of_all_that_they_are_and_nested_tensors_are_no_v
         assert!(notice.text.contains("`x` is a nested tensor") && notice.tensors == ["x"], "{notice:?}");
         assert!(names(&nested).contains(&"x._values"), "{:?}", names(&nested));
     }
+}
+
+/// A matrix in every sparse layout, one that lists a block twice, and the matrix itself.
+const LAYOUTS: &str = r#"
+import sys, torch
+dense = torch.where(torch.rand(6, 8) < 0.4, torch.randn(6, 8), 0)
+bsr = dense.to_sparse_bsr((3, 2))
+twice = torch.sparse_bsr_tensor(torch.tensor([0, 2]), torch.tensor([1, 1]), torch.ones(2, 3, 2), (3, 8), check_invariants=False)
+odd = torch.sparse_bsr_tensor(torch.tensor([0, 1]), torch.tensor([1]), torch.ones(1, 3, 2), (3, 7), check_invariants=False)
+torch.save({"coo": dense.to_sparse_coo(), "hybrid": dense.to_sparse(1), "csr": dense.to_sparse_csr(), "csc": dense.to_sparse_csc(),
+            "bsr": bsr, "bsc": dense.to_sparse_bsc((2, 4)), "twice": twice, "odd": odd, "dense": dense}, sys.argv[1])
+"#;
+
+#[test]
+fn every_sparse_layout_becomes_the_same_dense_matrix() {
+    let Some(python) = peers::python(&["torch"]) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sparse.pt");
+    python.code(LAYOUTS, &[&path]);
+    let sparse = open(&path).unwrap();
+    let spread = |name: &str| sparse.spread(sparse.tensor(name).unwrap()).map(|bytes| bytes.into_owned());
+    let dense = spread("dense").unwrap();
+    for name in ["coo", "hybrid", "csr", "csc", "bsr", "bsc"] {
+        assert_eq!(spread(name).unwrap(), dense, "{name}");
+    }
+    assert_eq!(spread("twice").unwrap_err().kind, ErrorKind::Unsupported);
+    assert_eq!(spread("odd").unwrap_err().kind, ErrorKind::Damaged);
 }

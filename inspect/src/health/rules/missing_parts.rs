@@ -117,29 +117,38 @@ static TWINS: [Twins; 8] = [
     Twins::new([".lora_embedding_A.", ".lora_embedding_B."], true),
 ];
 
+/// What each of their names has one of.
+const MARKS: [&str; 4] = ["weight_", "running_", "lora_", "original"];
+
 /// Tensors whose twin is there.
 fn of_pairs(names: &[&str]) -> Vec<String> {
-    let all: BTreeSet<&str> = names.iter().copied().collect();
+    let mut all: Vec<&str> = names.to_vec();
+    all.sort_unstable();
+    all.dedup();
+    let is_there = |name: &str| all.binary_search(&name).is_ok();
+    // The module itself may be what was saved. Most names have nothing that any of the twins is called.
+    let dotted: Vec<String> = all
+        .iter()
+        .filter(|name| MARKS.iter().any(|mark| name.contains(mark)))
+        .map(|n| format!(".{n}"))
+        .collect();
     let mut missing = Vec::new();
     for Twins { names: [one, other], kept_apart } in &TWINS {
         let mut absent = Vec::new();
         let mut both = 0;
-        for name in &all {
-            // The module itself may be what was saved.
-            let dotted = format!(".{name}");
+        for name in &dotted {
             for (here, there) in [(one, other), (other, one)] {
-                let Some(at) = dotted.rfind(here).filter(|at| follows(&dotted[at + here.len()..], here))
-                else {
+                let Some(at) = name.rfind(here).filter(|at| follows(&name[at + here.len()..], here)) else {
                     continue;
                 };
-                let twin = format!("{}{there}{}", &dotted[..at], &dotted[at + here.len()..]);
+                let twin = format!("{}{there}{}", &name[..at], &name[at + here.len()..]);
                 let twin = &twin[1..];
                 // Pruned or normalized, a weight has more behind its name.
                 let bare = twin.strip_suffix("_orig").unwrap_or(twin);
                 let forms = ["", "_raw", "_orig", "_v"].map(|more| format!("{bare}{more}"));
                 // What drops a recurrent layer's weights keeps them above it.
                 let above = format!("{}_raw", twin.replacen(".module.", ".", 1));
-                match forms.iter().chain([&above]).any(|form| all.contains(form.as_str())) {
+                match forms.iter().chain([&above]).any(|form| is_there(form)) {
                     true => both += 1,
                     false => absent.push(twin.to_string()),
                 }

@@ -46,9 +46,10 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
     }
     let values = source.tensor_bytes(&sparse.values)?;
     let mut out = vec![0; tensor.numel() as usize * size];
-    let mut put = |place: usize, nth: usize| -> Result<()> {
-        let to = out.get_mut(place * size..(place + 1) * size);
-        let from = values.get(nth * size..(nth + 1) * size);
+    // So many elements at a place, from the ones that are listed there.
+    let mut put = |place: usize, nth: usize, count: usize| -> Result<()> {
+        let to = out.get_mut(place * size..(place + count) * size);
+        let from = values.get(nth * size..(nth + count) * size);
         match to.zip(from) {
             Some((to, from)) => to.copy_from_slice(from),
             None => return Err(Error::damaged("one of its indices is out of range")),
@@ -62,14 +63,16 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
         view.iter().map(|&i| usize::try_from(i).map_err(|_| wrong())).collect()
     };
     match (&sparse.layout, sparse.indices.as_slice(), tensor.shape.as_slice()) {
+        // What is listed may be whole rows, or more.
         (SparseLayout::Coo, [indices], shape)
-            if indices.shape.len() == 2
-                && indices.shape[0] == shape.len()
-                && sparse.values.shape.as_slice() == [indices.shape[1]].as_slice() =>
+            if let &[dims, n] = indices.shape.as_slice()
+                && dims <= shape.len()
+                && sparse.values.shape.split_first() == Some((&n, &shape[dims..])) =>
         {
-            let (axes, n) = (index(indices)?, indices.shape[1]);
+            let axes = index(indices)?;
+            let unit: usize = shape[dims..].iter().product();
             let mut places = vec![0; n];
-            for (axis, &dim) in shape.iter().enumerate() {
+            for (axis, &dim) in shape[..dims].iter().enumerate() {
                 for (place, &at) in places.iter_mut().zip(&axes[axis * n..][..n]) {
                     if at >= dim {
                         return Err(Error::damaged("one of its indices is out of range"));
@@ -77,17 +80,32 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
                     *place = *place * dim + at;
                 }
             }
-            places.iter().enumerate().try_for_each(|(nth, &place)| put(place, nth))?;
+            places.iter().enumerate().try_for_each(|(nth, &place)| put(place * unit, nth * unit, unit))?;
             places.sort_unstable();
             if places.windows(2).any(|pair| pair[0] == pair[1]) {
                 return Err(listed_twice());
             }
         }
-        (layout @ (SparseLayout::Csr | SparseLayout::Csc), [compressed, plain], &[rows, cols]) => {
-            let by_row = *layout == SparseLayout::Csr;
-            let (lines, across) = if by_row { (rows, cols) } else { (cols, rows) };
+        (
+            layout @ (SparseLayout::Csr | SparseLayout::Csc | SparseLayout::Bsr | SparseLayout::Bsc),
+            [compressed, plain],
+            &[rows, cols],
+        ) => {
             let wrong = || Error::damaged("its compressed indices do not match its shape");
-            if plain.numel() != listed || compressed.numel() != lines as u64 + 1 {
+            let by_row = matches!(layout, SparseLayout::Csr | SparseLayout::Bsr);
+            let in_blocks = matches!(layout, SparseLayout::Bsr | SparseLayout::Bsc);
+            let (height, width) = match sparse.values.shape.as_slice() {
+                &[_, height, width] if in_blocks && height > 0 && width > 0 => (height, width),
+                [_] if !in_blocks => (1, 1),
+                _ => return Err(wrong()),
+            };
+            if !rows.is_multiple_of(height) || !cols.is_multiple_of(width) {
+                return Err(wrong());
+            }
+            let (down, right) = (rows / height, cols / width);
+            let (lines, across) = if by_row { (down, right) } else { (right, down) };
+            let blocks = sparse.values.shape[0];
+            if plain.numel() != blocks as u64 || compressed.numel() != lines as u64 + 1 {
                 return Err(wrong());
             }
             let (starts, plain) = (index(compressed)?, index(plain)?);
@@ -102,7 +120,11 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
                     if std::mem::replace(seen, line) == line {
                         return Err(listed_twice());
                     }
-                    put(if by_row { line * cols + at } else { at * cols + line }, nth)?;
+                    let (row, column) = if by_row { (line, at) } else { (at, line) };
+                    for within in 0..height {
+                        let place = (row * height + within) * cols + column * width;
+                        put(place, (nth * height + within) * width, width)?;
+                    }
                 }
             }
         }
