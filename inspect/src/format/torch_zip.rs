@@ -9,12 +9,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::bytes::{ByteSource, Source};
+use crate::error::bytes_that;
 use crate::format::{Container, Contents, Family, Format, torch_export};
 use crate::metadata::{HashableValue, Value};
 use crate::pickle::Pickle;
 use crate::storage::{Place, Segment, Storage};
 use crate::torch::{EXTENSIONS, StorageRef, TorchObject, interpret};
-use crate::zip::{self, Directory, END, Entry, LOCAL_HEADER, Method, content};
+use crate::zip::{self, Central, Directory, END, Entry, LOCAL_HEADER, Method, content};
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 
 pub(crate) const CONTAINER: Container = Container {
@@ -55,13 +56,39 @@ fn is_read(name: &str) -> bool {
         || ["/data/", "/constants/"].iter().any(|part| name.contains(part))
 }
 
+/// Why PyTorch does not read an archive that can be read, if so (`torch/serialization.py`, `_is_zipfile`;
+/// `caffe2/serialize/inline_container.cc`, `getAllRecords`).
+fn refused(central: &Central) -> Option<String> {
+    if central.prefix > 0 {
+        let before = bytes_that(central.prefix, "stand");
+        return Some(format!("{before} before the archive, which PyTorch does not read then"));
+    }
+    if let Some(entry) = central.entries.iter().find(|e| is_read(&e.name) && e.flags & zip::ENCRYPTED != 0) {
+        let name = entry.name.escape_debug();
+        return Some(format!("its entry `{name}` is marked as encrypted, which PyTorch does not read"));
+    }
+    // What PyTorch writes has one folder; archives of others may be read as well.
+    let (folder, _) = central.entries.first()?.name.split_once('/')?;
+    let holds = |name: &str| name.split_once('/').is_some_and(|(first, _)| first == folder);
+    let has_object = central.entries.iter().any(|e| holds(&e.name) && e.name.ends_with("/data.pkl"));
+    let other = central.entries.iter().find(|e| !holds(&e.name)).filter(|_| has_object)?;
+    Some(format!(
+        "its entry `{}` is not in the folder `{}` of the others, and PyTorch reads no such archive",
+        other.name.escape_debug(),
+        folder.escape_debug()
+    ))
+}
+
 fn read_form(source: &Arc<Source>, may_be_exported: bool) -> Result<Contents> {
     let bytes = source.data();
     let readings = zip::readings(bytes)?;
     let disagreement = readings.disagreement(false, is_read);
     let (entries, damage) = match readings.usual {
         Directory::Of(central) => {
-            (central.entries, disagreement.map(|what| Damage::new(DamageKind::Duplicate, what)))
+            let damage = disagreement.map(|what| Damage::new(DamageKind::Duplicate, what));
+            let refused = || refused(&central).map(|what| Damage::new(DamageKind::Inconsistent, what));
+            let damage = damage.or_else(refused);
+            (central.entries, damage)
         }
         Directory::Several => {
             return Err(Error::unsupported("contains several zip archives one after another, as the parts of a distributed checkpoint (.distcp) do").hint("give its folder, with the .metadata that says what they hold"));

@@ -251,6 +251,7 @@ impl Scanner<'_> {
                 doubt: None,
                 attributes: 0,
                 alias: local.alias.clone(),
+                disputed: None,
             });
         }
         // A data descriptor is no longer; some writers leave its signature out, or pad.

@@ -65,7 +65,6 @@ fn zips_of_every_make_hold_the_same_tensors() {
             zip(&entries, stored().compression_method(CompressionMethod::Deflated).large_file(true), "")
         }),
         ("with a comment", zip(&entries, stored(), "saved by hand PK\u{5}\u{6} and annotated")),
-        ("behind a prefix", [b"#!/bin/sh\nexit 0\n".to_vec(), plain].concat()),
         ("sizes after the data", streamed.finish().unwrap().into_inner()),
     ];
     for (what, bytes) in cases {
@@ -75,6 +74,44 @@ fn zips_of_every_make_hold_the_same_tensors() {
         assert_eq!(checkpoint.damage, None, "{what}");
         assert_eq!(checkpoint.verify_checksums(), [""; 0], "{what}");
     }
+}
+
+/// An archive of PyTorch, changed.
+fn changed(bytes: &[u8], marker: &[u8], at: usize, flip: u8) -> Vec<u8> {
+    let place = bytes.windows(marker.len()).position(|w| w == marker).unwrap();
+    let mut bytes = bytes.to_vec();
+    bytes[place + at] ^= flip;
+    bytes
+}
+
+#[test]
+fn what_pytorch_does_not_read_or_others_read_otherwise_is_damaged_and_its_tensors_are_listed() {
+    let original = content(&open(fixture("formats/whole.pt")).unwrap());
+    let entries = entries("whole.pt");
+    let plain = zip(&entries, stored(), "");
+    let with = |name: &str| {
+        let mut more = entries.clone();
+        more.push((name.to_string(), b"\x80\x02).".to_vec()));
+        zip(&more, stored(), "")
+    };
+    let cases = [
+        ("before the archive", [b"#!/bin/sh\nexit 0\n".to_vec(), plain.clone()].concat()),
+        ("before the archive", [b"PK\x07\x08".to_vec(), plain.clone()].concat()),
+        ("is not in the folder", with("zz/constants.pkl")),
+        ("is not in the folder", with("note.txt")),
+        ("disagree on the name", changed(&plain, b"data.pkl", 7, 1)),
+        ("disagree on the encryption flag", changed(&plain, b"PK\x03\x04", 6, 1)),
+        ("disagree on the encryption flag", changed(&plain, b"PK\x01\x02", 8, 1)),
+        ("marked as encrypted", changed(&changed(&plain, b"PK\x01\x02", 8, 1), b"PK\x03\x04", 6, 1)),
+    ];
+    for (what, bytes) in cases {
+        let checkpoint = open_bytes("file", bytes).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let damage = checkpoint.damage.as_ref().unwrap_or_else(|| panic!("{what}: whole"));
+        assert!(damage.what.contains(what), "{what}: {}", damage.what);
+        assert_eq!(content(&checkpoint), original, "{what}");
+    }
+    let beside = open_bytes("file", with(&format!("{}/note.txt", entries[0].0.split('/').next().unwrap())));
+    assert_eq!(beside.unwrap().damage, None);
 }
 
 #[test]

@@ -46,6 +46,9 @@ pub(crate) fn names_in_directory(source: &dyn ByteSource, wanted: fn(&[u8]) -> b
     Ok(false)
 }
 
+/// Why there is no directory where it ends in front of its record.
+const NOT_THERE: &str = "it is not at the offset that it records";
+
 /// An end of central directory record, and where it is.
 type EndRecord = (u64, [u8; END_RECORD]);
 
@@ -110,12 +113,18 @@ impl Readings {
                 "it has several directories of entries, and readers differ in which they take".into(),
             );
         }
+        let those = || usual.entries.iter().filter(|entry| matter(&entry.name));
+        if let Some((entry, what)) = those().find_map(|entry| Some((entry, entry.disputed?))) {
+            return Some(format!(
+                "its directory and the header of its entry `{}` disagree on {what}, and readers differ in which they believe",
+                entry.name.escape_debug()
+            ));
+        }
         let mut names = HashSet::new();
-        let mut repeated =
-            usual.entries.iter().filter(|entry| matter(&entry.name)).filter(|entry| match case {
-                true => !names.insert(Cow::Borrowed(entry.name.as_str())),
-                false => !names.insert(Cow::Owned(entry.name.to_lowercase())),
-            });
+        let mut repeated = those().filter(|entry| match case {
+            true => !names.insert(Cow::Borrowed(entry.name.as_str())),
+            false => !names.insert(Cow::Owned(entry.name.to_lowercase())),
+        });
         let name = repeated.next()?.name.escape_debug();
         let same = if case { "" } else { ", or so but for capital letters" };
         Some(format!("it has several entries called `{name}`{same}, and readers differ in which they take"))
@@ -136,7 +145,23 @@ pub(crate) fn readings(source: &dyn ByteSource) -> Result<Readings> {
         let mut found = Vec::new();
         for announced in &announced {
             let (counted, whole) = directory_of(source, record, announced, Until::Count)?;
+            let recorded = match counted {
+                Directory::Lost(NOT_THERE) => Some(
+                    read_at(
+                        source,
+                        record,
+                        announced.start..announced.record,
+                        0,
+                        Until::Count,
+                        announced.count,
+                    )?
+                    .0,
+                ),
+                _ => None,
+            };
             found.push(counted);
+            // Some readers, such as PyTorch's, go where the record says, and by no distance from it.
+            found.extend(recorded.filter(|reading| matches!(reading, Directory::Of(_))));
             if !whole
                 && let (sized @ Directory::Of(_), _) = directory_of(source, record, announced, Until::Size)?
             {
@@ -282,10 +307,24 @@ fn directory_of(
     if shift > 0 && source.window(0, 4)?.starts_with(LOCAL_HEADER) {
         return match source.contains(END, 0..actual)? {
             true => Ok((Directory::Several, true)),
-            false => lost("it is not at the offset that it records"),
+            false => lost(NOT_THERE),
         };
     }
-    let headers = source.bytes(actual..after)?;
+    read_at(source, &(end, record), actual..after, shift, until, count)
+}
+
+/// The directory in the bytes of `range`, whose offsets are `shift` too small, and whether it fills them.
+fn read_at(
+    source: &dyn ByteSource,
+    &(end, record): &EndRecord,
+    range: Range<u64>,
+    shift: u64,
+    until: Until,
+    count: u64,
+) -> Result<(Directory, bool)> {
+    let lost = |why| Ok((Directory::Lost(why), true));
+    let start = range.start;
+    let headers = source.bytes(range)?;
     if !source.is_resident() {
         source.expect(&local_headers(&headers, shift, source.len()))?;
     }
@@ -306,11 +345,12 @@ fn directory_of(
         let Some(header) = Local::read(source, local)? else {
             return lost("an entry points to no local header");
         };
-        entries.push(record.entry(local, header.data, source.len()));
+        let disputed = record.disputed_by(&header);
+        entries.push(Entry { disputed, ..record.entry(local, header.data, source.len()) });
         at += record.size;
     }
     let comment = word(&record, 20, 2).unwrap_or(0);
     let whole = at == headers.len();
     let end = end + END_RECORD as u64 + comment;
-    Ok((Directory::Of(Central { entries, prefix: shift, end, start: actual }), whole))
+    Ok((Directory::Of(Central { entries, prefix: shift, end, start }), whole))
 }

@@ -90,6 +90,8 @@ pub(crate) struct Entry {
     pub attributes: u32,
     /// Its name to readers that look for another one in Unicode (4.6.9), if that differs.
     pub alias: Option<String>,
+    /// What its local header says otherwise than the directory, of what readers go by.
+    pub disputed: Option<&'static str>,
 }
 
 impl Entry {
@@ -171,6 +173,19 @@ impl<'a> Record<'a> {
             doubt: None,
             attributes: self.attributes,
             alias: self.alias.clone(),
+            disputed: None,
+        }
+    }
+
+    /// What `local` says otherwise, of what readers go by.
+    fn disputed_by(&self, local: &Local<'_>) -> Option<&'static str> {
+        let sizes = (local.compressed, local.len) == (self.compressed, self.len);
+        match () {
+            () if local.name != self.name => Some("the name"),
+            () if local.method != self.method => Some("the compression"),
+            () if (local.flags ^ self.flags) & ENCRYPTED != 0 => Some("the encryption flag"),
+            () if !local.sizes_follow() && !sizes => Some("the sizes"),
+            () => None,
         }
     }
 }
@@ -387,6 +402,7 @@ fn local_entry(
         doubt: None,
         attributes: 0,
         alias: local.alias.clone(),
+        disputed: None,
     };
     let mut next = local.data + entry.compressed;
     if local.sizes_follow() {
