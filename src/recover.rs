@@ -221,13 +221,14 @@ fn human(args: &Args, salvage: &Salvage, written: Option<&Written>) -> String {
     let all = verified + unverified + doubtful + lost;
     let vouched = match (verified, unverified) {
         (_, 0) => "all match their CRC-32".to_string(),
-        (0, _) => "the file has no checksums for them".to_string(),
-        (v, u) => format!("{v} match their CRC-32, {u} have no checksum"),
+        (0, _) => "no checksums tell whether their bytes are what was saved".to_string(),
+        (v, u) => format!("{v} match their CRC-32, for {u} there is no checksum"),
     };
     let there = verified + unverified;
     let detail = if there > 0 { format!(" ({vouched})") } else { String::new() };
-    out +=
-        &terminal::labelled("whole", Style::new(), &format!("{there} of {}{detail}", verify::tensors(all)));
+    // Only checksums show that nothing was changed.
+    let label = if unverified == 0 { "whole" } else { "complete" };
+    out += &terminal::labelled(label, Style::new(), &format!("{there} of {}{detail}", verify::tensors(all)));
     if let Some(first) = salvage.doubtful.first() {
         let text = format!(
             "{}, such as {}: whether they are what was saved is not certain",

@@ -157,6 +157,7 @@ pub(crate) fn interpret_with(
         embedded: HashMap::new(),
         notices: Vec::new(),
         sizes: Vec::new(),
+        unmade: BTreeMap::new(),
         // An element of a container takes at least one byte of the pickle.
         visits_left: pickle.len.saturating_mul(2).saturating_add(4096),
         // A tensor's entry takes at least 70 bytes of the pickle; names are repeated for everything below them.
@@ -180,6 +181,7 @@ pub(crate) fn interpret_with(
         }
     }
     walker.notices.extend(walker.resolved());
+    walker.notices.extend(std::mem::take(&mut walker.unmade).into_iter().map(unmade));
     if walker.cut {
         walker.notices.push(Notice::new(
             NoticeKind::ListingCut,
@@ -205,6 +207,8 @@ struct Walker<'p, 'a> {
     embedded: HashMap<Id, usize>,
     notices: Vec<Notice>,
     sizes: Vec<(String, Vec<usize>)>,
+    /// By the function that made them, which is not known, the storages that are listed in place of tensors.
+    unmade: BTreeMap<String, Vec<String>>,
     visits_left: usize,
     /// Bytes that may still be copied or built.
     bytes_left: usize,
@@ -310,6 +314,17 @@ impl<'p> Walker<'p, '_> {
             self.notices.push(notice());
         } else {
             self.more_warnings += 1;
+        }
+    }
+
+    /// Keeps that tensors from `first` on are the storages which `object`'s function makes something unknown of.
+    fn note_unmade(&mut self, object: &Object, first: usize) {
+        let Some((module, function)) = self.pickle.global(object.callable) else { return };
+        let names: Vec<String> =
+            self.tensors[first.min(self.tensors.len())..].iter().map(|t| t.name.clone()).collect();
+        let function = dotted(&quoted(module), &quoted(function));
+        if self.afford(names.iter().fold(function.len(), |n, name| n.saturating_add(ENTRY + name.len()))) {
+            self.unmade.entry(function).or_default().extend(names);
         }
     }
 
@@ -522,7 +537,11 @@ impl<'p> Walker<'p, '_> {
         // `copyreg._reconstructor(class, base, state)` and `functools.partial` keep the class among the arguments.
         if !args.is_empty() {
             let child = self.child_name(name, "args")?;
+            let first = self.tensors.len();
             let values = self.walk_items(args, Some(&child), depth)?;
+            if args.iter().any(|&arg| matches!(self.pickle.node(arg), Node::Persistent(_))) {
+                self.note_unmade(object, first);
+            }
             fields.insert(HashableValue::String("args".into()), Value::List(values));
         }
         let pickle = self.pickle;
@@ -554,6 +573,21 @@ impl<'p> Walker<'p, '_> {
         }
         Some(Value::Dict(fields))
     }
+}
+
+/// What is said of storages that `function` makes a tensor of.
+fn unmade((function, names): (String, Vec<String>)) -> Notice {
+    let what = match names.as_slice() {
+        [name] => format!("`{}` is the storage", quoted(name)),
+        names => format!(
+            "{} storages, such as `{}`, are those",
+            names.len(),
+            quoted(names.first().map_or("", |n| n))
+        ),
+    };
+    let text =
+        format!("{what} of what {function} makes, which is not known: its shape and type are not read");
+    Notice::new(NoticeKind::Unread, text).about(names)
 }
 
 /// The beginning of a name from the file, on one line.

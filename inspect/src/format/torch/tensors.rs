@@ -104,7 +104,12 @@ impl<'p> Walker<'p, '_> {
                 }
                 // Its arguments may still contain tensors.
                 let child = self.child_name(Some(name), "args")?;
+                let first = self.tensors.len();
                 self.walk_items(args, Some(&child), depth);
+                let parts: Vec<String> = self.tensors[first..].iter().map(|t| t.name.clone()).collect();
+                if let Some(notice) = self.notices.last_mut().filter(|notice| notice.tensors == [name]) {
+                    notice.tensors.extend(parts);
+                }
                 Some(Value::String(value))
             }
         }
