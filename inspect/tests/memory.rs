@@ -1,17 +1,20 @@
 //! Memory is bounded by the input's size, even if the input announces more. One test alone in its process, so that the
 //! allocator's peak is its own.
 
-use std::io;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use ckpt_inspect::diff::{Status, diff};
+use ckpt_inspect::scan::{Rule, scan};
 use ckpt_inspect::stored::{self, Stat, Store, StoredFile};
 use ckpt_inspect::{Options, describe, judge, open, open_bytes};
 use ckpt_kit::pickle::pickle;
 use ckpt_kit::safetensors;
 use ckpt_kit::torch::zip_of;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -313,10 +316,36 @@ fn many_tensors_take_memory_in_proportion() {
     }
 }
 
+/// What is scanned may be packed to a thousandth: neither it nor its values take more than 256 MB.
+fn what_is_packed_takes_no_more_than_a_file_may() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, unit) in [("dicts.pkl.gz", &b"}"[..]), ("globals.pkl.gz", b"ca\nb\n")] {
+        let path = folder.path().join(name);
+        let mut packed = GzEncoder::new(std::fs::File::create(&path).unwrap(), Compression::fast());
+        let units = repeat(unit, MB);
+        packed.write_all(b"\x80\x02(").unwrap();
+        (0..100).for_each(|_| packed.write_all(&units).unwrap());
+        packed.write_all(b"l.").unwrap();
+        packed.finish().unwrap();
+        let before = ALLOCATOR.current_usage();
+        ALLOCATOR.reset_peak_usage();
+        let report = scan(&path, &Default::default()).unwrap();
+        let peak = (ALLOCATOR.peak_usage() - before) / MB;
+        assert!(
+            report.findings.iter().any(|f| f.rule == Rule::BrokenPickle),
+            "{name}: {:?}",
+            report.findings
+        );
+        println!("{name}: {peak} MB");
+        assert!(peak < 256, "{name}: {peak} MB");
+    }
+}
+
 #[test]
 fn no_file_takes_memory_out_of_proportion_to_its_size() {
     one_megabyte_never_takes_hundreds();
     many_tensors_take_memory_in_proportion();
+    what_is_packed_takes_no_more_than_a_file_may();
     a_tensor_elsewhere_is_looked_at_in_parts();
 }
 

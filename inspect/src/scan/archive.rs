@@ -319,7 +319,7 @@ impl Scanner<'_> {
         let decoded: &dyn ByteSource = match entry.method {
             Method::Stored => &raw,
             Method::Deflated => {
-                if !self.afford(entry.len) {
+                if !self.may_unpack(entry.len) {
                     self.out_of_budget(place);
                     return Ok(());
                 }
@@ -343,7 +343,7 @@ impl Scanner<'_> {
             }
             Method::Other(number) => {
                 let most = entry.len.max(raw.len);
-                if !self.afford(most) {
+                if !self.may_unpack(most) {
                     self.out_of_budget(place);
                     return Ok(());
                 }
@@ -381,10 +381,14 @@ impl Scanner<'_> {
                 }
             }
         }
+        let unpacked = if entry.method == Method::Stored { 0 } else { decoded.len() };
+        let before = self.hold(unpacked);
         match is_storage {
-            true => self.storage(decoded, place),
-            false => self.member(decoded, &entry.name, place),
+            true => self.storage(decoded, place)?,
+            false => self.member(decoded, &entry.name, place)?,
         }
+        self.memory = before;
+        Ok(())
     }
 }
 

@@ -29,6 +29,11 @@ const DEEPEST: usize = 8;
 const FREE_WORK: u64 = 256 << 20;
 /// and beyond that this many times its size.
 const MOST_WORK: u64 = 16;
+/// Bytes of memory that a file of any size may take, and beyond that for each of its bytes.
+const FREE_MEMORY: u64 = 160 << 20;
+const MOST_MEMORY: u64 = 8;
+/// What is left of it for the values of a pickle, whatever was unpacked.
+const KEPT_MEMORY: u64 = 16 << 20;
 
 /// First bytes by which a storage may be read as a file of its own: NumPy's, zips, and what is compressed.
 const OTHERWISE: [&[u8]; 5] = [b"\x93NUMPY", b"PK\x03\x04", b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"BZh"];
@@ -64,6 +69,8 @@ pub(super) struct Scanner<'o> {
     pub members: u64,
     pub unreadable: Option<String>,
     budget: u64,
+    /// Bytes of memory that what is unpacked, and the values of a pickle, may still take.
+    pub memory: u64,
     hidden: HashSet<String>,
     /// Where the members of the tar that is the file begin and end which are zips.
     pub zips: Vec<(u64, u64)>,
@@ -87,6 +94,7 @@ impl<'o> Scanner<'o> {
             members: 0,
             unreadable: None,
             budget: FREE_WORK.saturating_add(len.saturating_mul(MOST_WORK)),
+            memory: FREE_MEMORY.saturating_add(len.saturating_mul(MOST_MEMORY)),
             hidden: HashSet::new(),
             zips: Vec::new(),
             storages: HashMap::new(),
@@ -362,7 +370,7 @@ impl<'o> Scanner<'o> {
         place: &Place,
     ) -> Result<Option<Kind>> {
         let (does_something, calls, harmful, exhausted, end, kept, stop, nonsense) =
-            Trace::read_at(data, 0, Unpickler::Joblib, |trace| {
+            Trace::read_at(data, 0, Unpickler::Joblib, self.memory, |trace| {
                 let does_something = !trace.seen.imports.is_empty() || !trace.seen.calls.is_empty();
                 let dangerous = |(m, n): &(Arc<str>, Arc<str>)| matches!(classify(m, n), Class::Dangerous(_));
                 let harmless = |(m, n): &(Arc<str>, Arc<str>)| classify(m, n) == Class::Harmless;
@@ -420,10 +428,12 @@ impl<'o> Scanner<'o> {
         name: &str,
         place: &Place,
     ) -> Result<()> {
-        let limit = FREE_WORK.min(self.budget).max(data.len());
+        let limit = FREE_WORK.min(self.budget).min(self.unpackable()).max(data.len());
         let mut inflated = Vec::new();
         let read = compression.unpack(&data.bytes(0..data.len())?, limit, &mut inflated);
         self.spend(inflated.len() as u64);
+        inflated.shrink_to_fit();
+        let before = self.hold(inflated.len() as u64);
         if inflated.len() as u64 > limit {
             let message = format!("inflates to more than {limit} bytes; the rest was not scanned");
             self.find(Rule::OpaqueContent, place, None, message);
@@ -457,6 +467,7 @@ impl<'o> Scanner<'o> {
                 self.bare(&inflated, &inflated[..inflated.len().min(HEAD as usize)], true, &inner)?;
             }
         }
+        self.memory = before;
         Ok(())
     }
 
@@ -560,6 +571,23 @@ impl<'o> Scanner<'o> {
     /// Whether `work` more bytes may be inflated or followed.
     pub fn afford(&self, work: u64) -> bool {
         self.budget >= work
+    }
+
+    /// Bytes that may still be unpacked.
+    fn unpackable(&self) -> u64 {
+        self.memory.saturating_sub(KEPT_MEMORY)
+    }
+
+    /// Whether `bytes` more may be unpacked.
+    pub fn may_unpack(&self, bytes: u64) -> bool {
+        self.afford(bytes) && bytes <= self.unpackable()
+    }
+
+    /// Counts `bytes` as taken, and returns what there was before.
+    pub fn hold(&mut self, bytes: u64) -> u64 {
+        let before = self.memory;
+        self.memory = self.memory.saturating_sub(bytes).max(KEPT_MEMORY.min(before));
+        before
     }
 
     pub fn spend(&mut self, work: u64) {

@@ -53,7 +53,7 @@ impl Scanner<'_> {
             if !self.may_trace(place) {
                 return Ok(number > 0);
             }
-            let followed = Trace::read_at(data, at, Reader::Joblib, |trace| {
+            let followed = Trace::read_at(data, at, Reader::Joblib, self.memory, |trace| {
                 self.spend(trace.pickle.len as u64);
                 let imports = !trace.seen.imports.is_empty();
                 let finished = trace.error.is_none();
@@ -119,7 +119,7 @@ impl Scanner<'_> {
                 break;
             }
             let headed = matches!(*data.window(at, 2)?, [0x80, 0..=5]);
-            let next = Trace::read_at(data, at, Reader::Joblib, |trace| {
+            let next = Trace::read_at(data, at, Reader::Joblib, self.memory, |trace| {
                 self.spend(trace.pickle.len as u64);
                 let whole = trace.error.is_none();
                 let imports = (headed || whole) && begins_plausibly(&trace);
@@ -168,7 +168,7 @@ impl Scanner<'_> {
 
     /// Reports what the pickle at `at` does, if it is one, and returns its length if it is whole.
     fn swept(&mut self, data: &dyn ByteSource, at: u64, place: &Place) -> Result<Option<u64>> {
-        let (whole, skipped, torn) = Trace::read_at(data, at, Reader::Joblib, |trace| {
+        let (whole, skipped, torn) = Trace::read_at(data, at, Reader::Joblib, self.memory, |trace| {
             self.spend(SWEEPING * trace.pickle.len as u64);
             if trace.seen.imports.is_empty() || begins_plausibly(&trace) {
                 self.pickles += u64::from(trace.error.is_none());

@@ -31,7 +31,7 @@ impl Scanner<'_> {
         skipped: u64,
         place: &Place,
     ) -> Result<()> {
-        Trace::read_at(data, at, Reader::Plain, |mut trace| {
+        Trace::read_at(data, at, Reader::Plain, self.memory, |mut trace| {
             self.spend(trace.pickle.len as u64);
             self.exhausted(&trace, at, place);
             trace.seen.imports.retain(|(offset, _)| *offset >= skipped);
@@ -66,7 +66,7 @@ impl Scanner<'_> {
         named: &[(Arc<str>, Arc<str>)],
         place: &Place,
     ) -> Result<Option<Vec<Stored>>> {
-        Trace::read_after(data, at, memo, |trace| {
+        Trace::read_after(data, at, self.memory, memo, |trace| {
             self.spend((trace.pickle.len + memo.len()) as u64);
             self.exhausted(&trace, at, place);
             let judged = |(module, name): &(Arc<str>, Arc<str>)| {
@@ -98,7 +98,7 @@ impl Scanner<'_> {
         place: &Place,
         stream: Stream,
     ) -> Result<()> {
-        Trace::read_at(data, at, Reader::Framed, |mut trace| {
+        Trace::read_at(data, at, Reader::Framed, self.memory, |mut trace| {
             self.spend(trace.pickle.len as u64);
             self.exhausted(&trace, at, place);
             if stream == Stream::Chance && !begins_plausibly(&trace) {

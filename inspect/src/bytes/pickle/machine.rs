@@ -20,9 +20,9 @@ const EMPTY_TUPLE: Id = Id(3);
 const FREE_MEMORY: u64 = 32 << 20;
 /// and beyond that for each byte of the pickle. A list of distinct integers takes 8, one of floats 5.
 const MEMORY_PER_BYTE: u64 = 8;
-/// What an allocation takes besides its contents, and a note about an opcode.
-const ALLOCATION: u64 = 16;
-const NOTE: u64 = 24;
+/// What an allocation takes besides its contents, and a note about an opcode, with the room that a vector has for more.
+const ALLOCATION: u64 = 24;
+const NOTE: u64 = 32;
 
 /// The machine while it reads.
 pub(super) struct Machine<'a> {
@@ -41,7 +41,7 @@ pub(super) struct Machine<'a> {
     /// Bytes that names of globals may still take: one memoized string may be part of many.
     pub(super) global_bytes_left: usize,
     /// Bytes of memory that the graph may still take.
-    memory_left: u64,
+    pub(super) memory_left: u64,
     /// Values that other pickles stored.
     inherited: Range<u32>,
     /// Where the current frame ends.

@@ -87,7 +87,7 @@ impl<'a> Trace<'a> {
         Self::of_part(input, input.len() as u64, Reader::Joblib, 0).expect("all the bytes were given")
     }
 
-    /// The result of `read` on the trace of the pickle at `at`.
+    /// The result of `read` on the trace of the pickle at `at`, which may take `memory` bytes.
     ///
     /// # Errors
     /// `Io` when the bytes cannot be read.
@@ -95,10 +95,11 @@ impl<'a> Trace<'a> {
         source: &dyn ByteSource,
         at: u64,
         reader: Reader,
+        memory: u64,
         mut read: impl FnMut(Trace<'_>) -> T,
     ) -> Result<T> {
         let len = source.len().saturating_sub(at);
-        source.grow(at, |bytes| Trace::of_part(bytes, len, reader, 0).map(&mut read))
+        source.grow(at, |bytes| Trace::begun(bytes, len, reader, 0, memory, &[]).map(&mut read))
     }
 
     /// [`Trace::read_at`] where the same unpickler read other pickles before, and keeps their memo.
@@ -108,11 +109,12 @@ impl<'a> Trace<'a> {
     pub(crate) fn read_after<T>(
         source: &dyn ByteSource,
         at: u64,
+        memory: u64,
         memo: &[Stored],
         mut read: impl FnMut(Trace<'_>) -> T,
     ) -> Result<T> {
         let len = source.len().saturating_sub(at);
-        source.grow(at, |bytes| Trace::begun(bytes, len, Reader::Plain, 0, memo).map(&mut read))
+        source.grow(at, |bytes| Trace::begun(bytes, len, Reader::Plain, 0, memory, memo).map(&mut read))
     }
 
     /// What its memo holds at the end, in the order of the indices; `None` if that is more than `most` values.
@@ -133,7 +135,7 @@ impl<'a> Trace<'a> {
         reader: Reader,
         depth: usize,
     ) -> std::result::Result<Self, Short> {
-        Self::begun(input, len, reader, depth, &[])
+        Self::begun(input, len, reader, depth, u64::MAX, &[])
     }
 
     fn begun(
@@ -141,9 +143,11 @@ impl<'a> Trace<'a> {
         len: u64,
         reader: Reader,
         depth: usize,
+        memory: u64,
         memo: &[Stored],
     ) -> std::result::Result<Self, Short> {
         let mut machine = Machine::new(input, len);
+        machine.memory_left = machine.memory_left.min(memory);
         machine.seen = Some(Seen { depth, reader, ..Seen::default() });
         machine.inherit(memo);
         let outcome = machine.run();
