@@ -7,7 +7,7 @@ use std::path::Path;
 use ckpt_inspect::coverage::Reason;
 use ckpt_inspect::{
     CheckpointRecord, Coverage, DType, Finding as Why, Group, Judgement, Role, TensorRecord, Verdict,
-    judgements, printable, without_state_dict,
+    judgements, printable,
 };
 use serde::Serialize;
 
@@ -123,6 +123,9 @@ pub struct Checked {
     pub path: String,
     /// How it ended.
     pub status: Status,
+    /// The key of the one state dict that all its weights are in, with the dot after it, which their names can do without.
+    #[serde(skip)]
+    pub state_dict: Option<String>,
     /// Its training step.
     pub step: Option<u64>,
     /// The worst verdict among the judged tensors and whatever is corrupt.
@@ -229,6 +232,7 @@ pub fn unreadable(path: impl Into<String>, error: &str) -> Checked {
     Checked {
         path: path.into(),
         status: Status::Unreadable,
+        state_dict: None,
         step: None,
         verdict: None,
         judged: 0,
@@ -260,6 +264,7 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
     let mut checked = Checked {
         path: record.path.clone(),
         status: Status::Passed,
+        state_dict: record.state_dict().map(str::to_string),
         step: record.step,
         verdict: coverage.admitted(worst),
         judged: matrices.len() as u64,
@@ -497,7 +502,7 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
             let names: Vec<&str> = judged
                 .iter()
                 .filter(|j| j.in_scope && j.verdict == Some(Verdict::Dead))
-                .map(|j| without_state_dict(&j.tensor.name))
+                .map(|j| record.own_name(&j.tensor.name))
                 .take(8)
                 .collect();
             let more = if checked.dead > 8 { ", …" } else { "" };

@@ -2,7 +2,7 @@
 
 use ckpt_inspect::diff::{Diff, Status, TensorDiff};
 use ckpt_inspect::health::measures::{Form, Measure, Part, Place, STD, Value, shown_in};
-use ckpt_inspect::{Coverage, TensorRecord, Verdict, without_state_dict};
+use ckpt_inspect::{Coverage, TensorRecord, Verdict};
 use ratatui::text::{Line, Span};
 
 use super::chart;
@@ -351,9 +351,9 @@ pub fn comparison(state: &State) -> Vec<Line<'static>> {
     let words = |mark: &Mark| match mark {
         Mark::File(file) => escape(&path(*file)),
         Mark::Tensor { file, tensor } => {
-            let name =
-                state.files[*file].known().and_then(|r| r.tensors.get(*tensor)).map(|t| t.name.as_str());
-            let name = escape(without_state_dict(name.unwrap_or_default()));
+            let record = state.files[*file].known();
+            let name = record.and_then(|r| Some(r.own_name(&r.tensors.get(*tensor)?.name)));
+            let name = escape(name.unwrap_or_default());
             format!("{name}  in {}", escape(&path(*file)))
         }
     };

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
 use ckpt_inspect::health::measures::{Measure, Place, shown_in};
-use ckpt_inspect::{CheckpointRecord, Group, TensorRecord, Verdict, without_state_dict};
+use ckpt_inspect::{CheckpointRecord, Group, TensorRecord, Verdict};
 
 use super::order::{Order, Sorting};
 use super::search::{Found, Query};
@@ -151,18 +151,18 @@ fn sort(rows: &mut [Row], tensors: &[TensorRecord], order: &Order<Sort>) {
     }
 }
 
-/// Names of tensors in a list without modules: without the state dict's key, unless only the key distinguishes two
-/// of them.
+/// Names of tensors in a list without modules: without the key of the state dict that they were saved in, unless only the
+/// key distinguishes two of them.
 fn flat_names(record: &CheckpointRecord) -> Vec<&str> {
     let mut times: HashMap<&str, usize> = HashMap::new();
     for tensor in &record.tensors {
-        *times.entry(without_state_dict(&tensor.name)).or_default() += 1;
+        *times.entry(record.own_name(&tensor.name)).or_default() += 1;
     }
-    let is_shared = |t: &TensorRecord| times[without_state_dict(&t.name)] > 1;
+    let is_shared = |t: &TensorRecord| times[record.own_name(&t.name)] > 1;
     record
         .tensors
         .iter()
-        .map(|t| if is_shared(t) { t.name.as_str() } else { without_state_dict(&t.name) })
+        .map(|t| if is_shared(t) { t.name.as_str() } else { record.own_name(&t.name) })
         .collect()
 }
 
@@ -368,6 +368,20 @@ mod tests {
             labels(&names, &Listing::default(), &all_modules(&record)),
             ["m", " layers", "  0", "   a.weight", "   b.weight", "  1.a.weight", " norm.weight", "step"]
         );
+    }
+
+    #[test]
+    fn a_flat_list_leaves_out_the_key_of_a_dict_and_no_part_of_names() {
+        let flat = Listing { flat: true, ..Listing::default() };
+        let mut record = record(&["net.a.weight", "net.b.weight", "ema.b.weight"]);
+        assert_eq!(flat_names(&record), ["net.a.weight", "net.b.weight", "ema.b.weight"]);
+        let names: Vec<String> =
+            rows(&record, &flat, &HashSet::new()).into_iter().map(|row| row.label).collect();
+        assert_eq!(names, ["net.a.weight", "net.b.weight", "ema.b.weight"]);
+        for key in ["net", "ema"] {
+            record.metadata.insert(key.into(), serde_json::json!({}));
+        }
+        assert_eq!(flat_names(&record), ["a.weight", "net.b.weight", "ema.b.weight"]);
     }
 
     /// A name may be a prefix of another, empty, or all dots.

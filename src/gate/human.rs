@@ -1,7 +1,7 @@
 //! The gate's answer for people: findings of tensors whose names differ in numbers alone share a row.
 
 use anstyle::Style;
-use ckpt_inspect::{Verdict, without_state_dict};
+use ckpt_inspect::Verdict;
 use ckpt_reports::gate::{Checked, Finding, Outcome, Severity, Status};
 use ckpt_reports::text::{number, plural};
 
@@ -79,7 +79,7 @@ fn checkpoint(checked: &Checked, width: usize) -> String {
         out += &terminal::dim(&facts.join(", "));
     }
     out.push('\n');
-    let rows = rows(&checked.findings);
+    let rows = rows(checked);
     for row in rows.iter().take(LISTED) {
         out += &row.text(width);
     }
@@ -105,11 +105,12 @@ struct Row<'f> {
     findings: Vec<Vec<&'f Finding>>,
 }
 
-/// `findings` by tensor, folded by the pattern of their names and by what was found.
-fn rows(findings: &[Finding]) -> Vec<Row<'_>> {
+/// What was found by tensor, folded by the pattern of their names and by what it is.
+fn rows(checked: &Checked) -> Vec<Row<'_>> {
+    let key = checked.state_dict.as_deref().unwrap_or_default();
     let mut places: Vec<Place<'_>> = Vec::new();
-    for finding in findings {
-        let tensor = finding.tensor.as_deref().map(without_state_dict);
+    for finding in &checked.findings {
+        let tensor = finding.tensor.as_deref().map(|name| name.strip_prefix(key).unwrap_or(name));
         let kind = |verdict: Option<Verdict>| verdict.map_or("", Verdict::name);
         let kind = format!("{} {};", finding.rule.id(), kind(finding.verdict));
         match places.last_mut() {

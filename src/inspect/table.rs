@@ -2,7 +2,7 @@
 
 use anstyle::Style;
 use ckpt_inspect::health::measures::{MEASURES, Measure, Place, shown_in};
-use ckpt_inspect::{CheckpointRecord, Group, TensorRecord, Verdict, without_state_dict};
+use ckpt_inspect::{CheckpointRecord, Group, TensorRecord, Verdict};
 use ckpt_reports::text::plural;
 
 use super::{Args, Shown, Sort};
@@ -22,7 +22,7 @@ pub(super) fn tensors(shown: &Shown, record: &CheckpointRecord, args: &Args) -> 
         }
         let bytes = total(&members);
         let plural = if members.len() == 1 { "tensor" } else { "tensors" };
-        let prefix = common_prefix(&members);
+        let prefix = common_prefix(record, &members);
         let place = match prefix.strip_suffix('.') {
             Some(key) => format!(" in {}", terminal::escape(key)),
             None => String::new(),
@@ -197,12 +197,13 @@ impl Column {
     }
 }
 
-/// `model_state_dict.` if all names begin with it; for optimizers the first key, if it is common to all.
-fn common_prefix(members: &[&TensorRecord]) -> String {
+/// The key of the state dict that all were saved in, as `model_state_dict.`; for optimizers their first key.
+fn common_prefix(record: &CheckpointRecord, members: &[&TensorRecord]) -> String {
     let Some(first) = members.first() else { return String::new() };
+    let is_dict = |key: &str| record.metadata.get(key).is_some_and(serde_json::Value::is_object);
     let prefix = match first.name.split_once('.') {
-        Some((key, _)) if first.group == Group::Optimizer => format!("{key}."),
-        _ => first.name[..first.name.len() - without_state_dict(&first.name).len()].to_string(),
+        Some((key, _)) if first.group == Group::Optimizer && is_dict(key) => format!("{key}."),
+        _ => first.name[..first.name.len() - record.own_name(&first.name).len()].to_string(),
     };
     if members.iter().all(|t| t.name.starts_with(&prefix)) { prefix } else { String::new() }
 }

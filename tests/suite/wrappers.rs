@@ -1,6 +1,9 @@
 //! One network under the names that training and saving give it: it is compared with itself whatever wraps it.
 
-use ckpt_kit::peers;
+use ckpt_kit::binary::text;
+use ckpt_kit::pickle::{dict, pickle};
+use ckpt_kit::safetensors::SafeTensors;
+use ckpt_kit::{numbers, peers, torch};
 use serde_json::Value;
 
 use crate::program;
@@ -67,4 +70,53 @@ fn a_network_is_itself_under_every_wrapper() {
         .run(&["gate", "model.pt", "--baseline", "moved.pt", "--max-shrink", "1.2"])
         .exits(1)
         .says(&["std-shrunk"]);
+}
+
+/// What flat names begin with is part of them, also where it is called as the key of a state dict often is: on screen they
+/// are the file's own. The key of a dict is no part of a name.
+#[test]
+fn names_are_shown_as_they_are_in_the_file() {
+    let program = program();
+    for word in ["net", "module", "state_dict", "model_state_dict", "network", "model"] {
+        let values = |layer: usize| vec![if layer == 1 { 0.0f32 } else { 0.5 }; 64];
+        let name = |layer: usize| format!("layers.{layer}.fc.weight");
+        let tensor =
+            |layer: usize| torch::rebuild("FloatStorage", &layer.to_string(), 64, 0, &[8, 8], &[8, 1]);
+        let storages: Vec<Vec<u8>> = (0..2).map(|layer| numbers::le(&values(layer))).collect();
+        let flat: Vec<String> = (0..2).map(|layer| format!("{word}.{}", name(layer))).collect();
+        let flat_dict: Vec<(&str, Vec<u8>)> = (0..2).map(|i| (flat[i].as_str(), tensor(i))).collect();
+        let inner: Vec<String> = (0..2).map(name).collect();
+        let inner: Vec<(&str, Vec<u8>)> = (0..2).map(|i| (inner[i].as_str(), tensor(i))).collect();
+        let save = |object: &[u8], name: &str| {
+            std::fs::write(program.at(name), torch::zip_of(&pickle(2, object), &storages)).unwrap();
+            program.at(name)
+        };
+        let keyed = save(&dict(&[(word, dict(&inner))]), "keyed.pt");
+        let flat_pickle = save(&dict(&flat_dict), "flat.pt");
+        let safetensors = program.at("flat.safetensors");
+        let file = (0..2).fold(SafeTensors::new(), |file, i| file.f32s(&flat[i], &[8, 8], &values(i)));
+        file.write(&safetensors);
+        for path in [&flat_pickle, &safetensors] {
+            program.run(&["inspect", text(path)]).says(&[&format!("\n{word}.layers.{{0..1}}.fc.weight ")]);
+            let all = program.run(&["inspect", text(path), "--all"]);
+            all.says(&[&format!("\n{word}.layers.1.fc.weight "), "weights  2 tensors, 512 B\n"]);
+            let gate = program.run(&["gate", text(path), "--max-dead", "0"]).exits(1);
+            gate.says(&[
+                &format!("  - {word}.layers.1.fc.weight\n"),
+                &format!("allowed: {word}.layers.1.fc.weight"),
+            ]);
+            let report = program.run(&["report", text(path), "--format", "md"]);
+            report.says(&[&format!("`{word}.layers.1.fc.weight`")]);
+            // Patterns match with the word and without it.
+            for glob in ["layers.1.fc.weight", &flat[1]] {
+                if word != "model" || glob != "layers.1.fc.weight" {
+                    program.run(&["gate", text(path), "--ignore", glob]).says(&["1 of 1 tensor"]);
+                }
+            }
+        }
+        // The dict is named once, or with the names where models have such a key themselves.
+        let key = if word == "model" { "model." } else { "" };
+        program.run(&["inspect", text(&keyed)]).says(&[&format!("\n{key}layers.{{0..1}}.fc.weight ")]);
+        program.run(&["gate", text(&keyed)]).exits(1).says(&[&format!("  - {key}layers.1.fc.weight\n")]);
+    }
 }

@@ -7,7 +7,7 @@ mod syntax;
 
 use std::fmt;
 
-use ckpt_inspect::{CheckpointRecord, Verdict, without_state_dict};
+use ckpt_inspect::{CheckpointRecord, Verdict};
 use serde::Serialize;
 
 use crate::cache::{Cache, KvType, WhenFull};
@@ -257,7 +257,7 @@ fn weights(record: &CheckpointRecord) -> Step {
     let judged = record.tensors.iter().filter_map(|tensor| {
         let verdict = tensor.verdict.filter(|verdict| verdict.is_below_healthy())?;
         let why = tensor.finding.as_ref().map(|finding| format!(": {finding}")).unwrap_or_default();
-        Some(check(without_state_dict(&tensor.name), None, Err(format!("{verdict}{why}"))))
+        Some(check(record.own_name(&tensor.name), None, Err(format!("{verdict}{why}"))))
     });
     Step { name: StepName::Weights, passed, summary, checks: judged.collect() }
 }

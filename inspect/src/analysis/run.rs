@@ -43,7 +43,7 @@ pub struct Aside {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Layer {
-    /// Its name without the key that holds the state dict.
+    /// Its name in the first checkpoint that has it, without the key of the state dict that it was saved in.
     pub name: String,
     /// The name with `*` for numbers: layers of the same pattern do the same work.
     pub pattern: String,
@@ -199,8 +199,8 @@ impl Run {
                 if tensor.group != Group::Weights {
                     continue;
                 }
-                let name = without_state_dict(&tensor.name);
-                let layer = *index.entry(name.to_string()).or_insert_with(|| {
+                let layer = *index.entry(without_state_dict(&tensor.name).to_string()).or_insert_with(|| {
+                    let name = checkpoint.own_name(&tensor.name);
                     layers.push(Layer {
                         name: name.to_string(),
                         pattern: pattern(name),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::damage::{Damage, DamageKind, Notice};
 use crate::ggml::OddScales;
+use crate::group::without_state_dict;
 use crate::health::coverage::Coverage;
 pub use crate::health::measure::structure::Structure;
 use crate::health::measures::Computed;
@@ -79,6 +80,25 @@ impl CheckpointRecord {
     /// How bad it is: its verdict, or corrupt if it is damaged. What checkpoints are sorted by where the worst come first.
     pub fn standing(&self) -> Option<Verdict> {
         self.verdict.max(self.damaged.then_some(Verdict::Corrupt))
+    }
+
+    /// `name`, that of a tensor, without the key of the state dict that it was saved in
+    /// ([`without_state_dict`](crate::without_state_dict)). A word that flat names begin with stays: it is part of them.
+    pub fn own_name<'n>(&self, name: &'n str) -> &'n str {
+        let inner = without_state_dict(name);
+        let key = name[..name.len() - inner.len()].trim_end_matches('.');
+        let mut keys = key.split('.');
+        let outer = keys.next().and_then(|key| self.metadata.get(key));
+        let dict = outer.and_then(|outer| keys.try_fold(outer, |dict, key| dict.get(key)));
+        if dict.is_some_and(serde_json::Value::is_object) { inner } else { name }
+    }
+
+    /// The key of the one state dict that all weights were saved in, with the dot after it.
+    pub fn state_dict(&self) -> Option<&str> {
+        let mut weights = self.tensors.iter().filter(|t| t.group == Group::Weights).map(|t| t.name.as_str());
+        let first = weights.next()?;
+        let key = &first[..first.len() - self.own_name(first).len()];
+        (!key.is_empty() && weights.all(|name| name.starts_with(key))).then_some(key)
     }
 }
 

@@ -23,7 +23,7 @@ pub struct PairRecord {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PairTensor {
-    /// Its name without the key of the state dict.
+    /// Its name as it was asked for.
     pub name: String,
     /// Whether all its values are the same.
     pub unchanged: bool,
@@ -128,21 +128,26 @@ pub fn last_healthy(run: &Run) -> Option<usize> {
     (0..run.checkpoints.len()).rev().find(|&c| run.checkpoints[c].verdict == Some(Verdict::Healthy))
 }
 
-/// Compares the matrices called `names` (without the state dict's key) of `a` with those of `b`, in parallel. One that
-/// either lacks, or whose values cannot be read, is left out.
+/// Compares the matrices called `names` (with the key of their state dict or without it) of `a` with those of `b`, in
+/// parallel. One that either lacks, or whose values cannot be read, is left out.
 pub fn compare(a: &Checkpoint, b: &Checkpoint, names: &[String]) -> PairRecord {
     let index = |checkpoint: &Checkpoint| {
+        let weights = || checkpoint.tensors.iter().enumerate().filter(|(_, t)| t.group == Group::Weights);
         let mut index: HashMap<String, usize> = HashMap::new();
-        for (i, tensor) in checkpoint.tensors.iter().enumerate().filter(|(_, t)| t.group == Group::Weights) {
+        weights().for_each(|(i, tensor)| _ = index.entry(tensor.name.clone()).or_insert(i));
+        for (i, tensor) in weights() {
             index.entry(without_state_dict(&tensor.name).to_string()).or_insert(i);
         }
         index
+    };
+    let find = |index: &HashMap<String, usize>, name: &str| {
+        index.get(name).or_else(|| index.get(without_state_dict(name))).copied()
     };
     let (in_a, in_b) = (index(a), index(b));
     let mut tensors: Vec<PairTensor> = names
         .par_iter()
         .filter_map(|name| {
-            let (left, right) = (&a.tensors[*in_a.get(name)?], &b.tensors[*in_b.get(name)?]);
+            let (left, right) = (&a.tensors[find(&in_a, name)?], &b.tensors[find(&in_b, name)?]);
             let diff = diff_tensors((a, left), (b, right), diff::Options::default());
             let unchanged = match diff.status {
                 Status::Same => true,

@@ -5,7 +5,7 @@ use crate::checkpoint::Checkpoint;
 use crate::meaning::elements::windows::Windows;
 use crate::meaning::elements::{CodeRule, Elements, in_chunks};
 use crate::tensor::TensorInfo;
-use crate::{DType, Error, Quantizer, Result, without_state_dict};
+use crate::{DType, Error, Quantizer, Result};
 
 /// Compares two tensors, of any names and checkpoints. Which tensors the options select does not matter here.
 pub fn diff_tensors(
@@ -14,7 +14,7 @@ pub fn diff_tensors(
     options: Options<'_>,
 ) -> TensorDiff {
     let mut diff = TensorDiff {
-        name: without_state_dict(&a.1.name).to_string(),
+        name: a.1.name.clone(),
         status: Status::Reshaped,
         a: Some(side(a.1)),
         b: Some(side(b.1)),
