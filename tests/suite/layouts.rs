@@ -71,6 +71,30 @@ fn a_distributed_checkpoint_is_converted_to_one_and_back_compared_and_scanned() 
 }
 
 #[test]
+fn a_save_that_was_not_finished_is_shown_refused_and_recovered() {
+    let ckpt = program();
+    let folder = ckpt.at("step-7");
+    std::fs::create_dir(&folder).unwrap();
+    for file in ["__0_0.distcp", "__1_0.distcp"] {
+        std::fs::copy(saved().join(file), folder.join(file)).unwrap();
+    }
+    let why = "saving was not finished: .metadata, which is written last";
+    let shown = ckpt.run(&["inspect", text(&folder)]).exits(3);
+    shown.says(&[why, "neither their names nor what they are parts of are known", "__0_0."]);
+    ckpt.run(&["gate", text(&folder)]).exits(3).says(&[why]);
+    ckpt.run(&["scan", text(&folder)]).exits(0);
+    let copy = ckpt.at("copy.safetensors");
+    let refused = ckpt.run(&["convert", text(&folder), "--to", "safetensors", "-o", text(&copy)]).exits(3);
+    assert!(refused.err().contains(why) && refused.err().contains("use the checkpoint of an earlier step"));
+    assert!(!copy.exists());
+    ckpt.run(&["recover", text(&folder), "-o", text(&copy)]).exits(3);
+    let record = ckpt.run(&["inspect", text(&copy), "--format", "json"]).exits(0).json();
+    let names: Vec<&str> =
+        record["tensors"].as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"__0_0.3") && names.iter().all(|name| name.starts_with("__")), "{names:?}");
+}
+
+#[test]
 fn what_a_lost_rank_had_is_filled_and_the_rest_is_kept() {
     let ckpt = program();
     let folder = ckpt.at("step-7");

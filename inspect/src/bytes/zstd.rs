@@ -16,6 +16,9 @@ use crate::{DamageKind, Error, Result};
 /// Decompressed bytes that are kept for when they are asked for again: blocks of columns are read in turn, row by row.
 const KEPT: usize = 1 << 30;
 
+/// How frames begin.
+const MAGIC: &[u8; 4] = b"\x28\xb5\x2f\xfd";
+
 /// Which source a range is of, and where it begins there.
 type Key = (usize, u64);
 
@@ -116,6 +119,35 @@ fn unpack(packed: &[u8], limit: u64) -> Result<Vec<u8>> {
         return Err(damaged(format!("the compressed data holds more than the {limit} bytes announced")));
     }
     Ok(out)
+}
+
+/// Where the frame that begins at `at` ends, by the sizes of its blocks (RFC 8878, section 3.1.1); `None` where none does,
+/// or not all of it is there.
+///
+/// # Errors
+/// When the bytes cannot be read.
+pub(crate) fn frame_end(source: &dyn ByteSource, at: u64) -> Result<Option<u64>> {
+    let Some(head) = source.part(at, 5)?.filter(|head| head.starts_with(MAGIC)) else { return Ok(None) };
+    let bits = |shift: u8, count: u8| usize::from(head[4] >> shift & ((1 << count) - 1));
+    let single = bits(5, 1) as u64;
+    let fields = (1 - single) + [0, 1, 2, 4][bits(0, 2)] + [single, 2, 4, 8][bits(6, 2)];
+    let checksum = 4 * bits(2, 1) as u64;
+    let mut at = at.saturating_add(5 + fields);
+    loop {
+        let Some(block) = source.part(at, 3)? else { return Ok(None) };
+        let word = u32::from_le_bytes([block[0], block[1], block[2], 0]);
+        let stored = match word >> 1 & 3 {
+            // One byte, repeated.
+            1 => 1,
+            3 => return Ok(None),
+            _ => u64::from(word >> 3),
+        };
+        at += 3 + stored;
+        if word & 1 == 1 {
+            let end = at + checksum;
+            return Ok((end <= source.len()).then_some(end));
+        }
+    }
 }
 
 /// Decompresses frames, one after another, and passes over those that only carry what an application adds (RFC 8878,
@@ -256,6 +288,19 @@ mod tests {
         for end in 1..packed.len() {
             let whole = end == raw(b"one ").len();
             assert_eq!(unpack(&packed[..end], 100).is_ok(), whole, "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn a_frame_ends_where_its_last_block_does() {
+        let (one, two) = (raw(b"one "), raw(b"another"));
+        let all = [one.clone(), two].concat();
+        let ends = |bytes: &[u8], at: u64| frame_end(&bytes, at).unwrap();
+        assert_eq!(ends(&all, 0), Some(one.len() as u64));
+        assert_eq!(ends(&all, one.len() as u64), Some(all.len() as u64));
+        assert_eq!((ends(&all, 1), ends(&all, all.len() as u64)), (None, None));
+        for cut in 0..one.len() {
+            assert_eq!(ends(&one[..cut], 0), None, "{cut}");
         }
     }
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::copies::agreed;
+use super::copies::{agreed, disagreement};
 use super::join::{Opened, Reading, Whole};
 use super::tiles::{self, Budget, Tile};
 use super::{Layout, Set, name, single, slices};
@@ -140,7 +140,10 @@ struct Kin {
     names: Vec<String>,
     /// What each rank has of them.
     parts: HashMap<String, Vec<(usize, TensorInfo)>>,
-    metadata: Option<Value>,
+    /// The plain values of the first rank, and which that is,
+    metadata: Option<(usize, Value)>,
+    /// and how another's differ.
+    differ: Option<Notice>,
     /// The ranks of which there is a file, and how it is called.
     ranks: BTreeMap<usize, String>,
     /// Whether one of the files cannot be read.
@@ -185,7 +188,7 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
                     }
                     None => renamed.extend(saved_as_another(&path, &named, more.root.as_deref())),
                 }
-                add(&mut contents, kin, named.rank, more);
+                add(&mut contents, kin, &named.stem, named.rank, more);
             }
             (Err(_), None) => kin.unread = true,
             (_, Some(_)) => {}
@@ -293,12 +296,20 @@ fn vectors(tensors: &[TensorInfo], sliced: Option<&str>) -> Option<Notice> {
 }
 
 /// Adds what the file of `rank` holds.
-fn add(contents: &mut Contents, kin: &mut Kin, rank: usize, more: Contents) {
+fn add(contents: &mut Contents, kin: &mut Kin, stem: &str, rank: usize, more: Contents) {
     contents.listing_damaged |= more.listing_damaged;
     // Ranks have the same to tell.
     add_new(&mut contents.notices, more.notices);
     add_new(&mut contents.globals, more.globals);
-    kin.metadata.get_or_insert(more.metadata);
+    match &kin.metadata {
+        Some((first, known)) if kin.differ.is_none() => {
+            let path = if stem == OPTIMIZER { "optimizer" } else { "" };
+            let (one, two) = (format!("rank {first}"), format!("rank {rank}"));
+            kin.differ = disagreement(path, (&one, known), (&two, &more.metadata));
+        }
+        Some(_) => {}
+        None => kin.metadata = Some((rank, more.metadata)),
+    }
     let mut tensors = more.tensors;
     slices::mark(&mut tensors);
     for tensor in tensors {
@@ -340,7 +351,8 @@ fn add_joined(
         contents.tensors.push(tensor);
         contents.notices.append(&mut notices);
     }
-    let (Some(values), Value::Dict(all)) = (kin.metadata, &mut contents.metadata) else { return };
+    contents.notices.extend(kin.differ);
+    let (Some((_, values)), Value::Dict(all)) = (kin.metadata, &mut contents.metadata) else { return };
     match (prefix, values) {
         (Some(prefix), values) => drop(all.insert(HashableValue::String(prefix.into()), values)),
         (None, Value::Dict(values)) => all.extend(values),

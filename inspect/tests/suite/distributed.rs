@@ -72,13 +72,68 @@ fn any_file_of_the_folder_is_the_checkpoint() {
 }
 
 #[test]
-fn a_save_that_did_not_finish_is_said_to_be_one() {
+fn a_save_that_did_not_finish_is_said_to_be_one_and_what_it_has_is_listed() {
     let folder = copy(&saved());
-    std::fs::remove_file(folder.path().join(".metadata")).unwrap();
-    let error = open(folder.path()).unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Damaged);
-    assert!(error.to_string().contains("not finished"), "{error}");
+    let at = |name: &str| folder.path().join(name);
+    std::fs::remove_file(at(".metadata")).unwrap();
+    let unfinished = |path: &Path| {
+        let checkpoint = open(path).unwrap();
+        let damage = checkpoint.damage.clone().unwrap();
+        assert!(damage.is(DamageKind::MissingShards), "{damage}");
+        assert!(damage.what.starts_with("saving was not finished: .metadata"), "{damage}");
+        checkpoint
+    };
+    let found = unfinished(folder.path());
     assert_eq!(find(folder.path()).unwrap(), [folder.path()]);
+    assert_eq!(identity(&at("__1_0.distcp")), identity(folder.path()));
+    let said: Vec<(NoticeKind, &str)> = found.warnings.iter().map(|n| (n.kind, n.text.as_str())).collect();
+    let [(NoticeKind::OneRank, text)] = said[..] else { panic!("{said:?}") };
+    assert!(text.contains("listed by file and number"), "{text}");
+    let whole = open(saved()).unwrap();
+    let own = whole.tensor("model.layers.0.mlp.up_proj.weight").unwrap();
+    // The first rows are the first rank's.
+    let parts = tensors(&found);
+    let rows = |file: &str| {
+        let mut parts =
+            parts.iter().filter(|(name, part)| name.starts_with(file) && part.1.get(1..) == Some(&[6]));
+        parts.find(|(_, part)| own.bytes().unwrap().windows(part.2.len()).any(|bytes| bytes == part.2))
+    };
+    assert_eq!(rows("__0_0.").unwrap().1.1, [5, 6]);
+    assert_eq!(rows("__1_0.").unwrap().1.1, [4, 6]);
+    assert_eq!(unfinished(&at("__1_0.distcp")).tensors.len(), found.tensors.len());
+    // Values are by file and number, too.
+    let values = format!("{:?}", found.metadata);
+    assert!(values.contains("__1_0") && values.contains("I64(7)"), "{values}");
+    // A rank that was still writing, and one that had just begun.
+    let file = std::fs::read(at("__1_0.distcp")).unwrap();
+    std::fs::write(at("__1_0.distcp"), &file[..file.len() - 300]).unwrap();
+    std::fs::write(at("__2_0.distcp"), "").unwrap();
+    let cut = unfinished(folder.path());
+    assert_eq!(cut.tensors.len(), found.tensors.len());
+    let text = cut.damage.as_ref().unwrap().to_string();
+    assert!(text.contains("`__1_0.") && text.contains("central directory cannot be read"), "{text}");
+    // One item in the middle without its end costs itself alone.
+    let end = file.windows(4).position(|bytes| bytes == b"PK\x05\x06").unwrap();
+    std::fs::write(at("__1_0.distcp"), [&file[..end], &[0; 4], &file[end + 4..]].concat()).unwrap();
+    let hurt = unfinished(folder.path());
+    let (hurt, parts) = (tensors(&hurt), tensors(&found));
+    assert!(parts.iter().filter(|(name, part)| hurt.get(*name) == Some(part)).count() + 1 >= parts.len());
+    // The listing that was not given its name yet, and one that is not all there.
+    let listing = std::fs::read(saved().join(".metadata")).unwrap();
+    std::fs::write(at("__1_0.distcp"), &file).unwrap();
+    std::fs::remove_file(at("__2_0.distcp")).unwrap();
+    std::fs::write(at(".metadata.tmp"), &listing).unwrap();
+    let named = unfinished(folder.path());
+    assert_eq!(tensors(&named), tensors(&whole));
+    std::fs::write(at(".metadata.tmp"), &listing[..listing.len() / 2]).unwrap();
+    assert_eq!(unfinished(folder.path()).tensors.len(), found.tensors.len());
+    // Nothing that says anything.
+    for file in ["__0_0.distcp", "__1_0.distcp"] {
+        std::fs::write(at(file), [7; 100]).unwrap();
+    }
+    let error = open(folder.path()).unwrap_err();
+    assert_eq!((error.kind, error.fault), (ErrorKind::Damaged, Some(DamageKind::MissingShards)));
+    assert!(error.to_string().contains("not finished"), "{error}");
 }
 
 #[test]
@@ -441,9 +496,44 @@ fn a_listing_that_lies_is_an_error_or_damage() {
     assert!(read > 0);
 }
 
+/// What PyTorch reads of each item of a distributed checkpoint, called by its file and its number there.
+const ITEMS: &str = r#"
+import io, pickle, sys, torch, zstandard
+from pathlib import Path
+folder = Path(sys.argv[1])
+places, tensors, values = [], {}, {}
+for listing in folder.glob("*.metadata"):
+    places += pickle.loads(listing.read_bytes()).storage_data.values()
+    listing.unlink()
+for file in {place.relative_path for place in places}:
+    own = sorted((p for p in places if p.relative_path == file), key=lambda p: p.offset)
+    for number, place in enumerate(own):
+        data = (folder / file).read_bytes()[place.offset:place.offset + place.length]
+        if getattr(place, "transform_descriptors", None):
+            data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read()
+        item = torch.load(io.BytesIO(data), weights_only=False)
+        (tensors if torch.is_tensor(item) else values)[f"{file.removesuffix('.distcp')}.{number}"] = item
+torch.save(tensors, folder.with_suffix(".items"))
+"#;
+
+/// Without their listings, parts are as PyTorch reads each by itself.
+fn assert_unfinished(python: &peers::Python, folder: &Path) {
+    python.code(ITEMS, &[folder]);
+    let found = open(folder).unwrap();
+    let damage = found.damage.clone().unwrap();
+    assert_eq!(damage.kind, DamageKind::MissingShards);
+    assert!(damage.what.starts_with("saving was not finished"), "{damage}");
+    assert!(found.warnings.iter().all(|n| n.kind == NoticeKind::OneRank), "{:?}", found.warnings);
+    let (found, items) = (tensors(&found), tensors(&open(folder.with_extension("items")).unwrap()));
+    assert_eq!(found.keys().collect::<Vec<_>>(), items.keys().collect::<Vec<_>>());
+    for (name, item) in &items {
+        assert_eq!(&found[name], item, "{}: {name}", folder.display());
+    }
+}
+
 #[test]
 fn torch_saves_it_in_every_form_and_joins_it_to_the_same_bytes() {
-    let Some(python) = peers::python(&["torch"]) else { return };
+    let Some(python) = peers::python(&["torch", "zstandard"]) else { return };
     let folder = tempfile::tempdir().unwrap();
     python.script("inspect", "distributed.py", &[folder.path()]);
     let at = |name: &str| folder.path().join(name);
@@ -486,6 +576,9 @@ fn torch_saves_it_in_every_form_and_joins_it_to_the_same_bytes() {
         )]
     );
     assert_same(&at("alone"), &at("alone.pt"));
+    for form in ["plain", "threads", "by-rank", "async"] {
+        assert_unfinished(&python, &at(form));
+    }
 }
 
 #[test]
@@ -537,6 +630,7 @@ fn what_one_process_of_torch_saves_in_other_layouts_is_read() {
     assert_eq!(told("optimizer.param_groups.0.lr").unwrap(), "F64(0.001)");
     let backend = megatron.metadata.clone();
     assert!(format!("{backend:?}").contains("torch_dist"));
+    assert_unfinished(&python, &at("zstd"));
 }
 
 #[test]

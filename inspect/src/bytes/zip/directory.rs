@@ -219,6 +219,43 @@ pub(crate) fn named(source: &dyn ByteSource) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
+/// Where the archives in `source` are that begin with an entry and whose directory lies where their end record says, in
+/// order of their beginnings: those that follow each other, and those that are stored in others.
+///
+/// # Errors
+/// When the bytes cannot be read.
+pub(crate) fn archives(source: &dyn ByteSource) -> Result<Vec<Range<u64>>> {
+    /// Bytes of a zip64 locator and of the record in front of it.
+    const WIDE: u64 = 20 + 56;
+    let mut found = Vec::new();
+    for at in source.positions(END, 0..source.len(), usize::MAX)? {
+        let Some(record) = source.part(at, END_RECORD as u64)? else { continue };
+        let field = |at, width| word(&record, at, width).unwrap_or(0);
+        let end = at + END_RECORD as u64 + field(20, 2);
+        let wide = match at.checked_sub(WIDE) {
+            Some(record) => source
+                .part(record, WIDE)?
+                .filter(|wide| wide.starts_with(ZIP64_END) && wide[56..].starts_with(ZIP64_LOCATOR)),
+            None => None,
+        };
+        let (size, start, after) = match &wide {
+            Some(wide) => (word(wide, 40, 8).unwrap_or(0), word(wide, 48, 8).unwrap_or(0), at - WIDE),
+            None => (field(12, 4), field(16, 4), at),
+        };
+        let directory = after.checked_sub(size);
+        let Some((directory, begin)) = directory.and_then(|at| Some((at, at.checked_sub(start)?))) else {
+            continue;
+        };
+        let is_archive = source.window(directory, 4)?.starts_with(CENTRAL_HEADER)
+            && source.window(begin, 4)?.starts_with(LOCAL_HEADER);
+        if is_archive && end <= source.len() {
+            found.push(begin..end);
+        }
+    }
+    found.sort_by_key(|range| range.start);
+    Ok(found)
+}
+
 /// Whether the comment of an end record fits.
 fn fits(source: &dyn ByteSource, (at, record): &EndRecord) -> bool {
     at + END_RECORD as u64 + word(record, 20, 2).unwrap_or(0) <= source.len()

@@ -11,7 +11,8 @@ use crate::bytes::{ByteSource, Section, text};
 use crate::storage::inflate;
 use crate::{DamageKind, Error, Result};
 pub(crate) use directory::{
-    Central, Directory, Readings, central_directory, has_directory, named, names_in_directory, readings,
+    Central, Directory, Readings, archives, central_directory, has_directory, named, names_in_directory,
+    readings,
 };
 
 /// Signature of a local file header (4.3.7).

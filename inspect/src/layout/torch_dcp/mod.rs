@@ -4,11 +4,11 @@
 
 mod beside;
 mod claims;
-mod headers;
 mod metadata;
 mod nested;
 mod others;
 mod replicas;
+mod unfinished;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -23,6 +23,7 @@ use self::metadata::{Blocks, Chunk, Item, Listing, Place};
 use self::nested::{Element, Nested};
 use self::others::{of_other_saves, unlisted};
 use self::replicas::in_pairs;
+use self::unfinished::Parts;
 use super::join::{Opened, Reading, Whole, shares};
 use super::tiles::{self, Budget, Tile};
 use super::twins::Twins;
@@ -36,17 +37,15 @@ use crate::format::{Contents, safetensors, torch_zip};
 use crate::metadata::HashableValue;
 use crate::tensor::TensorInfo;
 use crate::torch::bit_notice;
-use crate::{DType, Damage, DamageKind, Error, ErrorKind, Format, Notice, NoticeKind, Result};
+use crate::{DType, Damage, DamageKind, Error, Format, Notice, NoticeKind, Result};
 
 pub(super) const LAYOUT: Layout =
     Layout { recognises, set, identity, join, is_whole: is_folder, ..single::LAYOUT };
 
 fn recognises(path: &Path) -> bool {
     let is_beside = || [COMMON, BACKEND].contains(&name(path).as_str()) && path.is_stored_file();
-    let is_set = |folder: &Path| {
-        files(folder)
-            .is_ok_and(|files| files.iter().any(|file| is_listing(file)) || headers::say_enough(&files))
-    };
+    let is_set =
+        |folder: &Path| files(folder).is_ok_and(|files| files.iter().any(|f| is_listing(f) || is_part(f)));
     is_folder(path) || ((is_file(path) || is_beside()) && is_set(folder_of(path)))
 }
 
@@ -68,6 +67,14 @@ pub(crate) fn is_distributed(path: &Path) -> bool {
 fn is_listing(path: &Path) -> bool {
     let name = name(path);
     name == ".metadata" || (name.starts_with("__") && name.ends_with(".metadata"))
+}
+
+/// What follows the name of a listing while it is written.
+const DRAFT: &str = ".tmp";
+
+/// Whether `path` is named like a listing that was not finished, or not given its name.
+fn is_draft(path: &Path) -> bool {
+    name(path).strip_suffix(DRAFT).is_some_and(|listing| is_listing(Path::new(listing)))
 }
 
 fn is_folder(path: &Path) -> bool {
@@ -92,10 +99,13 @@ fn lists_alone(folder: &Path, files: &[PathBuf]) -> bool {
 /// The files of a distributed checkpoint in `folder`: listings first, then by their names.
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = folder.stored_entries().map_err(|e| Error::io(folder, &e))?;
-    let mut files: Vec<PathBuf> =
-        entries.into_iter().map(|entry| entry.path).filter(|path| is_file(path)).collect();
+    let (mut files, others): (Vec<PathBuf>, Vec<PathBuf>) =
+        entries.into_iter().map(|entry| entry.path).partition(|path| is_file(path));
+    if files.iter().all(|file| is_part(file)) && !files.is_empty() {
+        files.extend(others.into_iter().filter(|path| is_draft(path) && path.is_stored_file()));
+    }
     sort(&mut files);
-    files.sort_by_key(|path| !is_listing(path));
+    files.sort_by_key(|path| is_part(path));
     // The listing of all ranks is made from those of single ones.
     if files.iter().any(|file| name(file) == ".metadata") {
         files.retain(|file| !is_listing(file) || name(file) == ".metadata");
@@ -115,20 +125,10 @@ fn set(path: &Path) -> Result<Set> {
     let folder = identity(path);
     let files = files(&folder)?;
     let is_listed = files.first().is_some_and(|file| is_listing(file));
-    if !is_listed && !headers::say_enough(&files) {
-        let what = "is a distributed checkpoint whose saving was not finished: .metadata, which is written last and says what the .distcp files hold, is not there";
-        return Err(Error::new(ErrorKind::Damaged, what)
-            .because(DamageKind::MissingShards)
-            .in_file(path)
-            .hint("use the checkpoint of an earlier step"));
-    }
     // What Megatron-Core keeps beside the blocks.
     let common = [COMMON, BACKEND].map(|name| folder.join(name));
     let beside = common.iter().map(|path| Stamp::of(path)).collect();
-    let missing = match is_listed {
-        true => without_common(&common),
-        false => Some(headers::unfinished()),
-    };
+    let missing = without_common(&common).filter(|_| is_listed);
     let files = files.into_iter().chain(common.into_iter().filter(|path| path.is_stored_file())).collect();
     Ok(Set { files, beside, missing, ..Set::default() })
 }
@@ -140,6 +140,7 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     // Listings come first.
     let mut named = None;
     let mut parts: HashMap<String, std::result::Result<Arc<Source>, Damage>> = HashMap::new();
+    let (mut drafts, mut unlisted_parts) = (false, Parts::new());
     for file in files {
         let path = file.path.clone();
         if [COMMON, BACKEND].contains(&name(&path).as_str()) {
@@ -148,10 +149,16 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
             let source = reading.open(file, &mut unread).map_err(|damage| Error::from(&damage))?;
             listing.read(&source, &mut contents).map_err(|e| e.in_file(&path))?;
             lists.push(name(&path));
+        } else if is_draft(&path) {
+            let source = reading.open(file, &mut Vec::new()).ok();
+            if source.is_some_and(|source| listing.read(&source, &mut contents).is_ok()) {
+                drafts = true;
+                lists.extend(name(&path).strip_suffix(DRAFT).map(str::to_string));
+            }
         } else if lists.is_empty() {
             let part = reading.open(file, &mut unread);
             if let Ok(source) = &part {
-                headers::add(&path, source, &mut listing, &mut contents);
+                unlisted_parts.add(&path, source, &mut listing, &mut contents)?;
             }
             parts.insert(name(&path), part);
         } else if named
@@ -192,7 +199,11 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     contents.notices.extend(parts);
     contents.notices.extend(folder.claims.take().shared());
     contents.notices.extend(folder.own.take().notices());
-    folder.add_unclaimed(&listing, &mut contents);
+    match lists.is_empty() {
+        true => unlisted_parts.finish(&listing, &mut contents)?,
+        false => folder.add_unclaimed(&listing, &mut contents),
+    }
+    contents.faults.extend(drafts.then(unfinished::draft));
     for file in beside {
         add_beside(file, &mut reading, &mut contents);
     }
@@ -386,18 +397,14 @@ impl Folder {
         nested: &mut Nested,
         contents: &mut Contents,
     ) -> Option<Damage> {
-        let known = match listing.places(name, None).first() {
-            Some(place) => place.as_ref().map_err(Damage::clone),
-            None => Err(lost("the listing does not say where".into())),
-        };
-        let place = known.as_ref().ok().copied();
-        let saved = match known.and_then(|place| self.saved(place, MAX_VALUE)) {
-            Ok(saved) => {
-                place.iter().for_each(|place| self.claims.borrow_mut().add(name, place));
-                saved
-            }
+        let places = listing.places(name, None);
+        let (saved, differ) = self.value(name, places);
+        contents.notices.extend(differ);
+        let opaque = || places.first().is_some_and(|p| p.as_ref().is_ok_and(|place| self.is_opaque(place)));
+        let saved = match saved {
+            Ok(saved) => saved,
             // Bytes of a layer's own making, which a rank saved for itself.
-            Err(_) if is_object(name) && place.is_some_and(|place| self.is_opaque(place)) => {
+            Err(_) if is_object(name) && opaque() => {
                 self.objects.set(self.objects.get() + 1);
                 return None;
             }

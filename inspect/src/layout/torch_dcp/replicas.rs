@@ -1,8 +1,9 @@
-//! Blocks that several ranks have: compared, and one of them chosen.
+//! Blocks and values that several ranks have: compared, and one of them chosen.
 
 use super::metadata::{Place, Where};
-use super::{Folder, lost};
-use crate::layout::copies::difference;
+use super::{Folder, MAX_VALUE, lost};
+use crate::format::Contents;
+use crate::layout::copies::{difference, disagreement};
 use crate::tensor::TensorInfo;
 use crate::{DType, Damage, Notice, NoticeKind};
 
@@ -47,6 +48,44 @@ impl Folder {
             before.for_each(|place| self.keep_spare(name, place));
         }
         (part.map(|(tensor, _)| tensor), differ)
+    }
+
+    /// The value that was saved at each of `places`, of copies the first that can be read; and how another differs from it.
+    pub(super) fn value(
+        &self,
+        name: &str,
+        places: &[Where],
+    ) -> (std::result::Result<Contents, Damage>, Option<Notice>) {
+        let mut value: std::result::Result<(Contents, &Place), Damage> =
+            Err(lost("the listing does not say where".into()));
+        let (mut known, mut differ) = (false, None);
+        for place in places {
+            let found = place.as_ref().map_err(Damage::clone).and_then(|place| {
+                let saved = self.saved(place, MAX_VALUE)?;
+                self.claims.borrow_mut().add(name, place);
+                Ok((saved, place))
+            });
+            match (&value, found) {
+                (Ok((first, at)), Ok((other, place))) if differ.is_none() => {
+                    let of = |place: &Place| place.file.escape_debug().to_string();
+                    let (one, two) = (of(at), of(place));
+                    differ = disagreement(name, (&one, &first.metadata), (&two, &other.metadata));
+                }
+                (Ok(_), Ok(_)) => {}
+                (Ok(_), Err(_)) => place.iter().for_each(|place| self.keep_spare(name, place)),
+                // What is wrong with the first is told.
+                (Err(_), Err(damage)) => {
+                    value = value.map_err(|before| if known { before } else { damage });
+                    known = true;
+                }
+                (Err(_), found) => value = found,
+            }
+        }
+        if let Ok((_, used)) = &value {
+            let before = places.iter().flatten().take_while(|place| !std::ptr::eq(*place, *used));
+            before.for_each(|place| self.keep_spare(name, place));
+        }
+        (value.map(|(saved, _)| saved), differ)
     }
 
     /// Keeps that what `place` should hold of `name`, and another file has too, is not there. Of files that are not there
