@@ -264,6 +264,143 @@ fn experts_that_all_ranks_have_are_joined_and_others_are_the_modules_own() {
     }
 }
 
+fn expert(number: usize) -> String {
+    format!("moe.deepspeed_moe.experts.deepspeed_experts.{number}.up.weight")
+}
+
+/// Files of experts, each a vector that begins with its number.
+fn write_experts(folder: &Path, count: usize) {
+    for number in 0..count {
+        let mut writer = Writer::default();
+        let tensor = writer.tensor(&[number as f32, 1.0], &[2]);
+        let path = folder.join(format!("layer_0_expert_{number}_mp_rank_00_model_states.pt"));
+        writer.write(&path, &[(&expert(number), tensor)]);
+    }
+}
+
+/// Without ZeRO each rank's file has what all ranks have, and the states of its own experts.
+#[test]
+fn optimizers_of_experts_are_one_optimizer() {
+    let folder = tempfile::tempdir().unwrap();
+    let optimizer = |writer: &mut Writer, rank: usize, gate: f32| {
+        let state =
+            |values: [f32; 2], writer: &mut Writer| dict(&[("exp_avg", writer.tensor(&values, &[2]))]);
+        let states: Vec<Pickled> =
+            [gate, 2.0 * rank as f32, 2.0 * rank as f32 + 1.0].map(|x| state([x, 0.25], writer)).into();
+        let group = |name: &str, params: &[i32], more: &[(&str, Pickled)]| {
+            let params = list(&params.iter().map(|&n| int(n)).collect::<Vec<_>>());
+            dict(&[&[("name", text(name)), ("params", params)], more].concat())
+        };
+        let moe = [("moe", b"\x88".to_vec())];
+        let groups = [group("main", &[0], &[]), group("ep_size_2", &[1, 2], &moe)];
+        let keys = ["0", "1", "2"];
+        let state = dict(&keys.iter().copied().zip(states).collect::<Vec<_>>());
+        dict(&[("state", state), ("param_groups", list(&groups))])
+    };
+    let mut writer = Writer::default();
+    let module = dict(&[("gate.weight", writer.tensor(&[0.5, 1.5], &[2]))]);
+    let own = optimizer(&mut writer, 0, 7.0);
+    let object = [
+        ("module", module),
+        ("optimizer", own),
+        ("num_experts", list(&[int(4)])),
+        ("global_steps", int(10)),
+        ("mp_world_size", int(1)),
+    ];
+    writer.write(&folder.path().join(MODEL), &object);
+    write_experts(folder.path(), 4);
+    let save = |rank: usize, gate: f32| {
+        let mut writer = Writer::default();
+        let own = optimizer(&mut writer, rank, gate);
+        let name = format!("expp_rank_{rank}_mp_rank_00_optim_states.pt");
+        writer.write(&folder.path().join(name), &[("optimizer", own)]);
+    };
+    save(0, 7.0);
+    save(1, 7.0);
+    let whole = healthy(folder.path());
+    assert!(whole.warnings.is_empty(), "{:?}", whole.warnings);
+    let states: Vec<&str> = names(&whole).into_iter().filter(|name| name.contains("exp_avg")).collect();
+    let expected: Vec<String> = (0..5).map(|n| format!("optimizer.state.{n}.exp_avg")).collect();
+    assert_eq!(states, expected);
+    let value = |path: &str| format!("{:?}", lookup(&whole.metadata, path));
+    assert_eq!(value("optimizer.param_groups.1.params"), "Some(List([I64(1), I64(2), I64(3), I64(4)]))");
+    for number in 0..4 {
+        let moment = whole.tensor(&format!("optimizer.state.{}.exp_avg", number + 1)).unwrap();
+        assert_eq!(whole.values(moment).unwrap(), [number as f64, 0.25]);
+        let named = value(&format!("optimizer.param_groups.1.param_names.{number}"));
+        assert!(named.contains(&expert(number)), "{named}");
+    }
+    assert!(value("optimizer.param_groups.0.param_names.0").contains("gate.weight"));
+    // What all ranks have is compared, and what does not fit together is shown as it is.
+    save(1, 8.0);
+    let differ = healthy(folder.path());
+    let told: Vec<NoticeKind> = differ.warnings.iter().map(|notice| notice.kind).collect();
+    assert_eq!(told, [NoticeKind::Contradiction], "{:?}", differ.warnings);
+    std::fs::remove_file(folder.path().join("layer_0_expert_3_mp_rank_00_model_states.pt")).unwrap();
+    let other = open(folder.path()).unwrap();
+    assert!(names(&other).contains(&"expp_rank_1_mp_rank_00_optim_states.optimizer.state.1.exp_avg"));
+}
+
+/// With ZeRO their vectors are divided over the ranks that have the same experts, which the module's own copies tell.
+#[test]
+fn partitions_of_experts_are_joined_where_the_module_has_the_same_weights() {
+    // Four ranks, of which two have the same expert: every other one, or neighbours.
+    for order in [[0, 1, 0, 1], [0, 0, 1, 1]] {
+        let folder = tempfile::tempdir().unwrap();
+        let shapes = list(&[
+            dict(&[("gate.weight", tuple(&[int(4)]))]),
+            dict(&[(expert(0).as_str(), tuple(&[int(2)]))]),
+        ]);
+        let more = [("num_experts", list(&[int(2)])), ("param_shapes", shapes)];
+        model_states(&folder.path().join(MODEL), &[("gate.weight", &[0.5, 1.5, 2.5, 3.5])], &[], &more);
+        write_experts(folder.path(), 2);
+        let save = |expert: fn(f32) -> f32| {
+            let mut seen = [0, 0];
+            for (rank, own) in order.into_iter().enumerate() {
+                let mut writer = Writer::default();
+                let weights = [expert(own as f32), 1.0][seen[own]];
+                seen[own] += 1;
+                let masters = [writer.tensor(&[rank as f32 + 0.5], &[1]), writer.tensor(&[weights], &[1])];
+                let state = |x: f32, writer: &mut Writer| dict(&[("exp_avg", writer.tensor(&[x], &[1]))]);
+                let states = [state(rank as f32, &mut writer), state(10.0 + rank as f32, &mut writer)];
+                let groups =
+                    list(&[dict(&[("params", list(&[int(0)]))]), dict(&[("params", list(&[int(1)]))])]);
+                let [first, second] = states;
+                let state = dict(&[("0", first), ("1", second)]);
+                let own = [
+                    ("single_partition_of_fp32_groups", list(&masters)),
+                    ("base_optimizer_state", dict(&[("state", state), ("param_groups", groups)])),
+                    ("zero_stage", int(1)),
+                    ("partition_count", list(&[int(4), int(2)])),
+                ];
+                let path = folder.path().join(format!("zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"));
+                writer.write(&path, &[("optimizer_state_dict", dict(&own))]);
+            }
+        };
+        save(|number| number);
+        let checkpoint = healthy(folder.path());
+        assert!(checkpoint.warnings.is_empty(), "{:?}", checkpoint.warnings);
+        for number in 0..2 {
+            let weights = checkpoint.tensor(&expert(number)).unwrap();
+            assert_eq!(checkpoint.values(weights).unwrap(), [number as f64, 1.0]);
+            let moment = checkpoint.tensor(&format!("optimizer.state.{}.exp_avg", number + 1)).unwrap();
+            let ranks = (0..4).filter(|&rank| order[rank] == number);
+            let expected: Vec<f64> = ranks.map(|rank| 10.0 + rank as f64).collect();
+            assert_eq!(checkpoint.values(moment).unwrap(), expected, "{order:?}");
+            let named = format!("optimizer.param_groups.1.param_names.{number}");
+            assert!(format!("{:?}", lookup(&checkpoint.metadata, &named)).contains(&expert(number)));
+        }
+        // Of other weights it is not known whose they are: it is said what is left out.
+        save(|_| 9.0);
+        let apart = healthy(folder.path());
+        let [notice] = &apart.warnings[..] else { panic!("{:?}", apart.warnings) };
+        assert_eq!(notice.kind, NoticeKind::NotShown);
+        assert!(notice.text.contains("their fp32 weights and moments") && notice.text.contains("left out"));
+        assert!(apart.tensor("optimizer.state.1.exp_avg").is_err());
+        assert_eq!(apart.values(apart.tensor(&expert(1)).unwrap()).unwrap(), [1.0, 1.0]);
+    }
+}
+
 /// Three layers over two stages, the first of which has two.
 fn pipeline(folder: &Path, zero: bool) -> impl Fn(usize) -> PathBuf {
     let at = |name: &str| folder.join(name);

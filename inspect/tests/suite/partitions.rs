@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_inspect::{
-    Checkpoint, DamageKind, Format, NoticeKind, OpenOptions, Options, describe, find, identity, open, salvage,
+    Checkpoint, DamageKind, Format, Group, NoticeKind, OpenOptions, Options, describe, find, identity, open,
+    salvage,
 };
 use ckpt_kit::fixtures::below;
 use ckpt_kit::pickle::{dict, pickle};
@@ -344,6 +345,36 @@ fn moments_of_other_lengths_than_their_weights_do_not_move_the_others() {
     let (first, second) = ("optimizer.state.0.exp_avg", "optimizer.state.1.exp_avg");
     assert_eq!(checkpoint.tensor(first).unwrap().damage.as_ref().map(|d| d.kind), Some(DamageKind::Shape));
     assert_eq!(content(checkpoint.tensor(second).unwrap()), content(whole.tensor(second).unwrap()));
+}
+
+/// Every weight and moment is what DeepSpeed says it is, also of experts that some ranks have.
+#[test]
+#[ignore = "trains with DeepSpeed for minutes: bash .ci/peers layouts"]
+fn experts_of_deepspeed_have_the_weights_and_moments_that_its_ranks_say() {
+    let Some(python) = peers::python(&["torch", "deepspeed"]) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    python.script("inspect", "experts.py", &[folder.path()]);
+    for name in ["whole", "zero1", "zero2"] {
+        let checkpoint = sound(&folder.path().join(name));
+        let said = tensors(&open(folder.path().join(format!("{name}.pt"))).unwrap());
+        let record = describe(&checkpoint, Options::default().with(|o| o.stats = false), &|_| ());
+        let training = record.training.as_ref().unwrap();
+        let (mut weights, mut moments) = (0, 0);
+        for (at, tensor) in record.tensors.iter().enumerate().filter(|(_, t)| t.group == Group::Weights) {
+            assert_eq!(content(&checkpoint.tensors[at]), said[&tensor.name], "{name}: {}", tensor.name);
+            weights += 1;
+            for &moment in training.moments_of(at) {
+                let moment = &checkpoint.tensors[moment as usize];
+                let key = moment.name.rsplit('.').next().unwrap();
+                if let Some(said) = said.get(&format!("{key}/{}", tensor.name)) {
+                    assert_eq!(&content(moment), said, "{name}: {}", moment.name);
+                }
+                moments += 1;
+            }
+        }
+        let expected = if name == "whole" { 3 * weights } else { weights };
+        assert_eq!((moments, said.len()), (2 * weights, expected), "{name}");
+    }
 }
 
 #[test]

@@ -91,6 +91,10 @@ pub(super) fn unlike(models: &BTreeMap<usize, Saved>) -> Vec<Notice> {
             copies::agreed(&tensor.name["module.".len()..], &copies, &mut notices);
         }
     }
+    notices.extend(models.iter().skip(1).find_map(|(dp, other)| {
+        let (one, two) = (format!("rank {first}"), format!("rank {dp}"));
+        copies::disagreement("", (&one, &saved.metadata), (&two, &other.metadata))
+    }));
     notices
 }
 

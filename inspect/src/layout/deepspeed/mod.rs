@@ -3,6 +3,7 @@
 //! flat vectors divided over the ranks.
 
 mod agreement;
+mod experts;
 mod flat;
 mod kind;
 mod lacking;
@@ -213,8 +214,10 @@ impl Saved {
 struct Sorted {
     ranks: BTreeMap<usize, Rank>,
     layers: Vec<pipeline::Layer>,
-    /// The optimizers of experts, by what their files are called.
+    /// The optimizers of experts, by what their files are called,
     optimizers: Vec<(String, Saved)>,
+    /// and what experts have, by model-parallel rank.
+    experts: BTreeMap<usize, experts::Files>,
     parameters: universal::Parameters,
     /// The steps of model states, by what their files are called.
     steps: Vec<(String, u64)>,
@@ -238,7 +241,9 @@ impl Sorted {
                 self.layers.push(pipeline::Layer { number: layer, mp, saved });
             }
             // Their names are the module's, with the number of the expert among those of all ranks.
-            (Some(Kind::Expert { mp, .. }), Ok(mut saved)) => {
+            (Some(Kind::Expert { layer, expert, mp }), Ok(mut saved)) => {
+                let own = saved.tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone()));
+                self.experts.entry(mp).or_default().insert((layer, expert), own.collect());
                 self.ranks.entry(mp).or_default().apart.append(&mut saved.tensors);
             }
             (Some(Kind::Experts { .. }), Ok(saved)) => {
@@ -311,7 +316,8 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     contents.faults.extend(sorted.lacks(&names, world, tensor));
     // Stages have whole tensors.
     let staged = tensor == 1 && (!of_layers.is_empty() || pipeline::is_one(&sorted.ranks));
-    let Sorted { mut ranks, layers, mut optimizers, parameters, steps } = sorted;
+    let Sorted { mut ranks, layers, mut optimizers, experts, parameters, steps } = sorted;
+    contents.notices.extend(experts::add_whole(&mut optimizers, &experts, &mut ranks));
     let mut others = pipeline::give(layers, tensor, &mut ranks);
     others.append(&mut optimizers);
     let several = !staged && (world > 1 || ranks.len() > 1);

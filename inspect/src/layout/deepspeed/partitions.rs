@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::flat::{self, Flat};
-use super::zero::{MOST_RANKS, Parameter, Rank};
+use super::zero::{MOST_RANKS, Parameter};
 use super::{Saved, dict, text};
 use crate::format::add_new;
 use crate::layout::tiles::Budget;
@@ -52,9 +52,14 @@ pub(super) struct Zero<'a> {
 }
 
 impl<'a> Zero<'a> {
-    pub fn of(rank: &'a Rank, parameters: &'a [Parameter], faults: &mut Vec<Damage>) -> Self {
+    /// Those that `files` have of `parameters`.
+    pub fn of(
+        files: &BTreeMap<usize, Result<&'a Saved, Damage>>,
+        parameters: &'a [Parameter],
+        faults: &mut Vec<Damage>,
+    ) -> Self {
         let read: Vec<(usize, &Saved)> =
-            rank.optimizers.iter().filter_map(|(&dp, saved)| Some((dp, saved.as_ref().ok()?))).collect();
+            files.iter().filter_map(|(&dp, saved)| Some((dp, *saved.as_ref().ok()?))).collect();
         let number = |saved: &Saved, key: &str| {
             let value = lookup(&saved.metadata, key)?;
             // Stages are members of an enumeration.
@@ -74,16 +79,20 @@ impl<'a> Zero<'a> {
             Some(stage) => *stage == 3,
             None => !has(MASTERS[0]),
         };
-        let counts: BTreeSet<usize> = read.iter().filter_map(|(_, saved)| partition_count(saved)).collect();
+        let count = |saved: &Saved| {
+            let groups = parameters.iter().map(|p| group_count(saved, p.group)).max().flatten();
+            groups.and_then(|count| usize::try_from(count).ok()).or_else(|| partition_count(saved))
+        };
+        let counts: BTreeSet<usize> = read.iter().filter_map(|(_, saved)| count(saved)).collect();
         if counts.len() > 1 {
             let what = format!("the optimizer's files say that there are {counts:?} ranks");
             faults.push(Damage::new(DamageKind::Inconsistent, what));
         }
-        let last = rank.optimizers.keys().last().map_or(0, |last| last.saturating_add(1));
+        let last = files.keys().last().map_or(0, |last| last.saturating_add(1));
         // Of many more ranks than there are files, nothing is known.
-        let most = rank.optimizers.len().saturating_mul(MOST_RANKS).max(1);
+        let most = files.len().saturating_mul(MOST_RANKS).max(1);
         let world = counts.last().copied().unwrap_or(last).clamp(1, most);
-        let gone: Vec<usize> = (0..world).filter(|dp| !rank.optimizers.contains_key(dp)).collect();
+        let gone: Vec<usize> = (0..world).filter(|dp| !files.contains_key(dp)).collect();
         if let Some(first) = gone.first() {
             let what = format!(
                 "{} of {world} files of the optimizer missing: that of rank {first}{}",
@@ -99,8 +108,8 @@ impl<'a> Zero<'a> {
             );
             faults.push(Damage::new(DamageKind::Inconsistent, what));
         }
-        let of_rank = |dp: usize| match rank.optimizers.get(&dp) {
-            Some(saved) => saved.as_ref().map_err(Damage::clone),
+        let of_rank = |dp: usize| match files.get(&dp) {
+            Some(saved) => saved.clone(),
             None => {
                 let what = format!("the optimizer's file of rank {dp} is missing");
                 Err(Damage::new(DamageKind::MissingShards, what))
@@ -393,8 +402,8 @@ impl<'a> Zero<'a> {
         });
     }
 
-    /// The moments of every parameter, and what the optimizer counts for each.
-    pub fn moments(&self, budget: &mut Budget, out: &mut Vec<TensorInfo>) {
+    /// The moments of every parameter, and what the optimizer counts for each; the first one is of number `from`.
+    pub fn moments(&self, from: usize, budget: &mut Budget, out: &mut Vec<TensorInfo>) {
         let Some(saved) = self.first() else { return };
         let mut keys: Vec<String> = Vec::new();
         let mut counters: BTreeMap<(usize, &str), &TensorInfo> = BTreeMap::new();
@@ -412,29 +421,29 @@ impl<'a> Zero<'a> {
         // No optimizer keeps more of a parameter.
         for key in keys.into_iter().take(MOST_MOMENTS) {
             self.state(&Some(key.clone()), budget, |i, tensor| {
-                out.push(TensorInfo { name: format!("optimizer.state.{i}.{key}"), ..tensor });
+                out.push(TensorInfo { name: format!("optimizer.state.{}.{key}", from + i), ..tensor });
             });
         }
         let counter = |i: usize, parameter: &Parameter| {
             let vector = if self.stage3 { 0 } else { parameter.group };
             let of_vector = counters.range((vector, "")..).take_while(move |((v, _), _)| *v == vector);
             of_vector.take(MOST_MOMENTS).map(move |((_, key), tensor)| TensorInfo {
-                name: format!("optimizer.state.{i}.{key}"),
+                name: format!("optimizer.state.{}.{key}", from + i),
                 ..(*tensor).clone()
             })
         };
         out.extend(self.parameters.iter().enumerate().flat_map(|(i, parameter)| counter(i, parameter)));
     }
 
-    /// The optimizer's plain values, as one has them that drives the parameters themselves.
-    pub fn plain(&self) -> Value {
+    /// The optimizer's plain values, as one has them that drives `parameters` themselves.
+    pub fn plain(&self, parameters: &[&Parameter]) -> Value {
         let Some(saved) = self.first() else { return Value::Dict(BTreeMap::new()) };
         let groups = GROUPS.iter().find_map(|groups| match lookup(&saved.metadata, groups)? {
             Value::List(groups) | Value::Tuple(groups) => Some(groups.as_slice()),
             _ => None,
         });
-        let groups = grouped(groups.unwrap_or(&[]), self.parameters);
-        let counted = |(i, parameter): (usize, &Parameter)| {
+        let groups = grouped(groups.unwrap_or(&[]), parameters);
+        let counted = |(i, parameter): (usize, &&Parameter)| {
             let vector = if self.stage3 { 0 } else { parameter.group };
             let step = STATES
                 .iter()
@@ -442,7 +451,7 @@ impl<'a> Zero<'a> {
             as_f64(step)?;
             Some((HashableValue::I64(i as i64), dict([("step", step.clone())])))
         };
-        let state = self.parameters.iter().enumerate().filter_map(counted).collect();
+        let state = parameters.iter().enumerate().filter_map(counted).collect();
         dict([(PARAM_GROUPS, groups), ("state", Value::Dict(state))])
     }
 }
@@ -520,7 +529,7 @@ pub(super) fn group_count(saved: &Saved, group: usize) -> Option<u64> {
 }
 
 /// The settings of an optimizer's groups, with the parameters whose vectors each has.
-pub(super) fn grouped(groups: &[Value], parameters: &[Parameter]) -> Value {
+pub(super) fn grouped(groups: &[Value], parameters: &[&Parameter]) -> Value {
     let mut members: HashMap<usize, Vec<usize>> = HashMap::new();
     for (i, parameter) in parameters.iter().enumerate() {
         members.entry(parameter.group).or_default().push(i);

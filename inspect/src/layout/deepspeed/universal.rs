@@ -259,7 +259,9 @@ impl Parameters {
         let groups = self.optimizer.take().and_then(|optimizer| {
             let found = GROUPS.iter().find_map(|groups| lookup(&optimizer, groups))?;
             match found {
-                Value::List(groups) => Some(partitions::grouped(groups, &parameters)),
+                Value::List(groups) => {
+                    Some(partitions::grouped(groups, &parameters.iter().collect::<Vec<_>>()))
+                }
                 _ => None,
             }
         });

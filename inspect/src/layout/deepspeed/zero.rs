@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::flat::{self, Flat};
 use super::masters::Compared;
-use super::partitions::{self, Zero};
-use super::{Part, Saved, agreement, dict, text};
+use super::partitions::Zero;
+use super::{Part, Saved, agreement, dict, experts, text};
 use crate::layout::tiles::Budget;
 use crate::metadata::{HashableValue, Value, as_u64, lookup, merge};
 use crate::storage::Storage;
@@ -90,6 +90,11 @@ impl Rank {
         module
     }
 
+    /// The partitions of its optimizer.
+    fn partitions(&self) -> BTreeMap<usize, Result<&Saved, Damage>> {
+        self.optimizers.iter().map(|(&dp, saved)| (dp, saved.as_ref().map_err(Damage::clone))).collect()
+    }
+
     pub fn joined(self, budget: &mut Budget) -> Part {
         let mut part = Part::new();
         let Some(first) = self.models.values().next() else {
@@ -100,22 +105,36 @@ impl Rank {
         part.metadata = plain_values(first);
         part.faults.extend(self.missing_models());
         part.notices.extend(agreement::unlike(&self.models));
-        let mut parameters = parameters(first);
+        let (mut parameters, mut experts) = (parameters(first), Vec::new());
         let stated = !parameters.is_empty();
         let optimizer = self.optimizers.values().flatten().next();
         if let Some(optimizer) = optimizer {
             add_paddings(optimizer, &mut parameters, &mut part.faults);
-            part.notices.extend(leave_out_experts(optimizer, &module, &mut parameters));
+            experts = experts::taken(optimizer, &module, &mut parameters);
         }
         let mut made: HashMap<String, TensorInfo> = HashMap::new();
         let mut moments = Vec::new();
         match (parameters.is_empty(), self.optimizers.is_empty()) {
             (false, false) => {
-                let zero = Zero::of(&self, &parameters, &mut part.faults);
+                let zero = Zero::of(&self.partitions(), &parameters, &mut part.faults);
                 zero.weights(budget, &mut made);
-                zero.moments(budget, &mut moments);
-                merge(&mut part.metadata, dict([("optimizer", zero.plain())]));
-                part.numbered = parameters.len();
+                zero.moments(0, budget, &mut moments);
+                let count = parameters.len();
+                let joined = experts::joined(&self, &experts, &module, count, budget, &mut made);
+                let all: Vec<&Parameter> = match joined {
+                    Some(mut joined) => {
+                        moments.append(&mut joined.moments);
+                        part.faults.append(&mut joined.faults);
+                        experts = joined.parameters;
+                        parameters.iter().chain(&experts).collect()
+                    }
+                    None => {
+                        part.notices.extend(experts::left_out(&experts));
+                        parameters.iter().collect()
+                    }
+                };
+                merge(&mut part.metadata, dict([("optimizer", zero.plain(&all))]));
+                part.numbered = all.len();
                 let compared = compared(&parameters, &made, &module);
                 part.faults.extend(compared.damage("the optimizer's files"));
                 if let Some(counted) = zero.counted().filter(|_| compared.count == 0) {
@@ -125,7 +144,8 @@ impl Rank {
             (false, true) => without_masters(&module, &parameters, &mut made, &mut part),
             (true, false) => {
                 // Whether all of their files are there.
-                Zero::of(&self, &parameters, &mut part.faults);
+                Zero::of(&self.partitions(), &parameters, &mut part.faults);
+                part.notices.extend(experts::left_out(&experts));
                 if !stated {
                     let text = "its model states do not say which parameters the optimizer's files hold: the weights shown are the module's own, and the flat vectors of the optimizer are not shown";
                     part.notices.push(Notice::new(NoticeKind::NotShown, text));
@@ -293,27 +313,6 @@ pub(super) fn parameters(saved: &Saved) -> Vec<Parameter> {
         Some(Parameter { name: name.to_string(), shape: shape.clone(), count, group, padding: 0 })
     };
     saved.sizes.iter().filter_map(parameter).collect()
-}
-
-/// Leaves out experts that each rank has others of, which are called alike in all ranks: their vectors are not joined.
-fn leave_out_experts(
-    optimizer: &Saved,
-    module: &[(&str, &TensorInfo)],
-    parameters: &mut Vec<Parameter>,
-) -> Option<Notice> {
-    let known: HashSet<&str> = module.iter().map(|(name, _)| *name).collect();
-    let all = partitions::partition_count(optimizer)? as u64;
-    let divided = |parameter: &Parameter| {
-        let count = partitions::group_count(optimizer, parameter.group);
-        count.is_some_and(|count| count < all) && known.contains(parameter.name.as_str())
-    };
-    let first = parameters.iter().find(|parameter| divided(parameter))?.name.clone();
-    parameters.retain(|parameter| !divided(parameter));
-    let text = format!(
-        "each rank has the optimizer of some experts, which are not joined: the weights of experts, such as `{}`, are the module's own",
-        first.escape_debug()
-    );
-    Some(Notice::new(NoticeKind::NotShown, text))
 }
 
 /// Compares the weights that were `made` of the optimizers' with the module's own.
