@@ -5,8 +5,9 @@ use std::path::Path;
 use ckpt_convert::{Control, Error, Options, Plan, Target, verify, verify_written, write};
 use ckpt_inspect::{DType, Format, open};
 use ckpt_kit::fixtures::{below, fixture};
-use ckpt_kit::peers;
 use ckpt_kit::safetensors::SafeTensors;
+use ckpt_kit::student::Student;
+use ckpt_kit::{peers, pickle, torch};
 
 /// Converts and verifies.
 fn convert(source: &Path, options: &Options, to: &Path) -> Result<(), Error> {
@@ -100,6 +101,61 @@ fn a_nested_state_is_the_same_as_torch_makes_it_and_reads_it() {
     convert(&at("app"), &Options::new(Target::SafeTensors), &at("flat.safetensors")).unwrap();
     let flat = open(at("flat.safetensors")).unwrap();
     assert!(flat.tensor("0.weight").is_ok() && flat.tensor("1.bias").is_ok());
+}
+
+/// Several tensors of unlike shapes in one, which no other format has, are refused by name.
+#[test]
+fn nested_tensors_are_refused_by_name() {
+    let Some(python) = peers::python(&["torch"]) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    const WRITE: &str = r#"
+import sys, torch
+from pathlib import Path
+parts = [torch.randn(3, 4), torch.randn(5, 4)]
+for layout in [torch.strided, torch.jagged]:
+    nested = torch.nested.nested_tensor(parts, layout=layout)
+    torch.save({"w": torch.randn(8, 8), "ragged": nested}, Path(sys.argv[1]) / f"{str(layout)[6:]}.pt")
+"#;
+    python.code(WRITE, &[folder.path()]);
+    for name in ["strided.pt", "jagged.pt"] {
+        for target in [Target::SafeTensors, Target::Torch, Target::Dcp, Target::Npz] {
+            let copy = folder.path().join("copy");
+            let error = convert(&folder.path().join(name), &Options::new(target), &copy).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("`ragged` is a nested tensor"), "{name}, {target:?}: {text}");
+            assert!(text.contains("--allow-incomplete") && !copy.exists(), "{name}, {target:?}: {text}");
+        }
+    }
+}
+
+/// Reinforcement learning keeps the tokenizer in a folder beside the files of ranks.
+#[test]
+fn the_tokenizer_of_what_ranks_saved_is_copied_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let student = Student::default();
+    std::fs::create_dir_all(at("actor/huggingface")).unwrap();
+    std::fs::write(at("actor/model_world_size_1_rank_0.pt"), torch::checkpoint(&student.drawn(0.02), &[]))
+        .unwrap();
+    let other = torch::checkpoint(&[], &[("param_groups", pickle::list(&[]))]);
+    std::fs::write(at("actor/optim_world_size_1_rank_0.pt"), other).unwrap();
+    let files = [
+        ("tokenizer.json", r#"{"version": "1.0"}"#),
+        ("tokenizer_config.json", r#"{"model_max_length": 77}"#),
+        ("special_tokens_map.json", "{}"),
+        ("generation_config.json", r#"{"eos_token_id": 2}"#),
+    ];
+    std::fs::write(at("actor/huggingface/config.json"), "{}").unwrap();
+    for (name, text) in files {
+        std::fs::write(at("actor/huggingface").join(name), text).unwrap();
+    }
+    for source in ["actor", "actor/model_world_size_1_rank_0.pt"] {
+        let copy = at(&format!("copy-{}", source.len()));
+        convert(&at(source), &Options::new(Target::Hf { packed: false }), &copy).unwrap();
+        for (name, text) in files {
+            assert_eq!(std::fs::read_to_string(copy.join(name)).unwrap(), text, "{source}: {name}");
+        }
+    }
 }
 
 /// A matrix that two ranks have the columns of, larger than what is gathered at a time.

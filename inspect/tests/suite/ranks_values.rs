@@ -3,7 +3,10 @@
 
 use std::path::Path;
 
-use ckpt_inspect::{Checkpoint, ErrorKind, NoticeKind, Options, describe, find, identity, open};
+use ckpt_inspect::{
+    Checkpoint, ErrorKind, Group, NoticeKind, OpenOptions, Options, describe, find, identity, open, open_with,
+};
+use ckpt_kit::fixtures::below;
 use ckpt_kit::safetensors::SafeTensors;
 use ckpt_kit::{peers, pickle, torch};
 
@@ -31,6 +34,10 @@ def worker(rank, world, root, port):
         own = {"model": {"up.weight": distribute_tensor(whole, mesh, [Shard(0)]), "norm.weight": torch.arange(64.)}}
         if form == "differ" and rank == 2: own["model"]["norm.weight"][33] = -1
         dcp.save(own, storage_writer=FileSystemWriter(root / f"own-{form}", **options), use_collectives=False)
+    for form, step, loss in [("agreed", 7, 0.5), ("own", 7, rank * 0.5), ("counted", 7 + (rank == 2), rank * 0.5)]:
+        # The same number that is none is the same, and random states are each rank's own.
+        own = {"step": step, "loss": loss, "best": float("nan"), "rng": rank, "optimizer": {"param_groups": [{"lr": 0.1, "betas": (0.9, 0.95)}]}}
+        dcp.save({"model": {"w": torch.ones(8)}, **own}, storage_writer=FileSystemWriter(root / f"values-{form}"), use_collectives=False)
     folder = root / "verl" / "global_step_3" / "actor"
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(state["model"], folder / f"model_world_size_{world}_rank_{rank}.pt")
@@ -77,6 +84,7 @@ fn what_ranks_saved_in_other_forms_is_told_as_what_it_is() {
     let at = |name: &str| folder.path().join(name);
     parts_in_values_are_not_taken_for_tensors(&at("values"));
     copies_are_compared(folder.path());
+    values_of_ranks_are_compared(folder.path());
     unfinished_parts_are_joined(folder.path());
     a_step_of_reinforcement_learning_is_one_checkpoint(folder.path());
     two_models_of_accelerate_are_one_checkpoint(&at("accelerate"));
@@ -133,6 +141,35 @@ fn copies_are_compared(root: &Path) {
     );
 }
 
+/// What all ranks count alike is a finding where it differs, and what each may keep for itself is told.
+fn values_of_ranks_are_compared(root: &Path) {
+    let of = |form: &str| open(root.join(format!("values-{form}"))).unwrap();
+    let agreed = of("agreed");
+    assert_eq!((&agreed.damage, told(&agreed)), (&None, vec![]));
+    for (form, kind, text) in [
+        (
+            "own",
+            NoticeKind::Unlike,
+            "__1_0.distcp disagrees with __0_0.distcp in the value `loss`: 0.5 is not 0.0, as what each rank keeps for itself may; the latter's is used",
+        ),
+        (
+            "counted",
+            NoticeKind::Contradiction,
+            "__2_0.distcp disagrees with __0_0.distcp in the value `step`: 8 is not 7; the latter's is used",
+        ),
+    ] {
+        let found = of(form);
+        assert!(told(&found).contains(&(kind, text)), "{form}: {:?}", told(&found));
+        assert_eq!((&found.damage, found.step.as_ref().map(|(step, _)| *step)), (&None, Some(7)));
+    }
+    // Of a file that is cut short the values of others are used.
+    let file = root.join("values-agreed/__0_0.distcp");
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(10).unwrap();
+    let cut = of("agreed");
+    assert_eq!(cut.step.as_ref().map(|(step, _)| *step), Some(7));
+    assert!(format!("{:?}", told(&cut)).contains("__0_0.distcp is cut short"), "{:?}", told(&cut));
+}
+
 fn a_step_of_reinforcement_learning_is_one_checkpoint(root: &Path) {
     let step = root.join("verl/global_step_3");
     assert_eq!(find(&root.join("verl")).unwrap(), std::slice::from_ref(&step));
@@ -160,6 +197,18 @@ fn two_models_of_accelerate_are_one_checkpoint(folder: &Path) {
     let two = open(folder).unwrap();
     assert_eq!(two.components, ["", "model_1"]);
     assert_eq!(names(&two), ["fc.bias", "fc.weight", "model_1.fc.bias", "model_1.fc.weight"]);
+    // Each optimizer is its own file's, also the second one's.
+    let options = OpenOptions::default().with(|o| o.companions = true);
+    let beside = open_with(folder, &options).unwrap();
+    for (file, prefix) in [("optimizer.bin", "optimizer"), ("optimizer_1.bin", "optimizer_1")] {
+        let own = open(folder.join(file)).unwrap();
+        assert_eq!(names(&own), ["state.0.exp_avg", "state.0.exp_avg_sq"]);
+        for tensor in &own.tensors {
+            let with = beside.tensor(&format!("{prefix}.{}", tensor.name)).unwrap();
+            assert_eq!((tensor.group, with.group), (Group::Optimizer, Group::Optimizer));
+            assert_eq!(with.bytes().unwrap(), tensor.bytes().unwrap(), "{file}");
+        }
+    }
     // Without what accelerate keeps beside them they are two.
     for file in ["optimizer.bin", "optimizer_1.bin", "random_states_0.pkl"] {
         std::fs::remove_file(folder.join(file)).unwrap();
@@ -205,7 +254,25 @@ fn what_lies_beside_opens_what_it_is_of() {
     file.write(&at("modules/2_Dense/model.safetensors"));
     let modules = r#"[{"path": "", "type": "m.Transformer"}, {"path": "2_Dense", "type": "m.Dense"}]"#;
     std::fs::write(at("modules/modules.json"), modules).unwrap();
+    std::fs::create_dir_all(at("pipeline/unet")).unwrap();
+    file.write(&at("pipeline/unet/diffusion_pytorch_model.safetensors"));
+    let index = r#"{"_class_name": "Pipeline", "unet": ["diffusers", "UNet2DConditionModel"]}"#;
+    std::fs::write(at("pipeline/model_index.json"), index).unwrap();
+    let universal = data.join("ranks/universal-zero3");
+    for path in below(&universal, &[".pt"]) {
+        let to = at("run/global_step3_universal").join(path.strip_prefix(&universal).unwrap());
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(path, to).unwrap();
+    }
+    std::fs::write(at("run/latest_universal"), "global_step3_universal").unwrap();
+    let rank = at("megatron/iter_0000040/mp_rank_00");
+    std::fs::create_dir_all(&rank).unwrap();
+    std::fs::copy(data.join("ranks/sharded.pt"), rank.join("model_optim_rng.pt")).unwrap();
+    std::fs::write(at("megatron/latest_checkpointed_iteration.txt"), "40").unwrap();
     for (file, of) in [
+        ("pipeline/model_index.json", "pipeline"),
+        ("run/latest_universal", "run/global_step3_universal"),
+        ("megatron/latest_checkpointed_iteration.txt", "megatron/iter_0000040"),
         ("mcore/common.pt", "mcore"),
         ("mcore/metadata.json", "mcore"),
         ("zero3/latest", "zero3/global_step3"),
