@@ -198,7 +198,8 @@ fn two_models_of_accelerate_are_one_checkpoint(folder: &Path) {
     assert_eq!(two.components, ["", "model_1"]);
     assert_eq!(names(&two), ["fc.bias", "fc.weight", "model_1.fc.bias", "model_1.fc.weight"]);
     // Each optimizer is its own file's, also the second one's.
-    let options = OpenOptions::default().with(|o| o.companions = true);
+    let mut options = OpenOptions::default();
+    options.companions = true;
     let beside = open_with(folder, &options).unwrap();
     for (file, prefix) in [("optimizer.bin", "optimizer"), ("optimizer_1.bin", "optimizer_1")] {
         let own = open(folder.join(file)).unwrap();
