@@ -461,7 +461,7 @@ proptest! {
 #[test]
 fn archives_of_which_readers_find_different_entries_are_damaged() {
     let files = files::all();
-    for name in ["wide.npz", "wide.pt", "uncounted.npz", "two-folders.pt"] {
+    for name in ["wide.npz", "wide.pt", "uncounted.npz"] {
         let file = files.iter().find(|f| f.name == name).unwrap();
         let checkpoint = ckpt_inspect::open_bytes(name, file.bytes.clone()).unwrap();
         let damage = checkpoint.damage.as_ref().unwrap();
