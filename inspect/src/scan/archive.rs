@@ -7,7 +7,8 @@ use super::calls::cut;
 use super::configuration::HANDLERS;
 use super::content::{Place, Scanner};
 use super::kind::Kind;
-use super::{Rule, methods};
+use super::storages::names_storage;
+use super::{Rule, methods, native};
 use crate::bytes::{ByteSource, Section, SharedBytes, text};
 use crate::error::bytes_that;
 use crate::storage::inflate;
@@ -115,6 +116,7 @@ impl Scanner<'_> {
             self.find(Rule::CustomCode, place, Some(source.header), message);
         }
         let (script, code) = torch_script(&entries);
+        let java = native::is_jar(entries.iter().map(|e| &*e.name));
         let torch = self.names(&entries, place);
         // Which members are storages is known from the pickles.
         entries.sort_by_key(|e| (!e.name.ends_with(".pkl"), e.header));
@@ -125,6 +127,7 @@ impl Scanner<'_> {
             };
             inner.script = script;
             inner.code = code;
+            inner.java = java;
             self.entry(data, entry, &inner)?;
         }
         self.storages = outer;
@@ -160,8 +163,8 @@ impl Scanner<'_> {
 
     /// Findings from the names of all entries. Returns whether it is a PyTorch archive.
     fn names(&mut self, entries: &[Entry], place: &Place) -> bool {
-        let is_object = |e: &Entry| e.name.to_lowercase().ends_with("data.pkl");
-        let is_torch = entries.iter().any(is_object);
+        let ends_so = |e: &Entry| e.name.to_lowercase().ends_with("data.pkl");
+        let is_torch = entries.iter().any(ends_so);
         let mut seen: HashMap<String, u64> = HashMap::new();
         for entry in entries {
             // PyTorch's reader does not distinguish cases.
@@ -177,16 +180,19 @@ impl Scanner<'_> {
                 self.find(Rule::PathOutside, place, Some(entry.header), message);
             }
         }
-        let objects: HashSet<&str> = entries
-            .iter()
-            .map(|e| e.name.as_str())
-            .filter(|name| name.rsplit('/').next().is_some_and(|n| n.eq_ignore_ascii_case("data.pkl")))
-            .collect();
+        let objects: HashSet<&str> =
+            entries.iter().map(|e| e.name.as_str()).filter(|name| is_object(name)).collect();
         if objects.len() > 1 {
             let mut names: Vec<&str> = objects.iter().copied().collect();
             names.sort_unstable();
             let message = format!("{} objects: {}", names.len(), cut(&names.join(", ")));
             self.find(Rule::SeveralPickles, place, None, message);
+        }
+        // What PyTorch leaves when it fails to write the object.
+        let marks = |e: &Entry| e.name.ends_with("/.data/serialization_id") || e.name.ends_with("/byteorder");
+        let others = |e: &Entry| e.name.ends_with(".pkl") || e.name.ends_with("/archive_format");
+        if objects.is_empty() && entries.iter().any(marks) && !entries.iter().any(others) {
+            self.damaged(place, "the archive has no data.pkl, so PyTorch did not finish it".into());
         }
         !objects.is_empty()
     }
@@ -363,9 +369,9 @@ impl Scanner<'_> {
                 &inflated
             }
         };
-        // What loaders unpickle is no storage, whatever refers to it.
-        let announced = self.storages.get(&entry.name).copied().filter(|_| !entry.name.ends_with(".pkl"));
-        let is_storage = announced.is_some();
+        let announced = self.storages.get(&entry.name).copied();
+        // Whatever a pickle calls a storage: one has a number.
+        let is_storage = announced.is_some() && names_storage(&entry.name);
         // One that is cut short is damaged, and told as such.
         if let Some(announced) = announced.filter(|bytes| entry.whole && *bytes > decoded.len()) {
             let message = format!("{} of the {announced} bytes that the pickle says it has", decoded.len());
@@ -390,6 +396,11 @@ impl Scanner<'_> {
         self.memory = before;
         Ok(())
     }
+}
+
+/// Whether the entry called `name` is the object of a PyTorch archive, to a reader that does not distinguish cases.
+pub(super) fn is_object(name: &str) -> bool {
+    name.rsplit('/').next().is_some_and(|last| last.eq_ignore_ascii_case("data.pkl"))
 }
 
 /// Whether PyTorch takes the archive for TorchScript, which it does by `constants.pkl` in the folder of the first entry;

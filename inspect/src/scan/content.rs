@@ -1,25 +1,24 @@
 //! The kind of a file or an archive's member, by its first bytes and its name, and how it is scanned.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::archive::understood;
+use super::archive::{is_object, understood};
 use super::calls::cut;
 use super::configuration::{mentions_code, names_configuration};
-use super::globals::{Class, classify};
 use super::kind::{
     Kind, PICKLED, extension, is_inert, is_named, member_promises, names_text, old_joblib, opaque, pointer,
 };
-use super::pickles::{Stream, begins_plausibly, is_exhausted, names};
+use super::pickles::Stream;
 use super::template::{self, Template};
 use super::{Finding, Findings, Options, Rule, Severity, hdf5, native, plain, text};
 use crate::bytes::compression::Compression;
+use crate::bytes::stored::{self, Stored};
 use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
 use crate::error::bytes_that;
 use crate::format::{self, Family, HEAD, npy};
-use crate::pickle::{Reader as Unpickler, Trace};
 use crate::zip::Directory;
 use crate::{DamageKind, Error, ErrorKind, Result, torch_legacy, zip};
 
@@ -35,9 +34,6 @@ const MOST_MEMORY: u64 = 8;
 /// What is left of it for the values of a pickle, whatever was unpacked.
 const KEPT_MEMORY: u64 = 16 << 20;
 
-/// First bytes by which a storage may be read as a file of its own: NumPy's, zips, and what is compressed.
-const OTHERWISE: [&[u8]; 5] = [b"\x93NUMPY", b"PK\x03\x04", b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"BZh"];
-
 /// The place of a finding: which member of which archive.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Place {
@@ -48,6 +44,8 @@ pub(super) struct Place {
     pub script: bool,
     /// Whether it is in an archive that some reader could take for TorchScript, and run its code.
     pub code: bool,
+    /// Whether it is in an archive of Java's, and of nothing that loads models.
+    pub java: bool,
 }
 
 impl Place {
@@ -74,6 +72,8 @@ pub(super) struct Scanner<'o> {
     hidden: HashSet<String>,
     /// Where the members of the tar that is the file begin and end which are zips.
     pub zips: Vec<(u64, u64)>,
+    /// The files next to this one that joblib unpickles with it.
+    pub beside: BTreeSet<String>,
     /// The entries that are storages, because an object of the current archive refers to them, and how many bytes it
     /// says they have.
     pub storages: HashMap<String, u64>,
@@ -97,6 +97,7 @@ impl<'o> Scanner<'o> {
             memory: FREE_MEMORY.saturating_add(len.saturating_mul(MOST_MEMORY)),
             hidden: HashSet::new(),
             zips: Vec::new(),
+            beside: BTreeSet::new(),
             storages: HashMap::new(),
         }
     }
@@ -176,6 +177,21 @@ impl<'o> Scanner<'o> {
         Ok(kind.name().to_string() + &also)
     }
 
+    /// Scans the files in the `folder` that joblib reads with the one that was scanned.
+    pub fn files_beside(&mut self, folder: &Path) -> Result<()> {
+        for name in std::mem::take(&mut self.beside) {
+            let path = folder.join(&name);
+            if !path.stored().is_ok_and(|file| file.kind == stored::Kind::File) {
+                continue;
+            }
+            let source = Source::open(&path)?;
+            self.budget = self.budget.saturating_add(source.len().saturating_mul(MOST_WORK));
+            let place = Place { member: cut(&name), depth: 1, ..Place::default() };
+            self.member(source.data(), &name, &place)?;
+        }
+        Ok(())
+    }
+
     /// Whether some reader of zips would find entries in `data`.
     fn has_entries(&self, data: &dyn ByteSource) -> Result<bool> {
         let zip::Readings { usual, mut others } = understood(zip::readings(data), zip::Readings::lost())?;
@@ -206,49 +222,47 @@ impl<'o> Scanner<'o> {
         Ok(())
     }
 
-    /// Scans a storage of PyTorch's: numbers, which may look like anything.
-    pub fn storage(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
-        self.members += 1;
-        let head = data.window(0, HEAD)?;
-        // A loader that takes the file for something else reads it by its first bytes.
-        if OTHERWISE.iter().any(|magic| head.starts_with(magic)) {
-            self.dispatch(data, "", place)?;
-        } else if matches!(*head, [0x80, 2..=5, ..]) {
-            self.pickles(data, place, Stream::Chance)?;
-        } else {
-            self.bare(data, &head, false, place)?;
-        }
-        Ok(())
-    }
-
     /// Scans the member `name` of an archive.
     pub fn member(&mut self, data: &dyn ByteSource, name: &str, place: &Place) -> Result<()> {
         self.members += 1;
-        if let Some(kind) = native::kind(data)? {
+        if native::is_compiled(name) {
+            let message = format!("PyTorch compiles or loads `{}` when it loads this package", cut(name));
+            self.find(Rule::NativeCode, place, None, message);
+        }
+        let of_java = native::is_java(data)?;
+        if let Some(kind) = native::kind(data)?.filter(|_| !place.java) {
             let message = format!("`{}` is {kind} machine code", cut(name));
             self.find(Rule::NativeCode, place, None, message);
-        } else if native::is_java(data)? {
+        } else if of_java || place.java && native::kind(data)?.is_some() {
             // A jar has thousands, which are told together.
             let (archive, _) = place.member.rsplit_once('!').unwrap_or_default();
             let archive = Place { member: archive.to_string(), ..place.clone() };
-            let message = "has classes of Java's, which no loader of models runs".to_string();
+            let what = if of_java { "classes of Java's" } else { "machine code for Java" };
+            let message = format!("has {what}, which no loader of models runs");
             self.find_as(Severity::Unknown, Rule::NativeCode, &archive, message);
-        } else if place.code && extension(name) == "py" {
-            self.script(data, place)?;
         } else if name.ends_with("debug_pkl") {
             self.pickles(data, place, Stream::Pickles)?;
         } else {
-            // A pickle may be called like a configuration.
+            if place.code && extension(name) == "py" {
+                self.script(data, place)?;
+            }
+            // A pickle may be called like a configuration, or like a source.
             let configured = self.is_configuration(data, name, place)? | self.serialized(data, place)?;
             let kind = self.dispatch(data, name, place)?;
             let is_archive = matches!(kind, Some(Kind::Zip | Kind::TorchZip | Kind::TorchScript | Kind::Tar));
             // Other bytes may stand before a zip.
             if !is_archive && zip::has_directory(data)? && self.has_entries(data)? {
                 self.zip(data, place)?;
-            } else if kind.is_none() && !configured && data.len() > 0 && member_promises(name) {
+            } else if kind.is_none()
+                && !configured
+                && (data.len() > 0 || is_object(name))
+                && member_promises(name)
+            {
                 if let Some(what) = pointer(&data.window(0, HEAD)?) {
                     self.damaged(place, format!("is {what}: the file that it stands for was not scanned"));
-                } else if !(plain::is_text(data)? || extension(name) == "tar" && data.is_zero()?) {
+                } else if is_object(name)
+                    || !(plain::is_text(data)? || extension(name) == "tar" && data.is_zero()?)
+                {
                     self.damaged(place, "is neither a pickle, nor an archive, nor a tensor file".into());
                 }
             }
@@ -329,7 +343,7 @@ impl<'o> Scanner<'o> {
         match head.is_empty() {
             true => Ok(None),
             false => {
-                let kind = self.bare(data, head, pickled, place)?;
+                let kind = self.bare(data, head, name, place)?;
                 if kind.is_none() && hdf5::begin(data)?.is_some() {
                     self.hdf5(data, place)?;
                     return Ok(Some(Kind::Hdf5));
@@ -359,66 +373,6 @@ impl<'o> Scanner<'o> {
             self.sweep(&rest, &inner)?;
         }
         Ok(())
-    }
-
-    /// A pickle without a container, or a file that is named like one.
-    pub fn bare(
-        &mut self,
-        data: &dyn ByteSource,
-        head: &[u8],
-        pickled: bool,
-        place: &Place,
-    ) -> Result<Option<Kind>> {
-        let (does_something, calls, harmful, exhausted, end, kept, stop, nonsense) =
-            Trace::read_at(data, 0, Unpickler::Joblib, self.memory, |trace| {
-                let does_something = !trace.seen.imports.is_empty() || !trace.seen.calls.is_empty();
-                let dangerous = |(m, n): &(Arc<str>, Arc<str>)| matches!(classify(m, n), Class::Dangerous(_));
-                let harmless = |(m, n): &(Arc<str>, Arc<str>)| classify(m, n) == Class::Harmless;
-                let judged = match &trace.error {
-                    None => !names(&trace).iter().all(harmless),
-                    Some(_) => !trace.seen.calls.is_empty() || names(&trace).iter().any(dangerous),
-                };
-                let harmful = is_exhausted(&trace) || begins_plausibly(&trace) && judged;
-                let end = trace.error.is_none().then_some(trace.pickle.len as u64);
-                let kept = trace.stored(0).is_none();
-                let stop = trace.error.as_ref().and_then(|error| error.offset).filter(|at| *at > 0);
-                let calls = !trace.seen.calls.is_empty();
-                let nonsense = end.is_none() && !calls && !begins_plausibly(&trace);
-                (does_something, calls, harmful, is_exhausted(&trace), end, kept, stop, nonsense)
-            })?;
-        // A line of Python, as in the `.pth` files of site-packages, whose first letter is an opcode.
-        let is_python = nonsense && head.starts_with(b"import ") && plain::is_text(data)?;
-        let does_something = does_something && !is_python;
-        let headed = matches!(head, [0x80, 2..=5, ..])
-            || matches!(head, [0x80, 0 | 1, ..]) && (end.is_some() || harmful);
-        // Whoever reads one that does nothing may read the next.
-        let continued = match end {
-            Some(end) if !pickled && !headed => self.is_continued(data, end)?,
-            _ => false,
-        };
-        // Text called .data or .bin ends at its first letters; under another name only a whole pickle that imports
-        // something is one, and whatever follows it if that is not known to be harmless.
-        let is_one = match (pickled, end) {
-            (true, end) if headed || does_something || end.is_some() => true,
-            // One of protocol 0 that was cut off or changed.
-            (true, _) => match stop {
-                Some(stop) => kept || plain::is_cut(data, stop)?,
-                None => false,
-            },
-            // What is called before an error has run.
-            (false, _) if harmful && (end.is_some() || exhausted || calls) => true,
-            (false, _) if continued => true,
-            (false, Some(end)) if does_something && !headed => {
-                data.all_from(end, |b| b.is_ascii_whitespace())?
-            }
-            (false, _) => headed,
-        };
-        if !is_one {
-            return Ok(None);
-        }
-        let by_chance = !pickled && !headed;
-        let stream = if by_chance { Stream::Chance } else { Stream::Pickles };
-        Ok(self.pickles(data, place, stream)?.then_some(Kind::Pickle))
     }
 
     fn compressed(
@@ -464,7 +418,8 @@ impl<'o> Scanner<'o> {
             self.member(&inflated, &bare, &inner)?;
             // What looks like a configuration may be a pickle all the same.
             if names_configuration(&bare) {
-                self.bare(&inflated, &inflated[..inflated.len().min(HEAD as usize)], true, &inner)?;
+                let head = &inflated[..inflated.len().min(HEAD as usize)];
+                self.bare(&inflated, head, "inflated.pkl", &inner)?;
             }
         }
         self.memory = before;

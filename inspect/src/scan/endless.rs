@@ -56,6 +56,10 @@ pub(super) fn endless(pickle: &Pickle<'_>, object: &Object) -> Option<&'static s
         ("prod", [values, ..]) if module == "math" && counts(pickle, *values, MOST_FACTORS) => {
             Some("multiplies more than 100000 numbers")
         }
+        // Each sum of lists is another list.
+        ("sum", [_, start]) if builtin && !matches!(pickle.node(*start), Node::Int(_) | Node::Float(_)) => {
+            Some("adds lists up one by one")
+        }
         _ if sizes_by_arguments(module, name) => {
             (elements(pickle, args) > MOST_ELEMENTS).then_some("makes something of more than 2^36 elements")
         }
@@ -66,6 +70,7 @@ pub(super) fn endless(pickle: &Pickle<'_>, object: &Object) -> Option<&'static s
 /// Whether the arguments of `module.name` are sizes.
 fn sizes_by_arguments(module: &str, name: &str) -> bool {
     module.starts_with("torch.nn.modules.")
+        || module == "torch.signal.windows.windows"
         || (module, name) == ("numpy", "ndarray")
         || matches!(module, "torch" | "torch.cuda") && (name.ends_with("Tensor") || name.ends_with("Storage"))
 }
@@ -112,8 +117,25 @@ fn counts(pickle: &Pickle<'_>, id: Id, most: i64) -> bool {
             }
             [] => false,
         },
+        Some(("ipaddress", "IPv4Network")) => args.first().is_some_and(|id| is_wide(pickle, *id, 32, most)),
+        Some(("ipaddress", "IPv6Network")) => args.first().is_some_and(|id| is_wide(pickle, *id, 128, most)),
         _ => false,
     }
+}
+
+/// Whether the network at `id`, of addresses of so many `bits`, has more of them than `most`: `10.0.0.0/8`, or both parts in a tuple.
+fn is_wide(pickle: &Pickle<'_>, id: Id, bits: u32, most: i64) -> bool {
+    let prefix = match (pickle.str(id), pickle.sequence(id)) {
+        (Some(text), _) => match text.split_once('/') {
+            Some((_, prefix)) => prefix.parse().ok(),
+            None => return false,
+        },
+        (None, Some(&[_, prefix])) => pickle.int(prefix).and_then(|prefix| u32::try_from(prefix).ok()),
+        (None, Some(_)) => None,
+        (None, None) => return false,
+    };
+    let free = bits.saturating_sub(prefix.unwrap_or(0));
+    free >= most.ilog2()
 }
 
 /// The exponent of ten of the text at `id`, such as `1e1000`, or of the number that is made of one.

@@ -8,16 +8,16 @@ use super::calls::{LATIN1, UTF8, byte_string, call, cut, known_at, makes_bytes};
 use super::content::{Place, Scanner};
 use super::endless::endless;
 use super::forged::{array_interface, forged_dtype, named_arguments, state_of_other};
-use super::globals::{Class, classify};
+use super::globals::{Class, NATIVE, classify};
 use super::hub::INSTANTIATORS;
 use super::judged::harmless_calls;
 use super::loaders::{of_mmengine, of_pyannote};
 use super::pickles::Stream;
 use super::shared::{called_classes, rebuilt, shared};
-use super::text::operator;
+use super::text::{native_class, operator};
 use super::uses::{
-    MEMMAP, NDARRAY_WRAPPER, STORAGE_INFO, gets_of_torch, handed_back, handed_on, is_getattr, loads,
-    makes_tensor, only_reconstructs,
+    COMPRESSED_WRAPPER, MEMMAP, NDARRAY_WRAPPER, STORAGE_INFO, gets_of_torch, handed_back, handed_on,
+    is_getattr, loads, makes_tensor, only_reconstructs,
 };
 use super::{Finding, Rule};
 use crate::Result;
@@ -56,8 +56,7 @@ impl Scanner<'_> {
                         let message = format!("{named}, which may be an address in memory");
                         self.find(Rule::ForgedArray, place, Some(base + offset), message);
                     }
-                    if let Some((module, name)) = rebuilt(pickle, object) {
-                        let of = cut(&format!("{module}.{name}"));
+                    if let Some(of) = rebuilt(pickle, object) {
                         let message = format!("sets attributes of what {of} gives");
                         self.find(Rule::ChangedClass, place, Some(base + offset), message);
                     }
@@ -291,6 +290,11 @@ impl Scanner<'_> {
         // TorchScript's own unpickler maps these to types of the archive and to lists; nothing is imported.
         let own = || module == "__torch__" || module.starts_with("__torch__.");
         let of_script = || own() || (module == "torch.jit._pickle" && !name.contains('.'));
+        // Those of libraries in C++ make something of the state that they are given.
+        let path: Vec<&str> = module.split('.').chain(name.split('.')).collect();
+        if own() && native_class(&path).is_some() {
+            return Class::Dangerous(NATIVE);
+        }
         if place.script && of_script() {
             return Class::Harmless;
         }
@@ -342,7 +346,9 @@ impl Scanner<'_> {
                     self.find(Rule::UnknownImport, place, Some(offset), message);
                 }
             }
-            (Some(NDARRAY_WRAPPER), args) => self.array_beside(pickle, object, args, place, offset),
+            (Some(NDARRAY_WRAPPER | COMPRESSED_WRAPPER), args) => {
+                self.array_beside(pickle, object, args, place, offset);
+            }
             _ => {}
         }
         Ok(())
@@ -375,6 +381,10 @@ impl Scanner<'_> {
                 Some(name) if leads_outside(name) => {
                     let message = format!("joblib would unpickle the file `{}`", cut(name));
                     self.find(Rule::PathOutside, place, Some(offset), message);
+                }
+                // Of an archive's member, nothing is beside it.
+                Some(name) if place.member.split('!').all(|part| matches!(part, "" | "inflated")) => {
+                    self.beside.insert(name.to_string());
                 }
                 Some(_) => {}
                 None => opaque = true,

@@ -142,7 +142,7 @@ impl Scanner<'_> {
         let head = data.window(at, HEAD.min(len))?;
         self.spend(value.len + 1);
         if let Some(inner) = self.inside(place, &format!("value at {at}"), Some(at)) {
-            self.bare(&value, &head, false, &inner)?;
+            self.bare(&value, &head, "", &inner)?;
         }
         Ok(())
     }

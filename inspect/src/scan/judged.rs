@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::calls::known_at;
 use super::globals::{BUILTINS, Class, classify};
+use super::uses::is_own;
 use crate::pickle::{Id, Node, Pickle, Trace};
 
 /// The most parts of an annotation.
@@ -12,13 +13,16 @@ const MOST_TYPES: usize = 1000;
 type Judge = fn(&Pickle<'_>, &[Id]) -> bool;
 
 /// Each with what its arguments have to be.
-const JUDGED: [(&str, &str, Judge); 12] = [
+const JUDGED: [(&str, &str, Judge); 15] = [
     ("builtins", "type", is_singleton),
     ("__builtin__", "type", is_singleton),
     ("operator", "itemgetter", are_plain),
     ("_operator", "itemgetter", are_plain),
+    ("operator", "attrgetter", get_own),
+    ("_operator", "attrgetter", get_own),
     ("logging", "getLogger", are_plain),
     ("dill._dill", "_create_array", rebuild_an_array),
+    ("dill._dill", "_load_type", name_a_type),
     ("operator", "getitem", is_annotation),
     ("_operator", "getitem", is_annotation),
     ("builtins", "map", apply_a_type),
@@ -65,6 +69,11 @@ fn are_plain(pickle: &Pickle<'_>, args: &[Id]) -> bool {
     args.iter().all(|&id| matches!(pickle.node(id), Node::None | Node::Bool(_) | Node::Int(_) | Node::Str(_)))
 }
 
+/// `attrgetter('x')`, of attributes that lead nowhere.
+fn get_own(pickle: &Pickle<'_>, args: &[Id]) -> bool {
+    args.iter().all(|&id| pickle.str(id).is_some_and(is_own))
+}
+
 /// `getitem(Optional, int)`: annotations as `typing` pickles them.
 fn is_annotation(pickle: &Pickle<'_>, args: &[Id]) -> bool {
     let [of, types] = *args else { return false };
@@ -108,6 +117,13 @@ fn apply_a_type(pickle: &Pickle<'_>, args: &[Id]) -> bool {
         }
         _ => false,
     }
+}
+
+/// `_load_type('int')`, as dill pickles Python's own types.
+fn name_a_type(pickle: &Pickle<'_>, args: &[Id]) -> bool {
+    const TYPES: &str = "NoneType bool bytearray bytes complex dict ellipsis float frozenset int list object range set slice str tuple";
+    let &[only] = args else { return false };
+    pickle.str(only).is_some_and(|name| TYPES.split(' ').any(|known| known == name))
 }
 
 /// `_create_array(_reconstruct, (ndarray, …), state)`: what NumPy does for the same arguments.

@@ -1,10 +1,12 @@
 //! The kinds of files and of archives' members, and what their names promise.
 
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::path::Path;
 
+use super::{hdf5, unheaded};
 use crate::bytes::compression::Compression;
 use crate::bytes::stored::Stored;
+use crate::bytes::{Reader, Source};
 use crate::{format, layout};
 
 /// Whether bytes begin so.
@@ -193,6 +195,13 @@ pub(super) fn is_candidate(path: &Path) -> bool {
         || Compression::of(&head).is_some()
         || opaque(&head).is_some()
         || old_joblib(&head).is_some()
+        || head.starts_with(hdf5::MAGIC)
+        || Source::open(path).is_ok_and(|file| {
+            let vague = Compression::perhaps(&head).filter(|found| found.is_vague);
+            vague.is_some_and(|found| {
+                found.begins_well(&mut BufReader::new(Reader { source: file.data(), at: 0 }))
+            }) || unheaded::acts(file.data()).unwrap_or(true)
+        })
 }
 
 /// Whether the file is named as checkpoints, pickles, archives and what a distributed checkpoint consists of are.

@@ -32,10 +32,12 @@ mod readers;
 mod serialized;
 mod shared;
 mod source;
+mod storages;
 mod tar;
 mod template;
 mod tensors;
 mod text;
+mod unheaded;
 mod uses;
 mod yaml;
 mod zarr;
@@ -145,13 +147,13 @@ rules! {
     HiddenPickle "hidden-pickle" Note
         "A pickle is hidden in a byte string, or where tensor data should be."
     DangerousScript "dangerous-script" Dangerous
-        "TorchScript code reads or writes files, or calls operators of other libraries."
+        "TorchScript code reads or writes files, or uses operators or classes of other libraries."
     DangerousTemplate "dangerous-template" Dangerous
         "A chat template reaches into Python objects."
     CustomCode "custom-code" Unknown
         "A configuration names Python code that some loaders import and run."
     NativeCode "native-code" Dangerous
-        "The archive holds a program or a shared library."
+        "The archive holds a program or a shared library, or what PyTorch compiles when it loads the archive."
     PathOutside "path-outside" Dangerous
         "An entry's name, or a link, leads outside the folder of the file or of what is unpacked."
     Link "link" Unknown
@@ -328,6 +330,9 @@ fn scan_source(source: &Arc<Source>, options: &Options) -> Result<Scan> {
         true => scanner.generation(&name),
         false => scanner.file(source, &name).map_err(|e| e.in_file(path))?,
     };
+    if let Some(folder) = path.parent() {
+        scanner.files_beside(folder).map_err(|e| e.in_file(path))?;
+    }
     Ok(scanner.finish(path, format))
 }
 

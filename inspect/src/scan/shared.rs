@@ -1,6 +1,7 @@
 //! Objects that the whole process shares and a pickle may get, and classes that do more when they are called than when they are
 //! made anew.
 
+use super::calls::cut;
 use super::globals::BUILTINS;
 use super::uses::{is_getattr, makes_tensor};
 use crate::pickle::{Id, Node, Object, Pickle, Trace};
@@ -23,6 +24,9 @@ const GIVES: [(&str, &[&str]); 15] = [
     ("__builtin__", &["type"]),
     ("__builtins__", &["type"]),
 ];
+/// Functions that may give one of the values that they get, of Python's and of NumPy's.
+const PICKS: [&str; 4] = ["max", "min", "next", "sum"];
+const NUMPY_PICKS: &str = "all amax amin any max maximum median min minimum nanmax nanmin nansum prod sum";
 /// The deepest nesting of calls that hand something back.
 const DEEPEST: usize = 64;
 
@@ -37,6 +41,10 @@ pub(super) fn shared(pickle: &Pickle<'_>, id: Id) -> Option<&'static str> {
         let (module, name) = pickle.global(object.callable)?;
         if is_getattr(module, name) {
             return Some("what getattr gives");
+        }
+        let of_numpy = || module == "numpy" && NUMPY_PICKS.split(' ').any(|pick| pick == name);
+        if BUILTINS.contains(&module) && PICKS.contains(&name) || of_numpy() {
+            return Some("one of the values that a function gets");
         }
         let args = pickle.sequence(object.args).unwrap_or(&[]);
         let hands_back = name == "scalar" && module.ends_with(".multiarray");
@@ -57,15 +65,18 @@ fn gives((module, name): (&str, &str)) -> bool {
     is_getattr(module, name) || GIVES.iter().any(|(of, names)| *of == module && names.contains(&name))
 }
 
-/// What the call `object` sets attributes of, if it is PyTorch's for tensors of other classes and is given something else to call
-/// than what makes a tensor.
-pub(super) fn rebuilt<'p>(pickle: &'p Pickle<'_>, object: &Object) -> Option<(&'p str, &'p str)> {
+/// What the call `object` calls and sets attributes of the result, if it is PyTorch's for tensors of other classes and is given
+/// something else to call than what makes a tensor.
+pub(super) fn rebuilt(pickle: &Pickle<'_>, object: &Object) -> Option<String> {
     let (module, name) = pickle.global(object.callable)?;
-    let first = *pickle.sequence(object.args)?.first()?;
-    let other = module == "torch._tensor" && name.starts_with("_rebuild_from_type");
-    pickle
-        .global(first)
-        .filter(|&(module, name)| other && !makes_tensor(module, name) && name != "_rebuild_njt")
+    if module != "torch._tensor" || !name.starts_with("_rebuild_from_type") {
+        return None;
+    }
+    match pickle.global(*pickle.sequence(object.args)?.first()?) {
+        Some((module, name)) if makes_tensor(module, name) || name == "_rebuild_njt" => None,
+        Some((module, name)) => Some(cut(&format!("{module}.{name}"))),
+        None => Some("something that it computes".to_string()),
+    }
 }
 
 /// Classes whose `__init__` reaches for processes and devices: pickles make them without it.

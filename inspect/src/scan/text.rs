@@ -24,6 +24,20 @@ const OPERATORS: [&str; 13] = [
     "_quantized",
 ];
 
+/// Libraries of classes that come with PyTorch and compute (`torch.classes`).
+const CLASSES: [&str; 9] =
+    ["quantized", "sparse", "rnn", "xnnpack", "mkldnn", "mkldnn_prepacked", "metal", "vulkan", "cuda"];
+
+/// What making or using the class at `path` does, if it is one of a library's in C++: `__torch__.torch.classes.library.Class`.
+pub(super) fn native_class(path: &[&str]) -> Option<String> {
+    let rest = path.strip_prefix(&["__torch__", "torch", "classes"])?;
+    match rest.first() {
+        Some(library) if CLASSES.contains(library) => None,
+        Some(library) => Some(format!("uses the classes of the library `{}`", super::calls::cut(library))),
+        None => Some("uses `torch.classes` other than by its classes".to_string()),
+    }
+}
+
 /// Whether an operator's name says that it reaches files, processes or the network.
 pub(super) fn reaches_out(name: &str) -> bool {
     name.split('_').any(|word| REACHING.contains(&word.to_lowercase().as_str()))
@@ -31,6 +45,9 @@ pub(super) fn reaches_out(name: &str) -> bool {
 
 /// What the operator called `name` does beyond arithmetic: `aten::save`, of the library and its operator.
 pub(super) fn operator(name: &str) -> Option<String> {
+    if let Some(what) = native_class(&name.split('.').collect::<Vec<_>>()) {
+        return Some(what);
+    }
     let (library, operator) = name.split_once("::").filter(|(library, operator)| {
         let word = |text: &str| text.chars().all(|c| c.is_alphanumeric() || c == '_');
         word(library) && !library.is_empty() && !operator.is_empty()
@@ -51,6 +68,10 @@ pub(super) fn script(code: &str) -> Vec<(u64, String)> {
         let reaches = |name: &&str| reaches_out(name);
         let shown = || super::calls::cut(&path.join("."));
         let what = match *path {
+            ["__torch__", ..] => match native_class(&path) {
+                Some(what) => what,
+                None => continue,
+            },
             ["torch"] | ["ops"] | ["ops", _] => {
                 format!("uses `{}` other than by calling its operators", shown())
             }
@@ -148,6 +169,9 @@ mod tests {
             "t = torch\n  t.save(x)",
             "a = 'open\n  torch.load(\"p\")",
             "ops.prim.rpc_async(x)",
+            "x = __torch__.torch.classes.evil.Thing.__new__(__torch__.torch.classes.quantized.Linear)",
+            "x : __torch__ . torch.classes.dist_c10d.FileStore = y",
+            "x = __torch__.torch.classes",
         ] {
             assert_eq!(script(code).len(), 1, "{code}");
         }
@@ -155,6 +179,7 @@ mod tests {
             "x = \"torch.save(y)\" # torch.load(z)",
             "f(x).torch.save(y)",
             "self.ops.evil.run(x)",
+            "x : __torch__.torch.classes.quantized.Conv2dPackedParamsBase = y",
             "def f(self: __torch__.torch.nn.Net) -> Tensor: return torch.unread(x)",
             "x = \"\"\"ops.evil\n\"\"\"",
         ] {

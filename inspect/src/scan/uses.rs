@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::calls::known_at;
 use super::executed::class_of;
-use super::globals::{Class, classify};
+use super::globals::{BUILTINS, Class, classify, leads_out};
 use super::judged::is_judged;
 use super::text::reaches_out;
 use crate::pickle::{Id, Node, Object, Pickle, Trace};
@@ -62,15 +62,63 @@ pub(super) fn gets_of_torch(trace: &Trace<'_>) -> Option<Class> {
             })
         };
         match pickle.global(whose) {
-            Some(("torch._C", "_VariableFunctionsClass")) if !name.starts_with('_') => {}
+            Some(("torch._C", "_VariableFunctionsClass" | "TensorBase" | "_TensorBase"))
+                if !name.starts_with('_') => {}
+            // `str.lower`, and `'a'.split`: a format reaches for attributes.
+            Some((module, class))
+                if BUILTINS.contains(&module) && PLAIN.contains(&class) && is_plain_method(name) => {}
+            None if is_plain_value(pickle, whose) && is_plain_method(name) => {}
             Some(class)
                 if SCALES.iter().any(|&(of, is, names)| class == (of, is) && names.contains(&name)) => {}
             None if of_layer(whose) && lazy => {}
+            // `numpy.random.normal` is a method of a generator that NumPy has.
+            None if is_own(name) && pickle.class(whose).is_some_and(is_generator) => class = Class::Unknown,
+            Some((module, of)) if is_own(name) && classify(module, of) == Class::Harmless => {
+                class = Class::Unknown;
+            }
             None if of_layer(whose) && !name.starts_with("__") => class = Class::Unknown,
             _ => return None,
         }
     }
     Some(class)
+}
+
+/// Types of Python's whose methods compute a value of plain ones.
+const PLAIN: [&str; 12] = [
+    "bool",
+    "bytearray",
+    "bytes",
+    "complex",
+    "dict",
+    "float",
+    "frozenset",
+    "int",
+    "list",
+    "set",
+    "str",
+    "tuple",
+];
+
+/// Whether `name` is that of a method of a plain value: those that format reach for attributes.
+fn is_plain_method(name: &str) -> bool {
+    is_own(name) && !name.starts_with("format")
+}
+
+fn is_plain_value(pickle: &Pickle<'_>, id: Id) -> bool {
+    use Node::{Bool, Bytes, Dict, Float, Int, List, Set, Str, Tuple};
+    matches!(
+        pickle.node(id),
+        Bool(_) | Bytes(_) | Dict(_) | Float(_) | Int(_) | List(_) | Set(_) | Str(_) | Tuple(_)
+    )
+}
+
+/// Whether `name` is one that a class itself has for others, and leads nowhere else.
+pub(super) fn is_own(name: &str) -> bool {
+    !name.starts_with('_') && !name.contains('.') && !leads_out(name)
+}
+
+fn is_generator((module, name): (&str, &str)) -> bool {
+    module == "numpy.random._pickle" && classify(module, name) == Class::Harmless
 }
 
 /// Whether a call of `module.name` gives a tensor, a parameter or a storage of PyTorch's, or an array of NumPy's.
@@ -169,17 +217,20 @@ pub(super) fn handed_back<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str
 
 const ARRAY_WRAPPER: (&str, &str) = ("joblib.numpy_pickle", "NumpyArrayWrapper");
 pub(super) const NDARRAY_WRAPPER: (&str, &str) = ("joblib.numpy_pickle", "NDArrayWrapper");
+/// One whose file has the elements alone, compressed.
+pub(super) const COMPRESSED_WRAPPER: (&str, &str) = ("joblib.numpy_pickle", "ZNDArrayWrapper");
 
 /// Where a distributed checkpoint's listing has a part, with the name of its file.
 pub(super) const STORAGE_INFO: (&str, &str) = ("torch.distributed.checkpoint.filesystem", "_StorageInfo");
 
 /// Imports that are harmless only if their arguments are known, and so only if the pickle itself calls them.
-pub(super) const JUDGED_BY_ARGUMENTS: [(&str, &str); 6] = [
+pub(super) const JUDGED_BY_ARGUMENTS: [(&str, &str); 7] = [
     ("builtins", "getattr"),
     ("__builtin__", "getattr"),
     ("torch.storage", "_load_from_bytes"),
     ("_codecs", "encode"),
     NDARRAY_WRAPPER,
+    COMPRESSED_WRAPPER,
     ("joblib.numpy_pickle", "NumpyArrayWrapper"),
 ];
 

@@ -17,11 +17,34 @@ pub(super) const COMPUTING: &[(&str, &str)] = &[
     // Means are quotients: what is no number has none.
     (
         "numpy",
-        "arccos arccosh arcsin arcsinh arctan arctanh cbrt cosh exp2 hypot logaddexp mean nanmean reciprocal sinh std var",
+        "all any arccos arccosh arcsin arcsinh arctan arctanh argmax argmin argsort cbrt concatenate cosh count_nonzero exp2 hypot \
+         logaddexp mean nanmean nanstd nanvar ravel reciprocal reshape sinh sort stack std transpose var",
+    ),
+    // What these give may be an object that an array holds (`shared.rs`).
+    ("numpy", "amax amin max maximum median min minimum nanmax nanmin nansum prod sum"),
+    (
+        "torch.functional",
+        "atleast_1d atleast_2d atleast_3d block_diag broadcast_shapes broadcast_tensors cartesian_prod cdist chain_matmul einsum \
+         meshgrid norm split stft tensordot unravel_index",
+    ),
+    ("torch._lowrank", "pca_lowrank svd_lowrank"),
+    (
+        "torch.nn.functional",
+        "_threshold adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices \
+         fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices grouped_mm linear_cross_entropy lp_pool3d \
+         max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices scaled_addmm scaled_addmm_ scaled_grouped_mm \
+         scaled_mm upsample_bilinear upsample_nearest",
     ),
     (
+        "torch.signal.windows.windows",
+        "bartlett blackman cosine exponential gaussian general_cosine general_hamming hamming hann kaiser nuttall",
+    ),
+    ("torch.sparse", "sum"),
+    ("torch", "is_tensor is_storage"),
+    ("torch.nn.utils.clip_grad", "clip_grad_norm_ clip_grad_value_"),
+    (
         "torch.nn.init",
-        "constant_ dirac_ eye_ kaiming_normal_ kaiming_uniform_ normal_ ones_ orthogonal_ sparse_ trunc_normal_ uniform_ \
+        "calculate_gain constant_ dirac_ eye_ kaiming_normal_ kaiming_uniform_ normal_ ones_ orthogonal_ sparse_ trunc_normal_ uniform_ \
          xavier_normal_ xavier_uniform_ zeros_",
     ),
     ("torch.optim.lr_scheduler", "CyclicLR"),
@@ -39,6 +62,7 @@ pub(super) const COMPUTING: &[(&str, &str)] = &[
     ("torch.distributions.half_normal", "HalfNormal"),
     ("torch.distributions.laplace", "Laplace"),
     ("torch.distributions.log_normal", "LogNormal"),
+    ("torch.distributions.mixture_same_family", "MixtureSameFamily"),
     ("torch.distributions.multinomial", "Multinomial"),
     ("torch.distributions.multivariate_normal", "MultivariateNormal"),
     ("torch.distributions.normal", "Normal"),

@@ -5,7 +5,7 @@ pub(super) const REACHES: &str = "can reach any attribute or function";
 const IMPORTS: &str = "imports or loads code";
 const FILES: &str = "reads or changes files";
 const NETWORK: &str = "uses the network";
-const NATIVE: &str = "loads native code or writes to memory";
+pub(crate) const NATIVE: &str = "loads native code or writes to memory";
 const UNPICKLES: &str = "unpickles data that cannot be inspected here";
 const DISARMS: &str = "tampers with pickle scanners";
 
@@ -175,6 +175,10 @@ pub(super) const DANGEROUS_MODULES: &[(&str, &str)] = &[
     ("IPython", RUNS),
     ("ipykernel", RUNS),
 ];
+
+/// Names of such modules that are not known to be dangerous: what they call is an import of its own.
+pub(super) const LESSER_NAMES: &[(&str, &[&str])] =
+    &[("functools", &["reduce"]), ("_functools", &["reduce"])];
 
 /// Dangerous names of other modules, including builtins.
 pub(super) const DANGEROUS_NAMES: &[(&str, &[&str], &str)] = &[

@@ -132,7 +132,7 @@ const FUNCTIONS: &[&str] = &[
 
 /// Of classes.
 const CLASSES: &str = "\
-     BZ2File BaseManager BufferedReader BufferedWriter BuiltinImporter CDLL CFUNCTYPE CellType CodeType CommandCompiler Compile \
+     BZ2File BaseManager Client Connection Listener BufferedReader BufferedWriter BuiltinImporter CDLL CFUNCTYPE CellType CodeType CommandCompiler Compile \
      DataSource ExtensionFileLoader FTP FTP_TLS FancyURLopener FileFinder FileHandler FileIO FileSystemLoader FrozenImporter \
      FunctionType GzipFile HTTPConnection HTTPSConnection IMAP4 IMAP4_SSL InteractiveConsole InteractiveInterpreter LZMAFile \
      LambdaType LazyLoader LibraryLoader MagicMock MethodType Mock ModuleSpec ModuleType NamedTemporaryFile OleDLL \
@@ -142,8 +142,8 @@ const CLASSES: &str = "\
      ThreadPoolExecutor TimedRotatingFileHandler URLopener Unpickler WINFUNCTYPE WinDLL ZipFile";
 
 /// Of functions of other libraries that import, call or evaluate what a text says, and names by which modules are imported.
-const OTHERS: &str = "F af cloudpickle curl dill get_class get_method get_obj_from_str get_object importer jnp joblib mx \
-    nn np numpy pd parse_expr plt requests sh tf torch";
+const OTHERS: &str = "F af build_from_cfg client cloudpickle curl dill get_class get_method get_obj_from_str get_object hydra importer jnp joblib mx \
+    nn np numpy pd parse_expr plt requests sh sp tf th torch types";
 
 /// Words of names of functions.
 const WORDS: &str = "\
@@ -209,6 +209,9 @@ mod tests {
             "get_class",
             "get_method",
             "get_obj_from_str",
+            "build_from_cfg",
+            "hydra",
+            "Client",
             "locate",
             "lambdify",
             "sympify",

@@ -3,7 +3,7 @@
 //! Harmless are the names that PyTorch's own restricted unpickler accepts (`torch/_weights_only_unpickler.py`), those
 //! that numpy's arrays and generators need, and plain data types of the standard library: calling them with any
 //! arguments builds a value and nothing else, and never gives back an argument, which could be a class that BUILD then
-//! changes. Each module is listed with exact names; `*` after a prefix is used only
+//! changes (those of Python's own functions that do are in `shared.rs`). Each module is listed with exact names; `*` after a prefix is used only
 //! where all names with that prefix are of one kind.
 
 mod computing;
@@ -12,7 +12,8 @@ mod exported;
 mod harmless;
 
 use computing::computes;
-use dangerous::{DANGEROUS_MODULES, DANGEROUS_NAMES, DANGEROUS_STEPS, REACHES};
+pub(crate) use dangerous::NATIVE;
+use dangerous::{DANGEROUS_MODULES, DANGEROUS_NAMES, DANGEROUS_STEPS, LESSER_NAMES, REACHES};
 use exported::reaches_by_name;
 use harmless::{HARMLESS, HARMLESS_BUILTINS};
 
@@ -47,6 +48,9 @@ pub(crate) fn classify(module: &str, name: &str) -> Class {
     {
         return Class::Dangerous(why);
     }
+    if LESSER_NAMES.iter().any(|(m, names)| *m == module && names.contains(&name)) {
+        return Class::Unknown;
+    }
     // A name may be a path of attributes, through modules that a module imports.
     let path = format!("{module}.{name}");
     let within = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'));
@@ -57,6 +61,11 @@ pub(crate) fn classify(module: &str, name: &str) -> Class {
         return Class::Dangerous(REACHES);
     }
     Class::Unknown
+}
+
+/// Whether an attribute called `name` leads out of what has it.
+pub(crate) fn leads_out(name: &str) -> bool {
+    DANGEROUS_STEPS.contains(&name)
 }
 
 fn first(name: &str) -> &str {
@@ -82,6 +91,14 @@ fn is_torch_data(module: &str, name: &str) -> bool {
             .iter()
             .filter_map(|kind| name.strip_prefix(kind))
             .any(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '_')),
+        // Functions on tensors, as `torch.fft.fft` and the like are pickled.
+        "torch._C._fft" => word && name.starts_with("fft_"),
+        "torch._C._linalg" => word && name.starts_with("linalg_"),
+        "torch._C._special" => word && name.starts_with("special_"),
+        "torch._C._sparse" => word && name.starts_with("_sparse_"),
+        "torch._C._nn" => {
+            word && name.starts_with(|c: char| c.is_ascii_lowercase()) && !name.contains("test")
+        }
         "pathlib" | "pathlib._local" | "pathlib._abc" => class && name.ends_with("Path"),
         // A layer's state is data and further layers. What these modules import is none: modules (`F`), and the means
         // of annotations.
@@ -128,6 +145,9 @@ mod tests {
             ("torch", "float8_e4m3fn"),
             ("torch.nn.modules.linear", "Linear"),
             ("__builtin__", "set"),
+            ("builtins", "print"),
+            ("__builtin__", "max"),
+            ("torch._C._linalg", "linalg_norm"),
             ("numpy", "float64"),
             ("pathlib", "PosixPath"),
             ("torch.distributed.checkpoint.metadata", "TensorProperties"),
@@ -145,6 +165,8 @@ mod tests {
             ("torch.serialization", "load"),
             ("collections", "OrderedDict.__class__"),
             ("torch.hub", "load"),
+            ("torch._C._linalg", "os"),
+            ("torch._C", "_load_for_lite_interpreter"),
             ("torch.distributed.checkpoint.metadata", "Enum"),
             ("functools", "partialmethod"),
         ] {
@@ -157,7 +179,7 @@ mod tests {
             ("torch.nn.modules.linear", "init"),
             ("torch.nn.modules.activation", "F"),
             ("torch.nn.modules.module", "Union"),
-            ("builtins", "print"),
+            ("builtins", "format"),
             ("torch.nn.modulesque", "Linear"),
         ] {
             assert_eq!(classify(module, name), Class::Unknown, "{module}.{name}");

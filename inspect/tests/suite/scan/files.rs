@@ -9,6 +9,7 @@ mod harmless;
 mod hidden;
 mod loaders;
 mod made;
+mod masked;
 mod misread;
 mod opcodes;
 
@@ -26,6 +27,7 @@ use harmless::{handed_on, taken_for_harmless};
 use hidden::{hidden, shown};
 use loaders::loaders;
 use made::made;
+use masked::masked;
 use misread::misread;
 use opcodes::{broken, imports, opcodes};
 
@@ -248,6 +250,7 @@ pub fn all() -> Vec<File> {
     files.extend(loaders());
     files.extend(hidden());
     files.extend(shown());
+    files.extend(masked());
     files.extend(benign());
     files
 }

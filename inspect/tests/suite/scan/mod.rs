@@ -163,6 +163,22 @@ fn every_trick_has_its_rule() {
         ("classes.jar", Rule::NativeCode),
         ("cut-text.pt", Rule::BrokenPickle),
         ("linked-to-nothing.tar", Rule::Link),
+        ("library-as-storage.pt2", Rule::NativeCode),
+        ("tar-as-storage.mar", Rule::DangerousImport),
+        ("yaml-as-storage.nemo", Rule::CustomCode),
+        ("template-as-storage.zip", Rule::DangerousTemplate),
+        ("followed-change.zip", Rule::ChangedClass),
+        ("compiled.pt2", Rule::NativeCode),
+        ("compiler.pt2", Rule::NativeCode),
+        ("native.jar", Rule::NativeCode),
+        ("source-array.npz", Rule::DangerousImport),
+        ("script-class.pt", Rule::DangerousScript),
+        ("picked-changed.pkl", Rule::ChangedClass),
+        ("numpy-picked-changed.pkl", Rule::ChangedClass),
+        ("rebuilt-computed.pkl", Rule::ChangedClass),
+        ("reduce.pkl", Rule::UnknownImport),
+        ("addresses.pkl", Rule::Expansion),
+        ("above-compressed.pkl", Rule::PathOutside),
     ] {
         let scan = find(name);
         assert!(rules(&scan).contains(&rule), "{name}: {:?}", scan.findings);
@@ -247,6 +263,60 @@ fn the_source_by_which_a_repository_generates_is_told() {
         std::fs::write(&source, "def generate(model): ...\n").unwrap();
         let found = scan(&source, &Options::default()).is_ok_and(|scan| rules(&scan) == [Rule::CustomCode]);
         assert_eq!(found, told, "{name}");
+    }
+}
+
+/// What joblib wrote before 0.10: a pickle names the files with its arrays, which may be pickles.
+#[test]
+fn files_that_a_pickle_has_joblib_unpickle_are_scanned_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.pkl");
+    let named = files::all().into_iter().find(|file| file.name == "array-beside.pkl").unwrap();
+    std::fs::write(&path, &named.bytes).unwrap();
+    assert_eq!(scan(&path, &Options::default()).unwrap().severity(), None);
+    let evil = files::all().into_iter().find(|file| file.name == "global-p2.pkl").unwrap();
+    std::fs::write(folder.path().join("a_01.npy"), &evil.bytes).unwrap();
+    let scan = scan(&path, &Options::default()).unwrap();
+    let found = &scan.findings[0];
+    assert_eq!((found.severity, &*found.member), (Severity::Dangerous, "a_01.npy"));
+}
+
+#[test]
+fn archives_of_pytorch_whose_object_is_none_are_not_fully_scanned() {
+    let with = |object: Option<&[u8]>| {
+        let mut entries = vec![entry("m/byteorder", *b"little"), entry("m/data/0", [0; 8])];
+        entries.extend(object.map(|object| entry("m/data.pkl", object)));
+        scan_bytes("model.pt", &zip(&entries)).unwrap().unreadable
+    };
+    for object in [None, Some(&b"a text\n"[..]), Some(b"")] {
+        assert!(with(object).is_some(), "{object:?}");
+    }
+    assert_eq!(with(Some(b"\x80\x02}.")), None);
+}
+
+/// In a folder, too, where files of every kind are.
+#[test]
+fn pickles_of_any_name_in_a_folder_are_scanned_and_texts_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    for name in ["global-p0.pkl", "followed", "continued.model", "compressed.joblib"] {
+        let file = files::all().into_iter().find(|file| file.name == name).unwrap();
+        write(name.split('.').next().unwrap(), &file.bytes);
+    }
+    write("words", b"cat\ndog\neel\n");
+    write("LICENSE", b"copyright\nsomeone\n");
+    let found = ckpt_inspect::scan::Files::below(folder.path()).unwrap();
+    let names = |paths: &[std::path::PathBuf]| -> Vec<String> {
+        paths.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_string()).collect()
+    };
+    assert_eq!(names(&found.likely), ["compressed", "continued", "followed", "global-p0"]);
+    assert_eq!(names(&found.others), ["LICENSE", "words"]);
+    for path in found.likely {
+        assert_eq!(
+            scan(&path, &Options::default()).unwrap().severity(),
+            Some(Severity::Dangerous),
+            "{path:?}"
+        );
     }
 }
 
