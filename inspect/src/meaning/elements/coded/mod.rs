@@ -147,7 +147,9 @@ impl<'a> Coded<'a> {
             // Columns are put in order before they are divided into groups, of which the last may have fewer.
             let (last, others) = columns.split_last().map_or((0, &[][..]), |(last, others)| (*last, others));
             let size = others.first().copied().unwrap_or(last);
-            let divide = last <= size && last > 0 && others.iter().all(|&count| count == size);
+            // The size that the number of groups implies, where it can be one.
+            let implied = size == group || !form.cols.is_multiple_of(group);
+            let divide = implied && last <= size && last > 0 && others.iter().all(|&count| count == size);
             if groups < form.groups() || !divide {
                 let name = parts[part].tensor.name.escape_debug();
                 let most = columns.iter().max().copied().unwrap_or(0);
