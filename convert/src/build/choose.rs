@@ -84,6 +84,14 @@ impl Builder<'_, '_> {
                 continue;
             }
             let mut name = if training { inner.to_string() } else { self.name(inner) };
+            if matches!(options.target, Target::Hf { .. }) && !self.plan.keeps && names::is_of_mlx(&name) {
+                let why = format!(
+                    "`{}` has the experts of a layer as mlx-lm keeps them; how transformers' class {} has them is not known",
+                    tensor.name.escape_debug(),
+                    source.model.architecture.escape_debug()
+                );
+                return Err(Error::target(why));
+            }
             // All of a layer's have the same name in GGUF, and are put together below.
             if let (Some(Style::Gguf), Some((_, number))) = (self.style, separate(source, tensor)) {
                 name = format!("{name}.{number}");
@@ -199,6 +207,10 @@ impl Builder<'_, '_> {
     fn styled(&self, bare: &str, style: Style) -> Option<String> {
         let family = self.plan.source.model.family();
         let key = bare.len() - without_state_dict(bare).len();
+        // What is kept is kept under the names by which its configuration speaks of it.
+        if self.plan.keeps && style != Style::Gguf && names::is_of_mlx(bare) {
+            return None;
+        }
         // Where a state dict was chosen, all in it are one network's.
         let is_chosen = self.options.root.is_some() || self.dicts.key(bare).is_some();
         let is_wrapper = |first: &str| is_chosen || self.wrapper == Some(first);

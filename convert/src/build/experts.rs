@@ -38,6 +38,8 @@ impl Builder<'_, '_> {
         match self.style {
             Some(Style::Gguf) if !from_gguf => self.put_together(family, chosen),
             Some(Style::Gguf) => Ok(chosen),
+            // mlx-lm has them in one too; where its names are kept, so are its tensors.
+            Some(_) if !self.plan.keeps => self.put_apart(chosen),
             _ if from_gguf => self.put_apart(chosen),
             _ => Ok(chosen),
         }
@@ -90,7 +92,9 @@ impl Builder<'_, '_> {
         let source = self.plan.source;
         let mut out = Vec::new();
         for c in chosen {
-            let Some(parts) = stacked(source, &source.tensors[c.index]) else {
+            let whole = &source.tensors[c.index];
+            let Some(parts) = stacked(source, whole).filter(|_| c.name != names::of_expert(&c.name, 0))
+            else {
                 out.push(c);
                 continue;
             };

@@ -90,6 +90,7 @@ impl Adapter {
     /// # Errors
     /// `Read` for files that are missing or damaged, `Source` for adapters of other kinds, and for what does not fit together.
     pub fn open(path: &Path) -> Result<Adapter> {
+        path.stored().map_err(|error| ReadError::io(path, &error))?;
         let (folder, file) = match path.is_stored_folder() {
             true => {
                 let file = MODELS.iter().map(|name| path.join(name)).find(|file| file.is_stored_file());

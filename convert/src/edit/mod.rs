@@ -24,6 +24,7 @@ mod averaged;
 mod derived;
 mod gguf_adapter;
 mod input;
+mod instances;
 mod keep;
 mod lora;
 mod modules;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::json;
 
-use super::{Change, Draft, Edit, Pattern, Row, tensors};
+use super::{Change, Draft, Edit, Pattern, Row, instances, tensors};
 use crate::{Error, Result};
 
 /// `--rename`.
@@ -76,6 +76,11 @@ impl Edit for Rename {
                 return Err(draft.unmatched(from, ROW.flag));
             }
         }
+        let metadata = instances::renamed(&draft.checkpoint, &names, &|key| {
+            let apply =
+                |name: String, (from, to): &(Pattern, String)| from.renamed(&name, to).unwrap_or(name);
+            self.rules.iter().fold(key.to_string(), apply)
+        })?;
         let source = &draft.checkpoint;
         let mut taken: HashMap<&str, &str> = HashMap::new();
         for (tensor, name) in source.tensors.iter().zip(&names) {
@@ -103,6 +108,7 @@ impl Edit for Rename {
         for &i in &changed {
             draft.checkpoint.tensors[i].name.clone_from(&names[i]);
         }
+        draft.checkpoint.metadata = metadata;
         draft.changes.push(Box::new(Renamed { tensors: changed.len(), first }));
         draft.renamed = true;
         Ok(())

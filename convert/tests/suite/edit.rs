@@ -13,7 +13,7 @@ use ckpt_convert::quant::Quant;
 use ckpt_convert::{Control, Gguf, Options, Report, Target, verify_written, write};
 use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::stored::{Stat, Store, StoredFile, register};
-use ckpt_inspect::{Checkpoint, Compute, DType, Storage, open, open_bytes};
+use ckpt_inspect::{Checkpoint, Compute, DType, OpenOptions, Storage, open, open_bytes, open_bytes_with};
 use ckpt_kit::random::Random;
 use ckpt_kit::safetensors::SafeTensors;
 use ckpt_kit::tensor::Tensor;
@@ -276,4 +276,31 @@ fn tensors_whose_checksum_is_compared_on_the_way_are_those_that_are_all_of_a_sto
     assert!(checkpoint.tensors.iter().filter(|t| t.dtype == DType::F32).all(checks_itself));
     let source = open_bytes("x", drawn(1).bytes()).unwrap();
     assert!(!source.tensors.iter().any(checks_itself), "SafeTensors has no checksums");
+}
+
+#[test]
+fn what_torchao_says_of_an_instance_goes_with_its_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = r#"{"_type": "Int8Tensor", "_data": {"block_size": [1, 32]}, "_tensor_data_names": ["qdata", "scale"]}"#;
+    let file = SafeTensors::new()
+        .tensor("model.a._weight_qdata", "I8", &[4, 32], &[7; 128])
+        .f32s("model.a._weight_scale", &[4, 1], &[0.5; 4])
+        .metadata(serde_json::json!({"model.a.weight": told, "tensor_names": "[\"model.a.weight\"]"}));
+    let source = || {
+        let mut stored = OpenOptions::default();
+        stored.stored = true;
+        open_bytes_with("instances", file.bytes(), &stored).unwrap()
+    };
+    let options = Options::new(Target::SafeTensors).with(|o| o.keep_quantized = true);
+    let rename = |rule: &str| -> Vec<Box<dyn Edit>> { vec![Box::new(Rename::new([rule]).unwrap())] };
+    let path = folder.path().join("a.safetensors");
+    made(vec![source()], &rename("model.*=net.*"), &options, &path).unwrap();
+    let written = open(&path).unwrap();
+    assert_eq!(values(&written, "net.a.weight"), [3.5; 128]);
+    let Value::Dict(metadata) = &written.metadata else { panic!("no metadata") };
+    let listed = metadata.get(&HashableValue::String("tensor_names".into()));
+    assert_eq!(listed, Some(&Value::List(vec![Value::String("net.a.weight".into())])));
+    // Parts that would not be called after it.
+    let error = made(vec![source()], &rename("*._weight_scale=*.scale"), &options, &path).unwrap_err();
+    assert!(error.to_string().contains("torchao would not find it"), "{error}");
 }

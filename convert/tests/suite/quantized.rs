@@ -164,3 +164,81 @@ fn the_error_of_quantization_is_told_for_each_weight() {
     assert!((error.relative_rms / part - 1.0).abs() < 1e-5, "{error:?} is not {part}");
     assert!(tensor.detail.as_ref().unwrap().contains("relative RMS"), "{tensor:?}");
 }
+
+/// A Qwen3-MoE or another class with experts of two layers as mlx-lm keeps them, four bits each.
+fn switched(class: &str, model_type: &str) -> (SafeTensors, Value) {
+    let mut file = SafeTensors::new()
+        .f32s("model.embed_tokens.weight", &[32, 64], &[0.01; 2048])
+        .f32s("model.norm.weight", &[64], &[1.0; 64])
+        .f32s("lm_head.weight", &[32, 64], &[0.01; 2048]);
+    let layer = "model.layers.0";
+    for (norm, size) in [
+        ("input_layernorm", 64),
+        ("post_attention_layernorm", 64),
+        ("self_attn.q_norm", 32),
+        ("self_attn.k_norm", 32),
+    ] {
+        file = file.f32s(&format!("{layer}.{norm}.weight"), &[size], &vec![1.0; size]);
+    }
+    for (module, rows) in [("q_proj", 64), ("k_proj", 64), ("v_proj", 64), ("o_proj", 64)] {
+        file = file.f32s(&format!("{layer}.self_attn.{module}.weight"), &[rows, 64], &vec![0.01; rows * 64]);
+    }
+    file = file.f32s(&format!("{layer}.mlp.gate.weight"), &[3, 64], &[0.01; 192]);
+    for (module, rows, cols) in [("gate_proj", 32, 64), ("up_proj", 32, 64), ("down_proj", 64, 32)] {
+        let own = |field: &str| format!("{layer}.mlp.switch_mlp.{module}.{field}");
+        let groups = cols / 32;
+        file = file
+            .tensor(&own("weight"), "U32", &[3, rows, cols / 8], &noise(3 * rows * cols / 2))
+            .f32s(&own("scales"), &[3, rows, groups], &vec![0.01; 3 * rows * groups])
+            .f32s(&own("biases"), &[3, rows, groups], &vec![-0.08; 3 * rows * groups]);
+    }
+    let config = json!({
+        "architectures": [class], "model_type": model_type, "hidden_act": "silu", "hidden_size": 64,
+        "intermediate_size": 128, "moe_intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "head_dim": 32, "num_experts": 3, "num_experts_per_tok": 2, "norm_topk_prob": true,
+        "vocab_size": 32, "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "tie_word_embeddings": false,
+        "quantization": {"bits": 4, "group_size": 32},
+    });
+    (file, config)
+}
+
+#[test]
+fn experts_that_mlx_keeps_together_are_those_of_their_class() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |class: &str, model_type: &str| {
+        let (file, config) = switched(class, model_type);
+        file.write(&folder.path().join("model.safetensors"));
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    };
+    put("Qwen3MoeForCausalLM", "qwen3_moe");
+    let made = tempfile::tempdir().unwrap();
+    let hf = made.path().join("hf");
+    let options = Options::new(Target::Hf { packed: false });
+    let report = converted(folder.path(), &hf, &options).unwrap();
+    assert!(report.agrees(), "{:?}", report.failures().next());
+    let (source, copy) = (open(folder.path()).unwrap(), open(&hf).unwrap());
+    let stack = source.tensor("model.layers.0.mlp.switch_mlp.down_proj.weight").unwrap();
+    let all = source.values(stack).unwrap();
+    for number in 0..3 {
+        let one = copy.tensor(&format!("model.layers.0.mlp.experts.{number}.down_proj.weight")).unwrap();
+        assert_eq!(one.shape, [64, 32]);
+        assert_eq!(copy.values(one).unwrap(), all[number * 2048..][..2048]);
+    }
+    let gguf = Gguf::default().with(|g| g.quant = Some(Quant::F32));
+    let to = made.path().join("x.gguf");
+    let report = converted(folder.path(), &to, &Options::new(Target::Gguf(gguf))).unwrap();
+    assert!(report.agrees(), "{:?}", report.failures().next());
+    assert_eq!(open(&to).unwrap().tensor("blk.0.ffn_down_exps.weight").unwrap().shape, [3, 64, 32]);
+    // What is kept keeps its names, by which mlx-lm loads it.
+    let kept = options.clone().with(|o| o.keep_quantized = true);
+    converted(folder.path(), &made.path().join("kept"), &kept).unwrap();
+    let names = |path: &Path| {
+        let names = open(path).unwrap().tensors.into_iter().map(|t| t.name);
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(names(&made.path().join("kept")), names(folder.path()));
+    // Of a class that is not known, nobody knows how it has them.
+    put("OtherMoeForCausalLM", "other_moe");
+    let error = converted(folder.path(), &made.path().join("other"), &options).unwrap_err();
+    assert!(error.to_string().contains("as mlx-lm keeps them"), "{error}");
+}

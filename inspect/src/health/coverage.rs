@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::meaning::role::{Role, is_of_trainer};
+use crate::meaning::scheme::names::is_of_activations;
 use crate::quantized::QuantFault;
 use crate::record::{CheckpointRecord, TensorRecord};
 use crate::tensor::Group;
@@ -169,6 +170,7 @@ fn is_parameter(tensor: &TensorRecord) -> bool {
     let elements = tensor.shape.iter().fold(1u64, |n, &d| n.saturating_mul(d));
     let of_trainer = is_of_trainer(&tensor.name, tensor.role, elements);
     !of_trainer
+        && !is_of_activations(&tensor.name)
         && (unread(tensor).is_some() || !matches!(tensor.role, Count | Index | Mask | Cache | Observer))
 }
 

@@ -309,6 +309,15 @@ pub struct QuantRecord {
     pub fault: Option<QuantFault>,
 }
 
+impl TensorRecord {
+    /// Whether it is a stored tensor that should be a weight and is none: codes that are not read, under their own name
+    /// and of their own shape.
+    pub(crate) fn is_bare_codes(&self) -> bool {
+        let is_faulty = self.quantized.as_ref().is_some_and(|quantized| quantized.fault.is_some());
+        self.role == Role::Codes || is_faulty
+    }
+}
+
 /// A stored tensor of a quantized weight.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -335,7 +344,7 @@ pub struct ScaleStats {
     pub inf: u64,
     /// Those that are zero.
     pub zero: u64,
-    /// Elements that such a scale makes zero although their codes are not.
+    /// Elements, or scales that are codes themselves, that such a scale makes zero although their codes are not.
     pub silenced: u64,
     /// Negative ones.
     pub negative: u64,

@@ -112,6 +112,12 @@ impl<'n> Parsed<'n> {
 /// What stands before the number of an expert.
 const EXPERTS: &str = ".experts.";
 
+/// Whether a tensor called `name` has the matrices of all experts of a layer as mlx-lm keeps them, whose module no class of
+/// transformers has (<https://github.com/ml-explore/mlx-lm>, `switch_layers.py`).
+pub fn is_of_mlx(name: &str) -> bool {
+    name.split('.').any(|part| part == "switch_mlp")
+}
+
 /// The number of the expert that a tensor called `name` is a matrix of, if it says so.
 pub fn expert(name: &str) -> Option<usize> {
     Parsed::new(&canonical(name))?.expert

@@ -37,6 +37,7 @@ mod quantized_blocks;
 mod quantized_doubts;
 mod quantized_instances;
 mod quantized_lost;
+mod quantized_promises;
 mod ranks;
 mod ranks_values;
 mod resolved;

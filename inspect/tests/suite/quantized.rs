@@ -380,11 +380,7 @@ fn a_state_that_lies_is_refused() {
         SafeTensors::new()
             .tensor(&own("weight"), "U8", &[2048, 1], &noise(2048))
             .f32s(&own("weight.absmax"), &[64], &[0.05; 64])
-            .f32s(
-                &own("weight.quant_map"),
-                &[16],
-                &std::array::from_fn::<f32, 16, _>(|i| i as f32 / 7.5 - 1.0),
-            )
+            .f32s(&own("weight.quant_map"), &[16], &super::quantized_doubts::NF4)
             .tensor(&own("weight.quant_state.bitsandbytes__nf4"), "U8", &[text.len()], &text)
     };
     let right = json!({"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [32, 128]});

@@ -162,6 +162,14 @@ pub(crate) enum Packed {
         /// Bytes of a stored row.
         stride: usize,
     },
+    /// As `Rows`, each code stored less one: whole words of codes of 2, 4 and 8 bits had one taken from each code at once,
+    /// so that a zero borrows from the code above it; codes of 3 bits are each for itself.
+    LessOne {
+        /// Bits of a code.
+        bits: u8,
+        /// Bytes of a row.
+        stride: usize,
+    },
     /// Rows of words in AWQ's order.
     AwqRows {
         /// Bytes of a row.
@@ -176,7 +184,10 @@ impl Packed {
     /// Bits of a code.
     pub fn bits(self) -> u8 {
         match self {
-            Packed::Rows { bits, .. } | Packed::Words { bits, .. } | Packed::Down { bits, .. } => bits,
+            Packed::Rows { bits, .. }
+            | Packed::LessOne { bits, .. }
+            | Packed::Words { bits, .. }
+            | Packed::Down { bits, .. } => bits,
             Packed::HighFirst { .. } | Packed::Awq { .. } | Packed::AwqRows { .. } => 4,
         }
     }
@@ -185,7 +196,9 @@ impl Packed {
     pub fn bytes(self, rows: usize, cols: usize) -> Option<usize> {
         let bits = usize::from(self.bits());
         let (needed, stride, rows) = match self {
-            Packed::Rows { stride, .. } => (cols.checked_mul(bits)?.div_ceil(8), stride, rows),
+            Packed::Rows { stride, .. } | Packed::LessOne { stride, .. } => {
+                (cols.checked_mul(bits)?.div_ceil(8), stride, rows)
+            }
             Packed::HighFirst { stride } => (cols.div_ceil(2), stride, rows),
             Packed::Words { stride, .. } => (cols.div_ceil(32 / bits).checked_mul(4)?, stride, rows),
             Packed::AwqRows { stride } => (cols.div_ceil(8).checked_mul(4)?, stride, rows),
@@ -211,6 +224,14 @@ impl Packed {
             Packed::Rows { stride, .. } => {
                 let (at, shift) = (row * stride + col * bits / 8, col * bits % 8);
                 u64::from(byte(at) | byte(at + 1) << 8) >> shift
+            }
+            Packed::LessOne { stride, .. } if 32 % bits == 0 => {
+                let ones = u32::MAX / mask as u32;
+                let (at, shift) = (row * stride + 4 * (col * bits / 32), col * bits % 32);
+                u64::from(word(at).wrapping_add(ones) >> shift)
+            }
+            Packed::LessOne { bits, stride } => {
+                u64::from(Packed::Rows { bits, stride }.get(bytes, row, col)) + 1
             }
             Packed::HighFirst { stride } => u64::from(byte(row * stride + col / 2) >> (4 * (1 - col % 2))),
             Packed::Words { stride, .. } => {

@@ -162,6 +162,13 @@ pub enum QuantFault {
         /// The tensor that has it.
         part: String,
     },
+    /// A table of what codes stand for holds other values than such codes have.
+    Codebook {
+        /// The tensor.
+        part: String,
+        /// What they are codes of.
+        of: String,
+    },
     /// It is quantized in a way that is known by name, and not read.
     Unread {
         /// The name.
@@ -260,6 +267,9 @@ impl fmt::Display for QuantFault {
             QuantFault::Said { part, said, codes } => {
                 let part = part.escape_debug();
                 write!(f, "{part} says {said:?}, which does not fit codes of {codes:?}")
+            }
+            QuantFault::Codebook { part, of } => {
+                write!(f, "{} does not hold the values that codes of {of} have", part.escape_debug())
             }
             QuantFault::Negative { part } => write!(f, "{} is negative", part.escape_debug()),
             QuantFault::Shape { part, found, codes } => {

@@ -52,7 +52,10 @@ pub(crate) fn measure(elements: &Elements<'_>) -> Option<(ScaleStats, CodeStats)
         scales.zero_points_outside = outside.into_iter().sum();
     }
     if scales.zero > 0 {
-        scales.silenced = silenced(elements);
+        scales.silenced = silenced(elements) + coded.silenced_scales();
+    }
+    if let Some(opposed) = coded.opposed_offsets() {
+        scales.zero_points_outside += opposed;
     }
     Some((scales, codes(coded, elements.len())))
 }

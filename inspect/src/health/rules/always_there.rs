@@ -5,7 +5,6 @@
 use serde_json::{Map, Value};
 
 use super::Network;
-use crate::meaning::role::Role;
 use crate::record::TensorRecord;
 use crate::tensor::Group;
 
@@ -138,7 +137,7 @@ pub(super) fn inner_width(network: &Network<'_>, config: &Map<String, Value>) ->
     let other = |key: &String| ["expert", "moe", "mlp_ratio"].iter().any(|word| key.contains(word));
     let weights =
         || network.record.tensors.iter().filter(|t| t.group == Group::Weights && t.shape.len() >= 2);
-    if config.keys().any(other) || weights().any(|t| t.role == Role::Codes || t.quantized.is_some()) {
+    if config.keys().any(other) || weights().any(TensorRecord::is_bare_codes) {
         return None;
     }
     let (key, promised) =

@@ -5,14 +5,19 @@ use std::collections::{HashMap, HashSet};
 
 use super::missing::NAMED;
 use super::{Check, Network, Rule, Ruling};
-use crate::meaning::architecture::{Architecture, Biases, Dim, Kind, Part as LayerPart, Role as Part};
+use crate::DType;
+use crate::meaning::architecture::{
+    Architecture, Biases, Dim, Kind, Part as LayerPart, Role as Part, Tensor,
+};
 use crate::meaning::config_json::recorded_model_type;
 use crate::meaning::gguf_keys::recorded;
 use crate::meaning::names::{Style, begins_with_layer, canonical_in};
 use crate::meaning::role::Role;
+use crate::meaning::scheme::names::is_of_activations;
 use crate::meaning::wrappers::unwrapped;
 use crate::meaning::{AttentionBias, Given, ModelConfig};
 use crate::metadata::from_json;
+use crate::quantized::{Blocking, QuantType};
 use crate::record::{CheckpointRecord, TensorRecord};
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
@@ -37,16 +42,28 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
         false => of_config(record),
     };
     // More layers than tensors need not be looked for one by one.
-    let Some(Promise { config, there, others, headed, style }) =
+    let Some(Promise { config, there, others, headed, unread, style }) =
         told.filter(|told| told.config.num_layers <= record.tensors.len())
     else {
         return Vec::new();
+    };
+    // What a scheme that is not read stores under a module's name may be its weight.
+    let bare: Vec<String> = weights()
+        .filter(|t| unread && t.name.contains('.'))
+        .map(|t| unwrapped(&t.name).into_owned())
+        .collect();
+    let has_parts = |part: Part| {
+        let name = config.architecture.name(part, style).unwrap_or_default();
+        let module = name.strip_suffix("weight").unwrap_or(&name);
+        bare.iter().any(|own| own.starts_with(module))
     };
     let mut found = Vec::new();
     let mut absent = Vec::new();
     for (part, row) in config.tensors() {
         match there.get(&part) {
             // One expert's.
+            // Of what is not read only the codes' shape is known.
+            Some(tensor) if tensor.is_bare_codes() => {}
             Some(tensor) if row.is_stack() && tensor.shape.len() + 1 == row.shape.len() => {
                 found.extend(unlike(tensor, &row.shape[1..], &row.shape_in(&config)[1..]));
             }
@@ -54,6 +71,8 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
             None if part.kind() == Kind::Head && !headed => {}
             // transformers' own classes have the gates of all experts and the other projections in one tensor.
             None if row.is_stack() && others => {}
+            None if unread && !is_plain(row) => {}
+            None if has_parts(part) => {}
             None => absent.push(part),
         }
     }
@@ -90,6 +109,8 @@ struct Promise<'r> {
     others: bool,
     /// Whether a head of its own is promised.
     headed: bool,
+    /// Whether there are codes that are not read, which may stand for any matrix of a layer, or for several.
+    unread: bool,
     /// The style in which what is missing is named.
     style: Style,
 }
@@ -98,11 +119,6 @@ struct Promise<'r> {
 fn of_config(record: &CheckpointRecord) -> Option<Promise<'_>> {
     let told = from_json(serde_json::Value::Object(record.model.config.clone()));
     let mut given = Given::of_hugging_face(&told).ok()?;
-    // Codes have other names and shapes.
-    let coded = given.quantization.as_ref().is_some_and(|quantization| !quantization.is_bitnet());
-    if coded || record.tensors.iter().any(|t| t.role == Role::Codes) {
-        return None;
-    }
     // Neither decides about a tensor.
     given.norm_eps.get_or_insert(1e-6);
     given.max_seq_len.get_or_insert(1);
@@ -120,7 +136,8 @@ fn of_config(record: &CheckpointRecord) -> Option<Promise<'_>> {
         return None;
     }
     let (there, others) = parts(record, config.architecture);
-    Some(Promise { config, there, others, headed, style: Style::Hf })
+    let unread = record.tensors.iter().any(TensorRecord::is_bare_codes);
+    Some(Promise { config, there, others, headed, unread, style: Style::Hf })
 }
 
 /// What the keys of a GGUF file promise. One name stands for many models there: those whose layers have tensors that the
@@ -150,7 +167,8 @@ fn of_keys(record: &CheckpointRecord) -> Option<Promise<'_>> {
     if architecture.has(LayerPart::GateBias) {
         given.mlp_bias = Some(has(LayerPart::GateBias));
     }
-    Some(Promise { config: given.complete().ok()?, there, others, headed: true, style: Style::Gguf })
+    let config = given.complete().ok()?;
+    Some(Promise { config, there, others, headed: true, unread: false, style: Style::Gguf })
 }
 
 /// The weights of `record` by their part in a model of `architecture`, and whether its layers have others.
@@ -162,10 +180,25 @@ fn parts<'r>(record: &'r CheckpointRecord, architecture: &'static Architecture) 
             Some(part) => {
                 there.entry(part).or_insert(tensor);
             }
-            None => others |= begins_with_layer(&name),
+            // What activations are rounded with is no weight.
+            None => others |= begins_with_layer(&name) && !is_of_activations(&name),
         }
     }
     (there, others)
+}
+
+/// Whether a tensor of these dimensions is never quantized, and told apart by its name.
+fn is_plain(row: &Tensor) -> bool {
+    let is_outer = !matches!(row.role, Part::Layer(..));
+    is_outer || (row.shape.len() == 1 && row.leaf == "weight")
+}
+
+/// The columns of a group of a quantized weight; 1 for others.
+fn group(tensor: &TensorRecord) -> u64 {
+    match tensor.dtype {
+        DType::Quantized(QuantType { blocking: Blocking::Group(group), .. }) => u64::from(group.max(1)),
+        _ => 1,
+    }
 }
 
 /// Whether `tensor` has another shape than the `promised` one of these dimensions.
@@ -175,7 +208,10 @@ fn unlike(tensor: &TensorRecord, dims: &[Dim], promised: &[usize]) -> Option<Rul
     let fits = |(i, (is, should)): (usize, (&u64, &u64))| {
         // Packed rows come four together, whatever their number was.
         let packed = i == 0 && tensor.dtype.is_ternary() && *is == should.next_multiple_of(4);
-        is == should || packed || (dims[i] == Dim::Vocab && is >= should)
+        // Rows of codes are filled up to whole groups.
+        let filled =
+            i + 1 == promised.len() && group(tensor) > 1 && *is == should.next_multiple_of(group(tensor));
+        is == should || packed || filled || (dims[i] == Dim::Vocab && is >= should)
     };
     let alike =
         tensor.shape.len() == promised.len() && tensor.shape.iter().zip(&promised).enumerate().all(fits);

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::missing_parts::missing_parts;
 use super::{Check, Network, Rule, Ruling};
-use crate::meaning::role::{Role, is_essential};
+use crate::meaning::role::is_essential;
+use crate::record::TensorRecord;
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
 
@@ -185,7 +186,7 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
 /// Weights whose bias is there, although all other modules called so have both. Layers of blocks within blocks show so.
 fn beside_biases(network: &Network<'_>) -> Vec<String> {
     let weights = || network.record.tensors.iter().filter(|t| t.group == Group::Weights);
-    if weights().any(|t| t.role == Role::Codes || t.quantized.is_some()) {
+    if weights().any(TensorRecord::is_bare_codes) {
         return Vec::new();
     }
     // What else is in each module.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::missing::{LAYERS, stacks};
 use super::{Check, Network, Rule, Ruling};
-use crate::meaning::role::Role;
+use crate::record::TensorRecord;
 use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
@@ -17,8 +17,7 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn check(network: &Network<'_>) -> Vec<Ruling> {
-    let coded = |t: &crate::TensorRecord| t.role == Role::Codes || t.quantized.is_some();
-    if network.record.tensors.iter().any(coded) {
+    if network.record.tensors.iter().any(TensorRecord::is_bare_codes) {
         return Vec::new();
     }
     let mut found = Vec::new();

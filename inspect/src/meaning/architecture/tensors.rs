@@ -212,23 +212,58 @@ pub(super) static UP: Tensor = of_layer(Part::Up, "mlp.up_proj", "ffn_up", &[Dim
 pub(super) static DOWN: Tensor = of_layer(Part::Down, "mlp.down_proj", "ffn_down", &[Dim::Hidden, Dim::Mlp]);
 pub(super) static ROUTER: Tensor =
     of_layer(Part::Router, "mlp.gate", "ffn_gate_inp", &[Dim::Experts, Dim::Hidden]);
-pub(super) static GATE_EXPERTS: Tensor =
-    of_layer(Part::GateExperts, "mlp.experts.gate_proj", "ffn_gate_exps", OF_INPUT);
+pub(super) static GATE_EXPERTS: Tensor = experts(
+    Part::GateExperts,
+    "mlp.experts.gate_proj",
+    "mlp.switch_mlp.gate_proj",
+    "ffn_gate_exps",
+    OF_INPUT,
+);
 pub(super) static UP_EXPERTS: Tensor =
-    of_layer(Part::UpExperts, "mlp.experts.up_proj", "ffn_up_exps", OF_INPUT);
-pub(super) static DOWN_EXPERTS: Tensor =
-    of_layer(Part::DownExperts, "mlp.experts.down_proj", "ffn_down_exps", OF_RESULTS);
+    experts(Part::UpExperts, "mlp.experts.up_proj", "mlp.switch_mlp.up_proj", "ffn_up_exps", OF_INPUT);
+pub(super) static DOWN_EXPERTS: Tensor = experts(
+    Part::DownExperts,
+    "mlp.experts.down_proj",
+    "mlp.switch_mlp.down_proj",
+    "ffn_down_exps",
+    OF_RESULTS,
+);
+/// The matrices of all experts, in a tensor that mlx-lm calls `also`.
+const fn experts(
+    part: Part,
+    module: &'static str,
+    also: &'static str,
+    gguf: &'static str,
+    shape: &'static [Dim],
+) -> Tensor {
+    Tensor { also: Some(also), ..of_layer(part, module, gguf, shape) }
+}
 const OF_INPUT: &[Dim] = &[Dim::Experts, Dim::Expert, Dim::Hidden];
 const OF_RESULTS: &[Dim] = &[Dim::Experts, Dim::Hidden, Dim::Expert];
 /// What Mixtral calls the same.
 pub(super) static W_ROUTER: Tensor =
     of_layer(Part::Router, "block_sparse_moe.gate", "ffn_gate_inp", &[Dim::Experts, Dim::Hidden]);
-pub(super) static W1_EXPERTS: Tensor =
-    of_layer(Part::GateExperts, "block_sparse_moe.experts.w1", "ffn_gate_exps", OF_INPUT);
-pub(super) static W3_EXPERTS: Tensor =
-    of_layer(Part::UpExperts, "block_sparse_moe.experts.w3", "ffn_up_exps", OF_INPUT);
-pub(super) static W2_EXPERTS: Tensor =
-    of_layer(Part::DownExperts, "block_sparse_moe.experts.w2", "ffn_down_exps", OF_RESULTS);
+pub(super) static W1_EXPERTS: Tensor = experts(
+    Part::GateExperts,
+    "block_sparse_moe.experts.w1",
+    "block_sparse_moe.switch_mlp.gate_proj",
+    "ffn_gate_exps",
+    OF_INPUT,
+);
+pub(super) static W3_EXPERTS: Tensor = experts(
+    Part::UpExperts,
+    "block_sparse_moe.experts.w3",
+    "block_sparse_moe.switch_mlp.up_proj",
+    "ffn_up_exps",
+    OF_INPUT,
+);
+pub(super) static W2_EXPERTS: Tensor = experts(
+    Part::DownExperts,
+    "block_sparse_moe.experts.w2",
+    "block_sparse_moe.switch_mlp.down_proj",
+    "ffn_down_exps",
+    OF_RESULTS,
+);
 pub(super) static GATE_BIAS: Tensor = bias(Part::GateBias, &GATE, &[Dim::Mlp], When::MlpBias);
 pub(super) static UP_BIAS: Tensor = bias(Part::UpBias, &UP, &[Dim::Mlp], When::MlpBias);
 pub(super) static DOWN_BIAS: Tensor = bias(Part::DownBias, &DOWN, &[Dim::Hidden], When::MlpBias);

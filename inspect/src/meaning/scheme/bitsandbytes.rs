@@ -27,6 +27,46 @@ const IMPLIED: &str = "quant_state is not the JSON that bitsandbytes reads; the 
 /// q * SCB / 127, as bitsandbytes rounds it.
 const INT8: f32 = 7.874_016e-3;
 
+/// What codes stand for: kernels have these of their own, and read none of a file (`get_4bit_type`).
+const NF4: [f32; 16] = [
+    -1.0,
+    -0.696_192_8,
+    -0.525_073_05,
+    -0.394_917_5,
+    -0.284_441_38,
+    -0.184_773_43,
+    -0.091_050_036,
+    0.0,
+    0.079_580_3,
+    0.160_930_2,
+    0.246_112_3,
+    0.337_915_24,
+    0.440_709_83,
+    0.562_617,
+    0.722_956_84,
+    1.0,
+];
+const FP4: [f32; 16] = [
+    0.0,
+    0.005_208_333_5,
+    0.666_666_7,
+    1.0,
+    0.333_333_34,
+    0.5,
+    0.166_666_67,
+    0.25,
+    0.0,
+    -0.005_208_333_5,
+    -0.666_666_7,
+    -1.0,
+    -0.333_333_34,
+    -0.5,
+    -0.166_666_67,
+    -0.25,
+];
+/// By how much they differ at most where they are rounded to bf16.
+const MARGIN: f32 = 0.004;
+
 #[derive(Deserialize)]
 struct State {
     quant_type: String,
@@ -112,6 +152,32 @@ fn implied(stored: &Stored<'_>, codes: &TensorInfo, code: Code) -> Option<State>
     })
 }
 
+/// Whether these are values for codes of 8 bits: from about -1 to 1, each more than the one before it
+/// (`create_dynamic_map`).
+fn is_dynamic(values: &[f32]) -> bool {
+    let grow = values.windows(2).all(|pair| pair[0] < pair[1]);
+    values.len() == 256 && grow && values[0] < -0.9 && (values[255] - 1.0).abs() < MARGIN && values[0] >= -1.0
+}
+
+/// That the codebook at `at` holds what it must hold, as `is_own` tells, if it can be read.
+fn check_book(
+    stored: &Stored<'_>,
+    at: usize,
+    is_own: impl Fn(&[f32]) -> bool,
+    of: &str,
+) -> Result<(), QuantFault> {
+    let tensor = stored.tensor(at);
+    if !is_sound(tensor) || !tensor.dtype.is_float() || tensor.numel() > 256 {
+        return Ok(());
+    }
+    match stored.checkpoint.values(tensor) {
+        Ok(values) if !is_own(&values) => {
+            Err(QuantFault::Codebook { part: tensor.name.clone(), of: of.to_string() })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn four_bits(stored: &Stored<'_>, at: usize, state_at: usize, code: Code) -> Found {
     let codes = stored.tensor(at);
     let own = |field: &str| format!("{}.{field}", codes.name);
@@ -137,6 +203,11 @@ fn four_bits(stored: &Stored<'_>, at: usize, state_at: usize, code: Code) -> Fou
         true => Ok(()),
         false => Err(QuantFault::configured(stored.tensor(at), format!("{blocks} blocks of {of}"))),
     };
+    let table: &[f32; 16] = if code == Code::Nf4 { &NF4 } else { &FP4 };
+    let is_own = |values: &[f32]| {
+        values.len() == 16 && values.iter().zip(table).all(|(value, own)| (value - own).abs() < MARGIN)
+    };
+    check_book(stored, book, is_own, code.name().unwrap_or_default())?;
     let blocks = numel.div_ceil(state.blocksize);
     fill(scale, blocks, state.blocksize)?;
     let mut parts = vec![
@@ -152,6 +223,12 @@ fn four_bits(stored: &Stored<'_>, at: usize, state_at: usize, code: Code) -> Fou
             let block = state.nested_blocksize.filter(|&n| n > 0).ok_or_else(unclear)?;
             let offset = state.nested_offset.filter(|x| x.is_finite()).ok_or_else(unclear)?.to_bits();
             fill(nested, blocks.div_ceil(block), block)?;
+            let factors = stored.tensor(nested);
+            if !factors.dtype.is_float() {
+                let (part, found) = (factors.name.clone(), factors.dtype.to_string());
+                return Err(QuantFault::Type { part, found });
+            }
+            check_book(stored, book, is_dynamic, "nested scales")?;
             parts.extend([(PartRole::Scale, nested), (PartRole::Codebook, book)]);
             Numbers::Nested { book: 5, scale: 4, block, offset }
         }

@@ -8,6 +8,7 @@ use super::{Found, Stored, Weight};
 use crate::DType;
 use crate::quantized::form::{Form, Numbers, Packed, Value, Zero};
 use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
+use crate::tensor::TensorInfo;
 
 pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     let codes = stored.tensor(at);
@@ -33,6 +34,17 @@ fn layout(words: usize, cols: usize, bits: usize) -> Option<Packed> {
         return Some(Packed::Rows { bits: narrow, stride });
     }
     (cols.div_ceil(32 / bits) == words).then_some(Packed::Words { bits: narrow, stride })
+}
+
+/// Words that are looked at to see whether their highest bits are used.
+const SAMPLE: usize = 4096;
+
+/// Whether words of `codes` have nothing where no whole code of `bits` bits fits.
+fn has_spare_bits(codes: &TensorInfo, bits: u8) -> bool {
+    let used = 32 / u32::from(bits) * u32::from(bits);
+    let Ok(bytes) = codes.bytes() else { return false };
+    let words = bytes.as_chunks::<4>().0.iter().take(SAMPLE);
+    words.into_iter().all(|word| u32::from_le_bytes(*word).checked_shr(used).unwrap_or(0) == 0)
 }
 
 fn packed(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
@@ -68,7 +80,17 @@ fn packed(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
             stack.cols.checked_mul(32).ok_or_else(|| QuantFault::shape(codes, codes))? / bits
         }
     };
-    let found = all().into_iter().find_map(|bits| Some((bits, layout(stack.cols, cols, bits)?)));
+    let placed = |bits: usize| Some((bits, layout(stack.cols, cols, bits)?));
+    let mut found = all().into_iter().find_map(placed);
+    // As many bytes are codes of 8 bits, or of 7 where nothing is in the highest bits of words.
+    if packable.is_empty()
+        && let Some((_, Packed::Words { bits: narrow, .. })) = found
+        && let Some(full) =
+            all().into_iter().filter_map(placed).find(|(_, p)| matches!(p, Packed::Rows { .. }))
+        && !has_spare_bits(codes, narrow)
+    {
+        found = Some(full);
+    }
     let (bits, place) = found.ok_or_else(|| {
         let bits: Vec<String> = all().iter().map(|bits| bits.to_string()).collect();
         QuantFault::configured(codes, format!("rows of {cols} codes of {} bits", bits.join(" or ")))
@@ -118,9 +140,9 @@ fn packed(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
         parts,
         form,
         assumed: match fitting > 1 && packable.is_empty() {
-            true => {
-                Some("no configuration says how many bits their codes have; the fewest that fit were assumed")
-            }
+            true => Some(
+                "no configuration says how many bits their codes have; the fewest that their words can be were assumed",
+            ),
             false => guessed.then_some(GUESSED),
         },
     })

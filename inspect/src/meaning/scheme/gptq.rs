@@ -1,5 +1,6 @@
 //! GPTQ as AutoGPTQ and GPTQModel store it: codes of a row lie down a column of 32-bit words, zero points in rows of
-//! words, one less than they are in all but version 2 (<https://github.com/ModelCloud/GPTQModel>, `qlinear`).
+//! words, one less than they are in all but version 2 (<https://github.com/ModelCloud/GPTQModel>, `qlinear`, and
+//! `convert_gptq_v1_to_v2_format_module` in `utils/model.py`).
 
 use super::{Config, Found, Stored, Weight};
 use crate::DType;
@@ -160,9 +161,12 @@ fn weight(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
             }),
             zero: Zero::Packed {
                 part: 2,
-                packed: Packed::Rows { bits, stride },
+                packed: match is_second {
+                    true => Packed::Rows { bits, stride },
+                    false => Packed::LessOne { bits, stride },
+                },
                 by_row: false,
-                plus: if is_second { 0 } else { 1 },
+                plus: 0,
             },
             index: index.map(|_| 3),
             ..Form::default()

@@ -405,18 +405,18 @@ fn orphans(checkpoint: &Checkpoint, gone: &HashSet<usize>, faulty: &HashSet<usiz
         .filter(|t| t.dtype.is_ternary())
         .filter_map(|t| t.name.strip_suffix(".weight"))
         .collect();
-    let names: HashSet<&str> = checkpoint.tensors.iter().map(|t| t.name.as_str()).collect();
-    let is_mlx = coding.method.as_deref() == Some("mlx");
-    // What MLX calls so is a part of a layer's weight.
-    let of_mlx = |layer: &str, field: &str| {
-        let has = |field: &str| names.contains(format!("{layer}.{field}").as_str());
-        is_mlx && matches!(field, "scales" | "biases") && has("scales") && has("biases")
+    let method = coding.method.as_deref().unwrap_or_default();
+    // What these call so is a part of a layer's weight: a number for each row and group.
+    let of_method = |field: &str, dims: usize| match field {
+        "scales" => dims >= 2 && matches!(method, "mlx" | "gptq" | "awq"),
+        "biases" => dims >= 2 && method == "mlx",
+        _ => false,
     };
     for (at, tensor) in checkpoint.tensors.iter().enumerate() {
         let Some((layer, field)) = tensor.name.rsplit_once('.') else { continue };
         let of_weight = layer.strip_suffix(".weight").unwrap_or(layer);
         let owned = owners.contains(layer) || owners.contains(of_weight) || ternary.contains(layer);
-        let is_part = names::is_companion(field) || of_mlx(layer, field);
+        let is_part = names::is_companion(field) || of_method(field, tensor.shape.len());
         if !gone.contains(&at) && is_part && !owned && tensor.group != Group::Optimizer {
             coding.faults.push((tensor.name.clone(), QuantFault::Orphaned));
         }

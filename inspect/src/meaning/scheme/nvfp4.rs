@@ -24,13 +24,16 @@ pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
             ["_scale_2", "_global_scale"].iter().any(|f| stored.at(&format!("{name}{f}")).is_some());
         return has_factor.then_some(Err(QuantFault::Missing { part: PartRole::Scale, wanted }));
     };
-    if stored.tensor(scale).dtype != DType::F8E4M3FN {
-        return None;
-    }
     let (maker, global) = match packed {
         Some(_) => (Maker::CompressedTensors, format!("{name}_global_scale")),
         None => (Maker::ModelOpt, format!("{name}_scale_2")),
     };
+    let dtype = stored.tensor(scale).dtype;
+    if dtype != DType::F8E4M3FN {
+        // Bytes may be the same by another name.
+        let is_other = dtype.is_integer() && dtype != DType::U8 && stored.at(&global).is_some();
+        return is_other.then(|| Err(QuantFault::Type { part: wanted, found: dtype.to_string() }));
+    }
     let global = stored.need(PartRole::GlobalScale, global);
     Some(global.and_then(|global| weight(stored, at, scale, global, (maker, name))))
 }

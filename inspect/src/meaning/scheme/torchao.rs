@@ -70,12 +70,48 @@ fn codes_of(name: &str) -> Option<(String, String)> {
     Some((format!("{module}.{field}"), format!("{stem}_qdata")))
 }
 
+/// Whether `name`, which is called as scales or zero points are, is none of the tensors that torchao's header of SafeTensors
+/// lists.
+fn is_stray(stored: &Stored<'_>, name: &str) -> bool {
+    let is_own = |listed: &Value| matches!(listed, Value::String(listed) if listed == name);
+    match stored.plain_value("tensor_names") {
+        Some(Value::List(names)) => !names.iter().any(is_own),
+        _ => false,
+    }
+}
+
+/// The part of the instance `name` that is not there, although the header of SafeTensors says that it was written.
+fn lost(stored: &Stored<'_>, name: &str, own: &dyn Fn(&str) -> String) -> Option<QuantFault> {
+    let Some(Value::List(fields)) = lookup(stored.plain_value(name)?, "_tensor_data_names") else {
+        return None;
+    };
+    let fields = fields.iter().filter_map(|field| match field {
+        Value::String(field) => Some(field.as_str()),
+        _ => None,
+    });
+    let mut lost = fields.map(|field| (field, own(field))).filter(|(_, name)| stored.at(name).is_none());
+    let (field, wanted) = lost.next()?;
+    let part = match field {
+        "qdata" => PartRole::Codes,
+        "scale" => PartRole::Scale,
+        "zero_point" => PartRole::ZeroPoint,
+        "per_tensor_scale" => PartRole::GlobalScale,
+        _ => PartRole::State,
+    };
+    Some(QuantFault::Missing { part, wanted })
+}
+
 pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     let codes = stored.tensor(at);
     let Some((name, own)) = parts_of(&codes.name) else {
         let (name, wanted) = codes_of(&codes.name)?;
-        let is_lost = stored.at(&wanted).is_none() && Said::of(stored, &name).is_some();
-        return is_lost.then_some(Err(QuantFault::Missing { part: PartRole::Codes, wanted }));
+        if stored.at(&wanted).is_some() {
+            return None;
+        }
+        return match Said::of(stored, &name) {
+            Some(_) => Some(Err(QuantFault::Missing { part: PartRole::Codes, wanted })),
+            None => is_stray(stored, &codes.name).then_some(Err(QuantFault::Orphaned)),
+        };
     };
     let said = Said::of(stored, &name);
     if said.is_none() && super::instance::of(stored, &name).is_some() {
@@ -89,6 +125,9 @@ pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
             "" => QuantFault::State { part: name },
             class => QuantFault::Class { class: class.to_string() },
         }));
+    }
+    if let Some(lost) = lost(stored, &name, &own) {
+        return Some(Err(lost));
     }
     let attribute = |key: &str| said.as_ref().and_then(|said| lookup(said.attributes, key));
     if let Some(Value::String(kind)) = attribute("elem_dtype")

@@ -137,6 +137,29 @@ impl<'a> Coded<'a> {
                 }
             });
         }
+        if let (Some(index), Some(part)) = (&index, form.index) {
+            let mut columns = vec![0usize; groups.min(index.len())];
+            for &nth in index {
+                if let Some(count) = columns.get_mut(nth as usize) {
+                    *count += 1;
+                }
+            }
+            // Columns are put in order before they are divided into groups, of which the last may have fewer.
+            let (last, others) = columns.split_last().map_or((0, &[][..]), |(last, others)| (*last, others));
+            let size = others.first().copied().unwrap_or(last);
+            // The size that the number of groups implies, where it can be one.
+            let implied = size == group || !form.cols.is_multiple_of(group);
+            let divide = implied && last <= size && last > 0 && others.iter().all(|&count| count == size);
+            if groups < form.groups() || !divide {
+                let name = parts[part].tensor.name.escape_debug();
+                let most = columns.iter().max().copied().unwrap_or(0);
+                let why = format!(
+                    "{name} does not divide the columns into equal groups: one has {most} of {}",
+                    index.len()
+                );
+                return Err(Error::damaged(why).because(DamageKind::OutOfRange));
+            }
+        }
         let read = |part: usize, n: usize| {
             let mut out = vec![0.0; n];
             read_numbers(parts[part].tensor.dtype, &bytes[part], 0, &mut out);
@@ -221,6 +244,58 @@ impl<'a> Coded<'a> {
             .and_then(|Global { part, .. }| plain(part, self.quantized.parts()[part].tensor.dtype));
         let columns = form.columns.and_then(|part| plain(part, self.quantized.parts()[part].tensor.dtype));
         scale.into_iter().chain(global).chain(columns).collect()
+    }
+
+    /// Scales that are codes, and that a scale of theirs makes zero although they are of several values.
+    pub fn silenced_scales(&self) -> u64 {
+        let Some(Grid { part, numbers: Numbers::Nested { scale, block, .. }, .. }) =
+            self.quantized.form.scale
+        else {
+            return 0;
+        };
+        let dtype = self.quantized.parts()[scale].tensor.dtype;
+        let mut silenced = 0;
+        for (nth, codes) in self.bytes[part].chunks(block.max(1)).enumerate() {
+            let mut factor = [0.0];
+            read_numbers(dtype, &self.bytes[scale], nth, &mut factor);
+            // Where all scales are equal nothing is left to be scaled.
+            let differ = codes.iter().any(|code| *code != codes[0]);
+            if factor[0] == 0.0 && differ {
+                silenced +=
+                    codes.iter().filter(|&&code| self.nested[usize::from(code)] != 0.0).count() as u64;
+            }
+        }
+        silenced
+    }
+
+    /// How many groups have an offset of their scale's sign, or none, so that all of their elements have that sign; `None`
+    /// where these are not most of the groups. Quantizers make offsets of elements at an end of a group, which zero is in.
+    pub fn opposed_offsets(&self) -> Option<u64> {
+        let form = &self.quantized.form;
+        let (Some(Grid { part: scale, .. }), Some(Grid { part: offset, .. })) = (form.scale, form.offset)
+        else {
+            return None;
+        };
+        let numbers = |part: usize| {
+            let dtype = self.quantized.parts()[part].tensor.dtype;
+            let count = self.bytes[part].len() / dtype.element_size().unwrap_or(1);
+            (dtype, count)
+        };
+        let ((scales, count), (offsets, other)) = (numbers(scale), numbers(offset));
+        let count = count.min(other);
+        let (mut groups, mut opposed) = (0u64, 0u64);
+        let mut buffers = [[0.0f32; PIECE]; 2];
+        for start in (0..count).step_by(PIECE) {
+            let n = PIECE.min(count - start);
+            let [one, two] = &mut buffers;
+            read_numbers(scales, &self.bytes[scale], start, &mut one[..n]);
+            read_numbers(offsets, &self.bytes[offset], start, &mut two[..n]);
+            for (scale, offset) in one[..n].iter().zip(&two[..n]).filter(|(scale, _)| **scale != 0.0) {
+                groups += 1;
+                opposed += u64::from(*offset == 0.0 || (*offset > 0.0) == (*scale > 0.0));
+            }
+        }
+        (opposed > groups / 2).then_some(opposed)
     }
 
     /// Zero points that are stored as whole numbers of their own, and the range of those that a code may be.

@@ -36,7 +36,7 @@ impl Coded<'_> {
             Packed::HighFirst { stride } => nibbles(&bytes[row * stride..], col, 4, buffer),
             Packed::Rows { bits, stride } => stream(&bytes[row * stride..], bits, col, buffer),
             Packed::Down { .. } | Packed::Awq { .. } => self.read_tile(row, col, buffer),
-            Packed::Words { .. } | Packed::AwqRows { .. } => {
+            Packed::LessOne { .. } | Packed::Words { .. } | Packed::AwqRows { .. } => {
                 let codes = buffer.iter_mut().enumerate();
                 codes.for_each(|(i, slot)| *slot = packed.get(bytes, row, col + i));
             }
