@@ -21,6 +21,9 @@ pub(super) trait Hyperparameters {
     /// Its learning rates.
     fn rates(&self) -> Vec<Rate>;
 
+    /// Settings that need not be given, with what they are.
+    fn chosen(&self) -> Vec<(&'static str, f64)>;
+
     /// Weight decay of parameters that no BitLinear uses, and of ternary weights.
     fn weight_decay(&self) -> (f64, f64);
 
@@ -206,6 +209,19 @@ impl Settings {
         self.method.hyperparameters().weight_decay()
     }
 
+    /// Removes from `table` what the optimizer `former` has by itself, where the optimizer `other` has something else.
+    pub fn leave_defaults(table: &mut Table, former: &str, other: &str) {
+        let (Ok(former), Ok(other)) = (former.parse::<Settings>(), other.parse::<Settings>()) else { return };
+        if former.method.name() == other.method.name() {
+            return;
+        }
+        for (key, value) in former.method.hyperparameters().chosen() {
+            if table.get(key).and_then(toml::Value::as_float) == Some(value) {
+                table.remove(key);
+            }
+        }
+    }
+
     /// The settings that `table` holds.
     ///
     /// # Errors
@@ -276,8 +292,14 @@ impl Serialize for Settings {
         for (key, value) in &table {
             map.serialize_entry(key, value)?;
         }
+        // What a later version takes by itself may be something else.
+        for (key, value) in self.method.hyperparameters().chosen() {
+            if !table.contains_key(key) {
+                map.serialize_entry(key, &value)?;
+            }
+        }
         if let Some(polarizer) = &self.polarizer {
-            map.serialize_entry("polarizer", polarizer)?;
+            map.serialize_entry("polarizer", &polarizer.whole())?;
         }
         map.end()
     }
