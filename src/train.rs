@@ -220,7 +220,9 @@ impl From<Error> for Failure {
             Error::Resume { what, remedy } => {
                 let flag = match remedy {
                     Remedy::RestartData => "--restart-data starts the data from the beginning".to_string(),
-                    Remedy::ResetOptimizer => "--reset-optimizer continues without its optimizer's state".into(),
+                    Remedy::ResetOptimizer => {
+                        "--reset-optimizer continues without its optimizer's state".into()
+                    }
                     other => other.to_string(),
                 };
                 Failure::usage(format!("{what}; {flag}"))

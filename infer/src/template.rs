@@ -147,7 +147,12 @@ impl Template {
     ///
     /// # Errors
     /// Those of [`Template::render`].
-    pub fn marked(&self, talk: Talk<'_>, around: (&str, &str), clock: Option<Clock>) -> Result<Written, String> {
+    pub fn marked(
+        &self,
+        talk: Talk<'_>,
+        around: (&str, &str),
+        clock: Option<Clock>,
+    ) -> Result<Written, String> {
         let Template::Jinja(source) = self else {
             return Ok(Written { text: self.write(talk, around, clock, false)?, said: Vec::new() });
         };
@@ -158,7 +163,8 @@ impl Template {
                 None => written.text.push(c),
                 Some(0) => begins.push(written.text.len()),
                 Some(_) => {
-                    let unbegun = "the model's chat template: marks what the model says in blocks that are not whole";
+                    let unbegun =
+                        "the model's chat template: marks what the model says in blocks that are not whole";
                     written.said.push(begins.pop().ok_or(unbegun)?..written.text.len());
                 }
             }

@@ -251,7 +251,8 @@ fn a_runs_settings_are_all_in_its_file() {
     assert_eq!(written["polarizer"]["target"]["relative"].as_float(), Some(0.25));
     // Another optimizer and another well have their own.
     let from = run.join("step-002001.pt");
-    let more = ["--optimizer", "polarized-adamw", "--well", "constant", "--reset-optimizer", "--steps", "2002"];
+    let more =
+        ["--optimizer", "polarized-adamw", "--well", "constant", "--reset-optimizer", "--steps", "2002"];
     let next = folder.path().join("next");
     train(&next, &[&["--resume", text(&from)], &more[..]].concat()).exits(0);
     let written = optimizer(&next);
@@ -272,7 +273,8 @@ fn refusals_to_resume_name_the_flag() {
         train(&next, &[&["--resume", text(&from)], more].concat()).exits(2)
     };
     again(&[]).complains(&["at step 2001 already", "--steps"]);
-    again(&["--steps", "2002", "--optimizer", "muon-adamw"]).complains(&["another optimizer", "--reset-optimizer"]);
+    again(&["--steps", "2002", "--optimizer", "muon-adamw"])
+        .complains(&["another optimizer", "--reset-optimizer"]);
     let data = format!("{DATA}=2");
     let two = ["--steps", "2002", "--tokenizer", TOKENIZER, "--data", &data, PROGRAMS];
     again(&two).complains(&["2", "--restart-data"]);

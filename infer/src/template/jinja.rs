@@ -93,7 +93,9 @@ fn value(json: &Json) -> Value {
         },
         Json::String(text) => Value::from(text.as_str()),
         Json::Array(items) => Value::from(items.iter().map(value).collect::<Vec<Value>>()),
-        Json::Object(entries) => Value::from_pairs(entries.iter().map(|(key, entry)| (key.as_str(), value(entry)))),
+        Json::Object(entries) => {
+            Value::from_pairs(entries.iter().map(|(key, entry)| (key.as_str(), value(entry))))
+        }
     }
 }
 

@@ -16,9 +16,9 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{DecoderWrapper, SplitDelimiterBehavior};
 
+use super::Placed;
 use super::guard::{contradiction, guarded};
 use super::pattern::translate;
-use super::Placed;
 use super::prepare::Preparation;
 
 /// Why the `tokenizers` crate cannot read the tokenizer.json of these `bytes`, or would not survive it; nothing if it can.

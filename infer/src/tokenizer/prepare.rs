@@ -23,7 +23,8 @@ impl Prepared {
     /// What the bytes `range` were written for.
     pub fn from(&self, range: Range<usize>) -> Range<usize> {
         let start = self.from.get(range.start).map_or(0, |from| from.start);
-        let end = range.end.checked_sub(1).and_then(|last| self.from.get(last)).map_or(start, |from| from.end);
+        let end =
+            range.end.checked_sub(1).and_then(|last| self.from.get(last)).map_or(start, |from| from.end);
         start..end.max(start)
     }
 }
@@ -102,7 +103,8 @@ impl Preparation {
             out.extend_from_slice(SPACE);
             from.resize(out.len(), at..at);
         }
-        let text = String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
+        let text =
+            String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
         Ok(Prepared { text, from })
     }
 

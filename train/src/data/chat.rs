@@ -98,7 +98,8 @@ impl Writer {
             let written = self.template.marked(talk(messages.len()), self.around(), None)?;
             texts.extend((!written.said.is_empty()).then_some(written));
         } else {
-            let is_answer = |message: &Value| message.get("role").and_then(Value::as_str) == Some("assistant");
+            let is_answer =
+                |message: &Value| message.get("role").and_then(Value::as_str) == Some("assistant");
             // From the last one on: the text of a later one holds those before, if the template writes them as they were.
             for (at, _) in messages.iter().enumerate().rev().filter(|(_, message)| is_answer(message)) {
                 let answered = self.template.write(talk(at + 1), self.around(), None, false)?;
@@ -159,7 +160,9 @@ impl Writer {
             return Ok(same(&asks, answered));
         }
         // Nothing asks for it, so it is where another text would be.
-        let begins = |c: char| last.get("content").and_then(Value::as_str).is_some_and(|t| t.trim_start().starts_with(c));
+        let begins = |c: char| {
+            last.get("content").and_then(Value::as_str).is_some_and(|t| t.trim_start().starts_with(c))
+        };
         let other = if begins('x') { "y" } else { "x" };
         let other = [before, &[json!({ "role": "assistant", "content": other })]].concat();
         let other = self.template.write(Talk::new(&other, tools), self.around(), None, false)?;

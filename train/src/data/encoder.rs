@@ -14,7 +14,8 @@ use super::{Settings, Token};
 use crate::{Error, Result};
 
 /// Fields of a record that are read, besides the text column of the settings.
-pub(super) const FIELDS: [&str; 7] = ["text", "content", "prompt", "response", "responses", "messages", "tools"];
+pub(super) const FIELDS: [&str; 7] =
+    ["text", "content", "prompt", "response", "responses", "messages", "tools"];
 
 /// The error of text without a tokenizer.
 pub(super) const NO_TOKENIZER: &str = "text needs a tokenizer: give a tokenizer.json";

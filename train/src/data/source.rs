@@ -328,7 +328,8 @@ impl Source {
         let files = number("files")?;
         if files != saved.len() as u64 {
             let (there, here) = (counted(files), counted(saved.len() as u64));
-            let what = format!("{path}: its position in the data is one in {there}, at {name}, and here are {here}");
+            let what =
+                format!("{path}: its position in the data is one in {there}, at {name}, and here are {here}");
             return Err(Error::resume(Remedy::RestartData, what));
         }
         let file = *saved.get(self.file).ok_or_else(foreign)?;

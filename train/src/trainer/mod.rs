@@ -233,10 +233,17 @@ impl Trainer {
                 0 => Validation::default(),
                 _ => Validation::read(&self.settings.data, self.seed)?,
             };
-            if set.tokens == 0 && self.settings.validate_every > 0 && (self.settings.data.holdout > 0.0 || !self.settings.data.validation.is_empty()) {
+            if set.tokens == 0
+                && self.settings.validate_every > 0
+                && (self.settings.data.holdout > 0.0 || !self.settings.data.validation.is_empty())
+            {
                 let what = match self.settings.data.validation.is_empty() {
-                    true => "no document is held out that fills a sequence; name validation data, or hold out a larger share",
-                    false => "the validation data does not fill a sequence with learnt tokens; name more, or use shorter sequences",
+                    true => {
+                        "no document is held out that fills a sequence; name validation data, or hold out a larger share"
+                    }
+                    false => {
+                        "the validation data does not fill a sequence with learnt tokens; name more, or use shorter sequences"
+                    }
                 };
                 self.warnings.push(format!("there is nothing to validate on: {what}"));
             }
@@ -363,7 +370,11 @@ impl Trainer {
                     self.idle += 1;
                     // Told when they have become twice as many.
                     if self.idle.is_power_of_two() {
-                        let count = if self.idle == 1 { String::new() } else { format!(" ({} such steps so far)", self.idle) };
+                        let count = if self.idle == 1 {
+                            String::new()
+                        } else {
+                            format!(" ({} such steps so far)", self.idle)
+                        };
                         watch(Event::Warning(format!(
                             "step {}: its sequences have no learnt tokens (tokens that count in the loss), so nothing changes{count}",
                             self.step + 1

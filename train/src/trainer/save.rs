@@ -40,10 +40,8 @@ impl Trainer {
         let integers = |values: Vec<i32>| Object::Integers { shape: vec![rows, len], values: values.into() };
         let object = Object::dict([("ids", integers(ids)), ("targets", integers(targets))]);
         let saved = save(&object, &path, true).map_err(Error::from);
-        let what = format!(
-            "{spoiled} steps in a row gave NaN or infinity; the last batch is in {}",
-            path.display()
-        );
+        let what =
+            format!("{spoiled} steps in a row gave NaN or infinity; the last batch is in {}", path.display());
         match saved.and_then(|()| self.before(folder, sound_until, watch)) {
             Ok(Some(before)) => Error::Stopped(format!(
                 "{what}. Continue from {} with a lower learning rate, or look for NaN in the weights with `ckpt inspect`",

@@ -282,7 +282,8 @@ mod tests {
     #[test]
     fn a_fault_is_told_again_where_it_goes_further() {
         let mut signs = Signs::new(1000);
-        let fault = |verdict, count| Fault { kind: Kind::Collapsed, extent: (verdict, count), what: String::new() };
+        let fault =
+            |verdict, count| Fault { kind: Kind::Collapsed, extent: (verdict, count), what: String::new() };
         let mut told = |faults: &[Fault]| signs.news(faults).len();
         assert_eq!(told(&[fault(Verdict::Weak, 2)]), 1);
         assert_eq!(told(&[fault(Verdict::Weak, 2)]), 0);

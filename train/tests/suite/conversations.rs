@@ -53,7 +53,8 @@ fn with_template(folder: &std::path::Path, lines: &str, template: &str) -> Setti
 fn shown(settings: &Settings, tokens: usize) -> String {
     let mut text = String::new();
     for part in document(settings, tokens).chunk_by(|a, b| a.1 == b.1) {
-        let part_text: String = part.iter().map(|(id, _)| if *id == 256 { '$' } else { *id as u8 as char }).collect();
+        let part_text: String =
+            part.iter().map(|(id, _)| if *id == 256 { '$' } else { *id as u8 as char }).collect();
         text += &if part[0].1 { part_text } else { format!("[{part_text}]") };
     }
     text
@@ -65,9 +66,8 @@ fn the_end_of_a_text_that_does_not_go_on_is_no_other_writing() {
     let folder = tempfile::tempdir().unwrap();
     let template = "{% for m in messages %}({{ m.role[0] }}:{{ m.content }}){% endfor %}{% if add_generation_prompt %}(a:{% else %}{{ eos_token }}{% endif %}";
     let turns = ["q", "w", "e", "r"].iter().enumerate();
-    let turns: Vec<Value> = turns
-        .map(|(n, text)| json!({ "role": (["user", "assistant"][n % 2]), "content": text }))
-        .collect();
+    let turns: Vec<Value> =
+        turns.map(|(n, text)| json!({ "role": (["user", "assistant"][n % 2]), "content": text })).collect();
     let line = format!("{}\n", json!({ "messages": turns }));
     let settings = with_template(folder.path(), &line, template);
     assert_eq!(shown(&settings, 21), "[(u:q)(a:]w)[(u:e)(a:]r)$");
@@ -81,9 +81,18 @@ fn lines_that_a_template_cannot_write_say_why() {
     let lines = [
         (json!({ "messages": [user, { "role": "assistant", "content": null }] }), "without content"),
         (json!({ "messages": [user, { "content": "a" }] }), "without a role"),
-        (json!({ "messages": [user, { "role": "assistant", "content": [{ "type": "image" }] }] }), "not text"),
-        (json!({ "messages": [user, { "role": "assistant", "tool_calls": call }] }), "`tool_calls`, which the template `plain`"),
-        (json!({ "messages": [user, { "role": "assistant", "content": "a" }], "tools": call }), "`tools`, which the template `plain`"),
+        (
+            json!({ "messages": [user, { "role": "assistant", "content": [{ "type": "image" }] }] }),
+            "not text",
+        ),
+        (
+            json!({ "messages": [user, { "role": "assistant", "tool_calls": call }] }),
+            "`tool_calls`, which the template `plain`",
+        ),
+        (
+            json!({ "messages": [user, { "role": "assistant", "content": "a" }], "tools": call }),
+            "`tools`, which the template `plain`",
+        ),
         (json!({ "messages": [user] }), "no message of the assistant"),
     ];
     let text: String = lines.iter().map(|(line, _)| format!("{line}\n")).collect();
@@ -92,7 +101,10 @@ fn lines_that_a_template_cannot_write_say_why() {
         let mut stream = Stream::new(&settings, 0).unwrap();
         stream.batch().unwrap();
         let shown = stream.take_shown();
-        assert!(shown[at].contains(&format!("line {} ", at + 1)) && shown[at].contains(why), "{why}: {shown:?}");
+        assert!(
+            shown[at].contains(&format!("line {} ", at + 1)) && shown[at].contains(why),
+            "{why}: {shown:?}"
+        );
     }
     // A list of texts is one text for a template that takes no lists.
     let parts = json!([{ "type": "text", "text": "ab" }, { "type": "text", "text": "cd" }]);
@@ -117,7 +129,11 @@ fn tokens_are_of_the_bytes_that_they_were_made_of() {
         let Ok(ids) = tokenizer.encode(text, ckpt_infer::Specials::Parsed) else { continue };
         let placed = tokenizer.place(text, ckpt_infer::Specials::Parsed).unwrap();
         assert_eq!(placed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids, "{}", path.display());
-        assert!(placed.windows(2).all(|pair| pair[0].1.start <= pair[1].1.start), "{}: {placed:?}", path.display());
+        assert!(
+            placed.windows(2).all(|pair| pair[0].1.start <= pair[1].1.start),
+            "{}: {placed:?}",
+            path.display()
+        );
         // Only spaces may be of no token.
         for (at, c) in text.char_indices().filter(|(_, c)| !c.is_whitespace()) {
             let of = placed.iter().filter(|(_, of)| of.contains(&at)).count();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ckpt_convert::{Object, save};
 use ckpt_kit::fixtures::fixture;
-use ckpt_train::{Error, Parameters, Remedy, ResumeOptions, Result, Settings, Trainer};
+use ckpt_train::{Error, Parameters, Remedy, Result, ResumeOptions, Settings, Trainer};
 
 use crate::trainer::{run, settings, start, watched};
 use crate::truth::tokenizer;
@@ -90,7 +90,8 @@ fn with_nan(folder: &Path, name: &str) -> PathBuf {
     let named = parameters.0.iter().map(|p| (p.name.as_str(), Object::floats(&p.shape, &p.values)));
     let config = Object::Plain(healthy.meta("config").unwrap().clone());
     let path = folder.join("nan.pt");
-    save(&Object::dict([("model_state_dict", Object::dict(named)), ("config", config)]), &path, true).unwrap();
+    save(&Object::dict([("model_state_dict", Object::dict(named)), ("config", config)]), &path, true)
+        .unwrap();
     path
 }
 
@@ -121,9 +122,9 @@ fn weights_whose_loss_rose_are_not_named_as_healthy() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(&fixture("trajectories/truth.safetensors"), 2400).with(|s| {
         (s.stop_on_collapse, s.health_every, s.save_every, s.validate_every) = (true, 0, 5, 0);
-        (s.data.length, s.data.holdout) = (63, 0.0);
+        (s.data.length, s.data.holdout, s.data.buffer) = (63, 0.0, 1024);
     });
-    settings.optimizer = toml::from_str("name = \"adamw\"\nlr = 0.5").unwrap();
+    settings.optimizer = toml::from_str("name = \"adamw\"\nlr = 0.7").unwrap();
     let (outcome, warnings, _) = watched(&mut start(&settings), &folder.path().join("run"));
     let Err(Error::Stopped(text)) = outcome else { panic!("{outcome:?} {warnings:?}") };
     assert!(text.contains("The last healthy checkpoint is") && text.contains("step-02000.pt"), "{text}");
@@ -136,7 +137,8 @@ fn a_fault_is_told_once() {
     let folder = tempfile::tempdir().unwrap();
     let options = ResumeOptions::default().with(|o| (o.reset_optimizer, o.allow_collapsed) = (true, true));
     let checkpoint = ckpt_inspect::open(fixture("collapse-run/step-04000.pt")).unwrap();
-    let settings = of_text(folder.path(), 1).with(|s| (s.steps, s.health_every, s.validate_every) = (4012, 1, 1));
+    let settings =
+        of_text(folder.path(), 1).with(|s| (s.steps, s.health_every, s.validate_every) = (4012, 1, 1));
     let mut trainer = Trainer::resume(&checkpoint, &settings, options).unwrap();
     let (_, warnings, _) = watched(&mut trainer, &folder.path().join("run"));
     let unhealthy = warnings.iter().filter(|w| w.contains("ternary matrices are unhealthy")).count();
