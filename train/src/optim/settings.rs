@@ -286,17 +286,15 @@ fn toml_of(value: serde_json::Value) -> Option<toml::Value> {
 
 impl Serialize for Settings {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let table = self.method.table().map_err(S::Error::custom)?;
+        let mut table = self.method.table().map_err(S::Error::custom)?;
+        // What a later version takes by itself may be something else.
+        for (key, value) in self.method.hyperparameters().chosen() {
+            table.entry(key).or_insert(value.into());
+        }
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("name", &self.name())?;
         for (key, value) in &table {
             map.serialize_entry(key, value)?;
-        }
-        // What a later version takes by itself may be something else.
-        for (key, value) in self.method.hyperparameters().chosen() {
-            if !table.contains_key(key) {
-                map.serialize_entry(key, &value)?;
-            }
         }
         if let Some(polarizer) = &self.polarizer {
             map.serialize_entry("polarizer", &polarizer.whole())?;
