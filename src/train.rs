@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ckpt_inspect::OpenOptions;
 use ckpt_train::data::Chat;
 use ckpt_train::optim::{self, Well};
-use ckpt_train::{Error, Event, Outcome, ResumeOptions, Sample, Trainer, keys};
+use ckpt_train::{Error, Event, Outcome, Remedy, ResumeOptions, Sample, Trainer, keys};
 
 use crate::signal::Signal;
 use crate::{Failure, exit, load, terminal};
@@ -217,6 +217,19 @@ impl From<Error> for Failure {
             Error::Collapsed(_) => {
                 Failure::new(exit::REFUSED, format!("{error}; --allow-collapsed continues regardless"))
             }
+            Error::Resume { what, remedy } => {
+                let flag = match remedy {
+                    Remedy::RestartData => "--restart-data starts the data from the beginning".to_string(),
+                    Remedy::ResetOptimizer => {
+                        "--reset-optimizer continues without its optimizer's state".into()
+                    }
+                    other => other.to_string(),
+                };
+                Failure::usage(format!("{what}; {flag}"))
+            }
+            Error::NoStep(step) => Failure::usage(format!(
+                "the model is at step {step} already; --steps is the step to stop at, so give a larger one"
+            )),
             Error::Teacher(error) => error.into(),
             Error::Output(error) | Error::Save(ckpt_convert::Error::Output(error)) => error.into(),
             other => {

@@ -68,7 +68,7 @@ pub use load::{LoadOptions, TableType};
 pub use model::{Logits, Model, Runner, Sequence};
 pub use sample::{SampleOptions, Sampler, log_softmax};
 pub use stop_text::StopText;
-pub use template::{Clock, Message, Template};
+pub use template::{Clock, Message, Talk, Template, Written};
 pub use tokenizer::{
     FIM_TEXTS, FimTokens, Specials, TextStream, Tokenizer, panic_is_caught, tokenizer_fault,
 };

@@ -8,9 +8,13 @@ mod numbers;
 mod python;
 mod rewrite;
 
+use std::ops::Range;
+
 use minijinja::Error as JinjaError;
+use serde_json::{Value, json};
 
 use crate::tokenizer::Tokenizer;
+use jinja::Form;
 
 /// Writes the present time where the user is, in a format of `strftime`; `None` for a format that it does not know.
 pub type Clock = fn(&str) -> Option<String>;
@@ -30,6 +34,33 @@ impl Message {
     pub fn new(role: &str, content: impl Into<String>) -> Self {
         Message { role: role.into(), content: content.into() }
     }
+}
+
+/// A conversation with all that a template may write of it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Talk<'a> {
+    /// Messages with `role`, `content` and any other fields.
+    pub messages: &'a [Value],
+    /// The tools that the model may call.
+    pub tools: Option<&'a Value>,
+}
+
+impl<'a> Talk<'a> {
+    /// The conversation of these messages.
+    pub fn new(messages: &'a [Value], tools: Option<&'a Value>) -> Self {
+        Talk { messages, tools }
+    }
+}
+
+/// A conversation as text, and the bytes of it that the model says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Written {
+    /// The text.
+    pub text: String,
+    /// What the model says.
+    pub said: Vec<Range<usize>>,
 }
 
 /// A format of conversations.
@@ -66,13 +97,8 @@ impl Template {
         around: (&str, &str),
         clock: Option<Clock>,
     ) -> Result<String, String> {
-        match self {
-            Template::Plain => Ok(plain(messages) + "Assistant:"),
-            Template::Tags => Ok(tags(messages, around.1) + "<|assistant|>\n"),
-            Template::Jinja(source) => {
-                jinja::render(source, messages, around, clock, true).map_err(|e| describe(&e))
-            }
-        }
+        let messages = values(messages);
+        self.write(Talk::new(&messages, None), around, clock, true)
     }
 
     /// The conversation of `messages` as it stands, which asks for nothing: as [`Template::render`], without the text
@@ -86,13 +112,64 @@ impl Template {
         around: (&str, &str),
         clock: Option<Clock>,
     ) -> Result<String, String> {
+        let messages = values(messages);
+        self.write(Talk::new(&messages, None), around, clock, false)
+    }
+
+    /// The conversation `talk`, which asks for the assistant's next turn or not: [`Template::render`] or
+    /// [`Template::finished`] with everything that the template may write.
+    ///
+    /// # Errors
+    /// Those of [`Template::render`].
+    pub fn write(
+        &self,
+        talk: Talk<'_>,
+        around: (&str, &str),
+        clock: Option<Clock>,
+        asks: bool,
+    ) -> Result<String, String> {
         match self {
-            Template::Plain => Ok(plain(messages)),
-            Template::Tags => Ok(tags(messages, around.1)),
+            Template::Plain => Ok(plain(talk.messages) + if asks { "Assistant:" } else { "" }),
+            Template::Tags => Ok(tags(talk.messages, around.1) + if asks { "<|assistant|>\n" } else { "" }),
             Template::Jinja(source) => {
-                jinja::render(source, messages, around, clock, false).map_err(|e| describe(&e))
+                let form = if asks { Form::Asks } else { Form::Finished };
+                jinja::render(source, talk, around, clock, form).map_err(|e| describe(&e))
             }
         }
+    }
+
+    /// Whether it marks what the model says, in `{% generation %}` blocks.
+    pub fn marks_answers(&self) -> bool {
+        matches!(self, Template::Jinja(source) if rewrite::marks_answers(source))
+    }
+
+    /// The conversation `talk` as it stands, with what the template marks as said by the model.
+    ///
+    /// # Errors
+    /// Those of [`Template::render`].
+    pub fn marked(
+        &self,
+        talk: Talk<'_>,
+        around: (&str, &str),
+        clock: Option<Clock>,
+    ) -> Result<Written, String> {
+        let Template::Jinja(source) = self else {
+            return Ok(Written { text: self.write(talk, around, clock, false)?, said: Vec::new() });
+        };
+        let marked = jinja::render(source, talk, around, clock, Form::Marked).map_err(|e| describe(&e))?;
+        let (mut written, mut begins) = (Written::default(), Vec::new());
+        for c in marked.chars() {
+            match rewrite::MARKS.iter().position(|mark| *mark == c) {
+                None => written.text.push(c),
+                Some(0) => begins.push(written.text.len()),
+                Some(_) => {
+                    let unbegun =
+                        "the model's chat template: marks what the model says in blocks that are not whole";
+                    written.said.push(begins.pop().ok_or(unbegun)?..written.text.len());
+                }
+            }
+        }
+        Ok(written)
     }
 
     /// The text with which a model begins the user's next turn, which ends its answer.
@@ -114,18 +191,27 @@ impl Template {
     }
 }
 
-fn plain(messages: &[Message]) -> String {
-    let turn = |message: &Message| match message.role.as_str() {
-        "user" => format!("User: {}\n", message.content),
-        "assistant" => format!("Assistant: {}\n", message.content),
-        _ => format!("{}\n\n", message.content),
-    };
-    messages.iter().map(turn).collect()
+fn values(messages: &[Message]) -> Vec<Value> {
+    messages.iter().map(|m| json!({ "role": m.role, "content": m.content })).collect()
 }
 
-fn tags(messages: &[Message], eos: &str) -> String {
-    let turn = |message: &Message| format!("<|{}|>\n{}{eos}\n", message.role, message.content);
-    messages.iter().map(turn).collect()
+/// The role and the text of a message.
+fn turn(message: &Value) -> (&str, &str) {
+    let part = |name: &str| message.get(name).and_then(Value::as_str).unwrap_or_default();
+    (part("role"), part("content"))
+}
+
+fn plain(messages: &[Value]) -> String {
+    let turn = |(role, content): (&str, &str)| match role {
+        "user" => format!("User: {content}\n"),
+        "assistant" => format!("Assistant: {content}\n"),
+        _ => format!("{content}\n\n"),
+    };
+    messages.iter().map(self::turn).map(turn).collect()
+}
+
+fn tags(messages: &[Value], eos: &str) -> String {
+    messages.iter().map(turn).map(|(role, content)| format!("<|{role}|>\n{content}{eos}\n")).collect()
 }
 
 fn describe(error: &JinjaError) -> String {

@@ -248,6 +248,14 @@ impl Args {
             ("strength", self.polarization_strength.map(|strength| Ok(strength.into()))),
         ];
         let mut given = false;
+        // A file has what the optimizer had where nothing else was asked for, and that is not for another one.
+        let named = |table: &toml::Table| table.get("name").and_then(|name| name.as_str().map(String::from));
+        if let (Some(other), Some(former)) = (&self.optimizer, named(&table)) {
+            optim::Settings::leave_defaults(&mut table, &former, other);
+        }
+        if let (Some(well), Some(toml::Value::Table(polarizer))) = (self.well, table.get_mut("polarizer")) {
+            optim::Polarizer::leave_defaults(polarizer, well.into());
+        }
         for (key, value) in flags {
             if let Some(value) = value {
                 table.insert(key.into(), value);
@@ -265,15 +273,21 @@ impl Args {
         Ok(given.then_some(table))
     }
 
-    /// The config.toml that settings come from: the named one, or that of the resumed checkpoint's run folder.
+    /// The config.toml that settings come from: the named one, or the one next to the resumed checkpoint.
     fn source(&self) -> Option<PathBuf> {
-        let of_run = || run_of(self.resume.as_deref()?).map(|folder| folder.join(CONFIG));
-        self.config.clone().or_else(|| of_run().filter(|_| !self.fresh_settings))
+        let beside = |resumed| around(resumed).map(|folder| folder.join(CONFIG)).find(|path| path.is_file());
+        let resumed = self.resume.as_deref().filter(|_| !self.fresh_settings);
+        self.config.clone().or_else(|| resumed.and_then(beside))
     }
 
     /// The settings of the file, with the flags over them.
     pub(super) fn settings(&self) -> Result<Given, Failure> {
-        let source = self.source();
+        let mut source = self.source();
+        // Beside a checkpoint that is in no run folder, another program's may lie.
+        let in_run = self.resume.as_deref().and_then(run_of).is_some();
+        if let Some(path) = source.take_if(|path| self.config.is_none() && !in_run && read(path).is_err()) {
+            terminal::note(&format!("{} is not the settings of a run, and not read", terminal::path(&path)));
+        }
         let (before, table) = match &source {
             None => (Settings::default(), toml::Table::default()),
             Some(path) => read(path).map_err(|failure| match &self.config {

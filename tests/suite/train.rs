@@ -46,7 +46,7 @@ fn a_resumed_half_makes_the_same_run() {
     train(&other, &[&start[..], &["--force"]].concat()).exits(2).complains(&[
         "optimizer.state",
         "kept as other trainers keep it",
-        "reset_optimizer",
+        "--reset-optimizer",
     ]);
 }
 

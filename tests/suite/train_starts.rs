@@ -207,3 +207,75 @@ fn a_checkpoint_that_is_not_there_is_said_not_to_be_and_the_last_one_named() {
     resume(&run).exits(3).complains(&["is a run folder", text(&last)]);
     resume(&last).exits(0);
 }
+
+/// A checkpoint that was copied with its settings has them, and another program's file of that name is left.
+#[test]
+fn settings_beside_a_copied_checkpoint_are_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let start = ["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--batch", "2", "--steps", "2001"];
+    train(&run, &start).exits(0);
+    let copy = folder.path().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for name in ["step-002001.pt", "config.toml"] {
+        std::fs::copy(run.join(name), copy.join(name)).unwrap();
+    }
+    let from = copy.join("step-002001.pt");
+    let next = folder.path().join("next");
+    train(&next, &["--resume", text(&from), "--steps", "2002"]).exits(0);
+    let config = std::fs::read_to_string(next.join("config.toml")).unwrap();
+    assert!(config.contains("batch = 2\n"), "{config}");
+    std::fs::write(copy.join("config.toml"), "[server]\nport = 1\n").unwrap();
+    let other = folder.path().join("other");
+    train(&other, &["--resume", text(&from), "--data", DATA, "--steps", "2002"])
+        .exits(0)
+        .complains(&["config.toml is not the settings of a run"]);
+}
+
+/// A later version's defaults change no run that is continued.
+#[test]
+fn a_runs_settings_are_all_in_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let start = ["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--batch", "2", "--steps", "2001"];
+    train(&run, &[&start[..], &["--optimizer", "polarized-muon"]].concat()).exits(0);
+    let optimizer = |run: &Path| {
+        let text = std::fs::read_to_string(run.join("config.toml")).unwrap();
+        toml::from_str::<toml::Table>(&text).unwrap()["optimizer"].clone()
+    };
+    let written = optimizer(&run);
+    for (key, value) in [("lr", 0.02), ("momentum", 0.95), ("adamw_lr", 3e-4)] {
+        assert_eq!(written[key].as_float(), Some(value), "{key}");
+    }
+    assert_eq!(written["polarizer"]["strength"].as_float(), Some(0.05));
+    assert_eq!(written["polarizer"]["target"]["relative"].as_float(), Some(0.25));
+    // Another optimizer and another well have their own.
+    let from = run.join("step-002001.pt");
+    let more =
+        ["--optimizer", "polarized-adamw", "--well", "constant", "--reset-optimizer", "--steps", "2002"];
+    let next = folder.path().join("next");
+    train(&next, &[&["--resume", text(&from)], &more[..]].concat()).exits(0);
+    let written = optimizer(&next);
+    assert_eq!(written["lr"].as_float(), Some(3e-4));
+    assert_eq!(written["polarizer"]["strength"].as_float(), Some(0.01));
+    assert_eq!(written["polarizer"]["target"]["absolute"].as_float(), Some(0.01));
+}
+
+#[test]
+fn refusals_to_resume_name_the_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let start = ["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--batch", "2", "--steps", "2001"];
+    train(&run, &start).exits(0);
+    let from = run.join("step-002001.pt");
+    let again = |more: &[&str]| {
+        let next = folder.path().join("next");
+        train(&next, &[&["--resume", text(&from)], more].concat()).exits(2)
+    };
+    again(&[]).complains(&["at step 2001 already", "--steps"]);
+    again(&["--steps", "2002", "--optimizer", "muon-adamw"])
+        .complains(&["another optimizer", "--reset-optimizer"]);
+    let data = format!("{DATA}=2");
+    let two = ["--steps", "2002", "--tokenizer", TOKENIZER, "--data", &data, PROGRAMS];
+    again(&two).complains(&["2", "--restart-data"]);
+}

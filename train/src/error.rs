@@ -1,5 +1,6 @@
 //! The one error type of this crate.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Why a model cannot be built, data cannot be read, or a run cannot continue.
@@ -39,6 +40,17 @@ pub enum Error {
     /// The checkpoint to start from has layers that have collapsed.
     #[error("{0}")]
     Collapsed(String),
+    /// The checkpoint cannot be continued from as it is asked for.
+    #[error("{what}; {remedy}")]
+    Resume {
+        /// What does not fit.
+        what: String,
+        /// What would do.
+        remedy: Remedy,
+    },
+    /// There is no step to take.
+    #[error("the model is at step {0} already, and `steps` is the step to stop at")]
+    NoStep(u64),
     /// A checkpoint cannot be written.
     #[error(transparent)]
     Save(#[from] ckpt_convert::Error),
@@ -58,12 +70,35 @@ pub enum Error {
     Tensor(#[from] candle_core::Error),
 }
 
+/// With which of [`ResumeOptions`](crate::ResumeOptions) a checkpoint can be continued from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Remedy {
+    /// `restart_data`.
+    RestartData,
+    /// `reset_optimizer`.
+    ResetOptimizer,
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Remedy::RestartData => "restart the data from the beginning (`restart_data`)",
+            Remedy::ResetOptimizer => "resume without its optimizer state (`reset_optimizer`)",
+        })
+    }
+}
+
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub(crate) fn settings(what: impl Into<String>) -> Self {
         Error::Settings(what.into())
+    }
+
+    pub(crate) fn resume(remedy: Remedy, what: impl Into<String>) -> Self {
+        Error::Resume { what: what.into(), remedy }
     }
 
     pub(crate) fn data(path: &Path, what: impl Into<String>) -> Self {

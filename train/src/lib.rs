@@ -32,7 +32,7 @@ use ckpt_inspect::metadata::{HashableValue, Value};
 pub use batch::{Batch, IGNORE};
 #[cfg(feature = "candle")]
 pub use composite::Composite;
-pub use error::{Error, Result};
+pub use error::{Error, Remedy, Result};
 pub use health::{Health, Measured};
 pub use loss::{Loss, Losses};
 pub use network::{Estimator, Network};

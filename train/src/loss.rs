@@ -53,13 +53,16 @@ impl Losses {
 }
 
 impl Loss {
-    /// Whether the numbers are valid.
-    pub(crate) fn is_sound(&self) -> bool {
+    /// What must be otherwise, if a number is not valid.
+    pub(crate) fn fault(&self) -> Option<&'static str> {
         let share = 0.0..=1.0;
-        share.contains(&self.label_smoothing)
-            && share.contains(&self.alpha)
-            && (0.0..=100.0).contains(&self.focal)
-            && (1e-3..=1e3).contains(&self.temperature)
+        let all = [
+            (share.contains(&self.label_smoothing), "label smoothing must be from 0 to 1"),
+            (share.contains(&self.alpha), "alpha must be from 0 to 1"),
+            ((0.0..=100.0).contains(&self.focal), "focal must be from 0 to 100"),
+            ((1e-3..=1e3).contains(&self.temperature), "temperature must be from 0.001 to 1000"),
+        ];
+        all.into_iter().find(|(sound, _)| !sound).map(|(_, what)| what)
     }
 
     /// The loss of one position from its `logits` (`[vocab]`), which become `weight` times its gradient. `teacher`
@@ -155,7 +158,7 @@ mod tests {
                 alpha: number("alpha"),
                 temperature: number("temperature"),
             };
-            assert!(loss.is_sound());
+            assert_eq!(loss.fault(), None);
             let mut logits = floats(&case["logits"]);
             let mut teacher = case["teacher"].is_array().then(|| floats(&case["teacher"]));
             let target = case["target"].as_u64().unwrap() as usize;

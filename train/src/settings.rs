@@ -89,7 +89,6 @@ impl Settings {
     /// # Errors
     /// `Settings`.
     pub(crate) fn check(&self) -> Result<()> {
-        let of_loss = "temperature must be from 0.001 to 1000, label smoothing and alpha from 0 to 1, focal from 0 to 100";
         let Thresholds { projection, relative, convolutions, tables, dead_zero_share, .. } = &self.thresholds;
         let levels = [projection, relative, convolutions, tables].map(|l| [l.healthy, l.weak, l.dying]);
         let is_size = |number: &f64| number.is_finite() && *number >= 0.0;
@@ -98,7 +97,7 @@ impl Settings {
             (self.steps > 0, "steps must be above 0"),
             (self.accumulate > 0, "accumulate must be above 0"),
             (is_size(&self.clip), "clip must be a number of at least 0"),
-            (self.loss.is_sound(), of_loss),
+            (self.loss.fault().is_none(), self.loss.fault().unwrap_or_default()),
             (share.contains(&self.schedule.min_factor), "schedule.min_factor must be from 0 to 1"),
             (levels.iter().flatten().all(is_size), "the levels of thresholds must be numbers of at least 0"),
             (share.contains(dead_zero_share), "thresholds.dead_zero_share must be from 0 to 1"),

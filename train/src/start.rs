@@ -118,7 +118,7 @@ fn plain_positions(config: &ModelConfig) -> Result<(), String> {
 /// Checkpoints of a folder that are looked at for a healthy one, newest first.
 const LOOKED_AT: usize = 64;
 
-/// Refuses a checkpoint with layers below healthy, and names the last healthy one in its folder.
+/// Refuses a checkpoint with NaN or infinity in its weights, or layers below healthy, and names the last healthy one in its folder.
 ///
 /// # Errors
 /// `Collapsed`.
@@ -128,22 +128,40 @@ pub(crate) fn refuse_collapsed(
     parameters: &Parameters,
     thresholds: &Thresholds,
 ) -> Result<()> {
+    let refused = |what: String| {
+        let what = format!("{}: {what}", checkpoint.path.display());
+        Err(Error::Collapsed(match last_healthy(checkpoint, config, thresholds) {
+            Some(path) => format!("{what}. The last healthy checkpoint is {}", path.display()),
+            None => format!("{what}. No other checkpoint in its folder is healthy"),
+        }))
+    };
+    if let Some(what) = lost_numbers(parameters) {
+        return refused(what);
+    }
     let health = Health::of(parameters, config, thresholds);
     let unhealthy = health.unhealthy();
     let Some(worst) = unhealthy.first() else { return Ok(()) };
     let std = worst.std.map_or("none".into(), |s| format!("{s:.1e}"));
-    let what = format!(
-        "{}: {} of {} ternary matrices have collapsed; {} is {} (std {std})",
-        checkpoint.path.display(),
+    refused(format!(
+        "{} of {} ternary matrices have collapsed; {} is {} (std {std})",
         unhealthy.len(),
         health.layers.len(),
         worst.name,
         worst.verdict
-    );
-    Err(Error::Collapsed(match last_healthy(checkpoint, config, thresholds) {
-        Some(path) => format!("{what}. The last healthy checkpoint is {}", path.display()),
-        None => format!("{what}. No other checkpoint in its folder is healthy"),
-    }))
+    ))
+}
+
+/// That there are NaN and infinity among the weights.
+pub(crate) fn lost_numbers(parameters: &Parameters) -> Option<String> {
+    let lost = |values: &[f32]| values.iter().filter(|value| !value.is_finite()).count();
+    let mut lost = parameters.0.iter().map(|p| (lost(&p.values), p)).filter(|(count, _)| *count > 0);
+    let (count, first) = lost.next()?;
+    let others = match lost.count() {
+        0 => String::new(),
+        others => format!(", and so have {others} more tensors"),
+    };
+    let values = first.values.len();
+    Some(format!("{} has NaN or infinity in {count} of its {values} values{others}", first.name))
 }
 
 /// The healthy checkpoint of the same model and the latest step up to that of `checkpoint` in its folder, not in

@@ -7,27 +7,39 @@ use std::fmt::Write;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error as JinjaError, ErrorKind, UndefinedBehavior, context};
+use serde_json::Value as Json;
 
 use super::python::{DEEPEST, View, float, text_of};
 use super::rewrite::rewritten;
-use super::{Clock, Message, filters, methods, numbers};
+use super::{Clock, Talk, filters, methods, numbers};
 
 /// Steps that a template may take, far more than any real one takes.
 const FUEL: u64 = 10_000_000;
 /// Templates in use are a few kB.
 pub(super) const LONGEST: usize = 1 << 20;
 
+/// What is written of a conversation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// It, and the beginning of the answer to it.
+    Asks,
+    /// It alone.
+    Finished,
+    /// It, with [`MARKS`](super::rewrite::MARKS) around what the model says in it.
+    Marked,
+}
+
 pub(super) fn render(
     source: &str,
-    messages: &[Message],
+    talk: Talk<'_>,
     (bos, eos): (&str, &str),
     clock: Option<Clock>,
-    asks: bool,
+    form: Form,
 ) -> Result<String, JinjaError> {
     if source.len() > LONGEST {
         return Err(wrong(format!("its {} bytes are too many", source.len())));
     }
-    let source = rewritten(source)?;
+    let source = rewritten(source, form == Form::Marked)?;
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
@@ -59,16 +71,32 @@ pub(super) fn render(
         matches!(kind, ValueKind::Seq | ValueKind::String | ValueKind::Map | ValueKind::Undefined)
     });
     environment.add_template("chat", &source)?;
-    let turn =
-        |message: &Message| context! { role => message.role.as_str(), content => message.content.as_str() };
     environment.get_template("chat")?.render(context! {
-        messages => messages.iter().map(turn).collect::<Vec<Value>>(),
+        messages => talk.messages.iter().map(value).collect::<Vec<Value>>(),
         bos_token => bos,
         eos_token => eos,
-        add_generation_prompt => asks,
-        tools => Value::from(()),
+        add_generation_prompt => form == Form::Asks,
+        tools => talk.tools.map_or(Value::from(()), value),
         documents => Value::from(()),
     })
+}
+
+/// What a template takes for a value of JSON.
+fn value(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(yes) => Value::from(*yes),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Value::from(number),
+            (None, Some(number)) => Value::from(number),
+            (None, None) => Value::from(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(items) => Value::from(items.iter().map(value).collect::<Vec<Value>>()),
+        Json::Object(entries) => {
+            Value::from_pairs(entries.iter().map(|(key, entry)| (key.as_str(), value(entry))))
+        }
+    }
 }
 
 pub(super) fn wrong(message: impl Into<Cow<'static, str>>) -> JinjaError {

@@ -16,8 +16,18 @@ pub(super) const JOINED: &str = "__joined";
 /// More operators than a template has.
 const MOST: usize = 4096;
 
-/// `source` rewritten.
-pub(super) fn rewritten(source: &str) -> Result<Cow<'_, str>, JinjaError> {
+/// What is written before and after a block that marks what the model says: no characters, and so in no text.
+pub(super) const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
+/// The blocks that do.
+const SAID: [&str; 2] = ["generation", "endgeneration"];
+
+/// Whether `source` has blocks that mark what the model says.
+pub(super) fn marks_answers(source: &str) -> bool {
+    insides(source).any(|inner| inner.trim() == SAID[0])
+}
+
+/// `source` rewritten. If it is to be `marked`, [`MARKS`] are written around what the model says.
+pub(super) fn rewritten(source: &str, marked: bool) -> Result<Cow<'_, str>, JinjaError> {
     if !source.contains('{') {
         return Ok(Cow::Borrowed(source));
     }
@@ -40,10 +50,16 @@ pub(super) fn rewritten(source: &str) -> Result<Cow<'_, str>, JinjaError> {
             }
             Some(b'%') => match word(tag) {
                 Some((_, "raw")) => end_of_raw(tag),
-                Some((at, name @ ("generation" | "endgeneration"))) => {
-                    out.push_str(&tag[..at]);
+                Some((at, name)) if SAID.contains(&name) => {
+                    let is_end = usize::from(name == SAID[1]);
                     // A scope of its own, which such a block is.
-                    out.push_str(if name == "generation" { "with" } else { "endwith" });
+                    let scope = ["with", "endwith"][is_end];
+                    out.push_str(&tag[..at]);
+                    out.push_str(scope);
+                    if marked {
+                        // Between two tags, so that spaces around them are trimmed as they are.
+                        write!(out, " %}}{{{{ '{}' }}}}{{% {scope}", MARKS[is_end]).unwrap_or(());
+                    }
                     rest = &tag[at + name.len()..];
                     continue;
                 }
@@ -525,8 +541,18 @@ mod tests {
             ("{% if a == '%} {% generation %}' %}", "{% if a == '%} {% generation %}' %}"),
             ("{ generation } {% generations %}{", "{ generation } {% generations %}{"),
         ] {
-            assert_eq!(rewritten(source).unwrap(), wanted);
+            assert_eq!(rewritten(source, false).unwrap(), wanted);
         }
+    }
+
+    #[test]
+    fn marks_stand_where_the_blocks_trim_spaces() {
+        assert_eq!(
+            rewritten("a {%- generation %}\nx{% endgeneration -%} b", true).unwrap(),
+            "a {%- with %}{{ '\u{fdd0}' }}{% with %}\nx{% endwith %}{{ '\u{fdd1}' }}{% endwith -%} b"
+        );
+        assert!(marks_answers("{%- generation -%}x{% endgeneration %}"));
+        assert!(!marks_answers("{{ 'generation' }}{# {% generation %} #}{% if generation %}x{% endif %}"));
     }
 
     #[test]
@@ -551,7 +577,7 @@ mod tests {
             ),
             ("{{ a['strip']() ~ [b]['c'] }}", "{{ __joined(a.strip() , [b]['c']) }}"),
         ] {
-            assert_eq!(rewritten(source).unwrap(), wanted);
+            assert_eq!(rewritten(source, false).unwrap(), wanted);
         }
     }
 
@@ -561,8 +587,8 @@ mod tests {
             (r"{{ '\x41\u00e9\101\/\d' }}", r"{{ 'Aé\u0041\\/\\d' }}".replace(r"\u0041", "A")),
             (r"{{ 'a\nb\'\\' }}", r"{{ 'a\u000ab\'\\' }}".to_string()),
         ] {
-            assert_eq!(rewritten(source).unwrap(), wanted);
+            assert_eq!(rewritten(source, false).unwrap(), wanted);
         }
-        assert!(rewritten(r"{{ '\N{BULLET}' }}").unwrap_err().to_string().contains("names"));
+        assert!(rewritten(r"{{ '\N{BULLET}' }}", false).unwrap_err().to_string().contains("names"));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use ckpt_inspect::vocabulary::{PreTokenizer, Role, Token, TokenType, Vocabulary, byte, pre_tokenizer};
@@ -15,6 +16,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{DecoderWrapper, SplitDelimiterBehavior};
 
+use super::Placed;
 use super::guard::{contradiction, guarded};
 use super::pattern::translate;
 use super::prepare::Preparation;
@@ -83,17 +85,25 @@ impl Json {
         matches!(self.plain.get_decoder(), Some(DecoderWrapper::ByteLevel(_)))
     }
 
+    fn of(&self, parsed: bool) -> &tokenizers::Tokenizer {
+        if !parsed {
+            return &self.plain;
+        }
+        self.parsing.get_or_init(|| {
+            let mut parsing = self.plain.clone();
+            parsing.set_encode_special_tokens(false);
+            parsing
+        })
+    }
+
     pub fn encode(&self, text: &str, parsed: bool, out: &mut Vec<u32>) -> Result<(), String> {
-        let tokenizer = if parsed {
-            self.parsing.get_or_init(|| {
-                let mut parsing = self.plain.clone();
-                parsing.set_encode_special_tokens(false);
-                parsing
-            })
-        } else {
-            &self.plain
-        };
-        out.extend(guarded(|| tokenizer.encode_fast(text, false))?.get_ids());
+        out.extend(guarded(|| self.of(parsed).encode_fast(text, false))?.get_ids());
+        Ok(())
+    }
+
+    /// Adds the tokens of `text`, each with the bytes that it is of.
+    pub fn place(&self, text: &str, parsed: bool, out: &mut Vec<Placed>) -> Result<(), String> {
+        out.extend(placed(&guarded(|| self.of(parsed).encode(text, false))?, |range| range));
         Ok(())
     }
 
@@ -101,6 +111,15 @@ impl Json {
     pub fn decode(&self, ids: &[u32], show_special: bool) -> String {
         guarded(|| self.plain.decode(ids, !show_special)).unwrap_or_default()
     }
+}
+
+/// The tokens of an encoding, each with the bytes that it is of, which `from` leads back to the text.
+fn placed(
+    encoding: &tokenizers::Encoding,
+    from: impl Fn(Range<usize>) -> Range<usize>,
+) -> impl Iterator<Item = Placed> {
+    let all = encoding.get_ids().iter().zip(encoding.get_offsets());
+    all.map(move |(&id, &(start, end))| (id, from(start..end)))
 }
 
 /// Byte-level BPE with a list of merges.
@@ -160,6 +179,12 @@ impl ByteLevel {
         out.extend(guarded(|| self.0.encode_fast(text, false))?.get_ids());
         Ok(())
     }
+
+    /// Adds the tokens of `text`, each with the bytes that it is of.
+    pub fn place(&self, text: &str, out: &mut Vec<Placed>) -> Result<(), String> {
+        out.extend(placed(&guarded(|| self.0.encode(text, false))?, |range| range));
+        Ok(())
+    }
 }
 
 /// SentencePiece's unigram model.
@@ -203,8 +228,16 @@ impl Unigram {
     }
 
     pub fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<(), String> {
-        let text = self.preparation.of(text)?;
+        let text = self.preparation.of(text)?.text;
         out.extend(guarded(|| self.model.encode_fast(text, false))?.get_ids());
+        Ok(())
+    }
+
+    /// Adds the tokens of `text`, each with the bytes that it is of.
+    pub fn place(&self, text: &str, out: &mut Vec<Placed>) -> Result<(), String> {
+        let prepared = self.preparation.of(text)?;
+        let encoding = guarded(|| self.model.encode(prepared.text.as_str(), false))?;
+        out.extend(placed(&encoding, |range| prepared.from(range)));
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ mod stream;
 
 use ckpt_inspect::stored::Stored;
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -55,6 +56,9 @@ enum Cutter {
     Scores(Scores),
     Unigram(Unigram),
 }
+
+/// A token, and the bytes of a text that it is of.
+type Placed = (u32, Range<usize>);
 
 /// The text of a token.
 #[derive(Debug, Default)]
@@ -209,6 +213,45 @@ impl Tokenizer {
             }
         }
         Ok(ids)
+    }
+
+    /// The same as [`Tokenizer::encode`], each token with the bytes of `text` that it is of. Tokens of one character may all be
+    /// of its bytes, and one that stands for no character of the text is of none.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn place(&self, text: &str, specials: Specials) -> Result<Vec<(u32, Range<usize>)>> {
+        let wrong = |what: String| Error::Tokenizer { path: self.path.clone(), what };
+        let mut placed = Vec::new();
+        if let Cutter::Json(json) = &self.cutter {
+            json.place(text, specials == Specials::Parsed, &mut placed).map_err(wrong)?;
+            return Ok(placed);
+        }
+        let mut left = text;
+        for part in self.partition.parts(text, specials == Specials::Parsed) {
+            let (at, first) = (text.len() - left.len(), placed.len());
+            let part = match part {
+                special::Part::Token(id) => {
+                    let length = self.vocabulary.tokens.get(id as usize).map_or(0, |token| token.text.len());
+                    placed.push((id, 0..length));
+                    length
+                }
+                special::Part::Text(text) => {
+                    match &self.cutter {
+                        Cutter::Scores(cutter) => cutter.place(text, &mut placed).map_err(wrong)?,
+                        Cutter::ByteLevel(cutter) => cutter.place(text, &mut placed).map_err(wrong)?,
+                        Cutter::Unigram(cutter) => cutter.place(text, &mut placed).map_err(wrong)?,
+                        Cutter::Json(_) => {}
+                    }
+                    text.len()
+                }
+            };
+            for (_, range) in &mut placed[first..] {
+                *range = range.start + at..range.end + at;
+            }
+            left = left.get(part..).unwrap_or_default();
+        }
+        Ok(placed)
     }
 
     /// The tokens of a text to continue, with the tokens that the model's rule adds before a text, unless they are

@@ -1,6 +1,8 @@
 //! What SentencePiece does with text before it is cut (`Normalizer::Normalize` in its `normalizer.cc`): characters are replaced by the
 //! rules of a precompiled map, extra spaces dropped, spaces written as ▁, and one put before or after the text.
 
+use std::ops::Range;
+
 use aho_corasick::{AhoCorasick, Anchored, Input, MatchKind, StartKind};
 use ckpt_inspect::vocabulary::Vocabulary;
 
@@ -8,6 +10,24 @@ use ckpt_inspect::vocabulary::Vocabulary;
 const MOST_RULES: usize = 32;
 /// No rule writes more, so that text does not grow beyond measure.
 const LONGEST_RULE: usize = 1 << 12;
+
+/// Prepared text.
+#[derive(Debug, Default)]
+pub(super) struct Prepared {
+    pub text: String,
+    /// What each of its bytes was written for: bytes of the text that it was.
+    from: Vec<Range<usize>>,
+}
+
+impl Prepared {
+    /// What the bytes `range` were written for.
+    pub fn from(&self, range: Range<usize>) -> Range<usize> {
+        let start = self.from.get(range.start).map_or(0, |from| from.start);
+        let end =
+            range.end.checked_sub(1).and_then(|last| self.from.get(last)).map_or(start, |from| from.end);
+        start..end.max(start)
+    }
+}
 
 /// How text is prepared.
 #[derive(Debug)]
@@ -39,9 +59,10 @@ impl Preparation {
     }
 
     /// `text` with ▁ for spaces.
-    pub fn of(&self, text: &str) -> Result<String, String> {
+    pub fn of(&self, text: &str) -> Result<Prepared, String> {
         const SPACE: &[u8] = "▁".as_bytes();
         let mut out = Vec::with_capacity(text.len() + SPACE.len());
+        let mut from = Vec::with_capacity(text.len() + SPACE.len());
         let mut at = 0;
         while self.trims && at < text.len() {
             match self.step(text, at)? {
@@ -50,10 +71,11 @@ impl Preparation {
             }
         }
         if at == text.len() {
-            return Ok(String::new());
+            return Ok(Prepared::default());
         }
         if self.prefix && !self.suffix {
             out.extend_from_slice(SPACE);
+            from.resize(out.len(), at..at);
         }
         let mut after_space = self.trims;
         while at < text.len() {
@@ -70,15 +92,20 @@ impl Preparation {
             if let Some(last) = written.last() {
                 after_space = self.trims && *last == b' ';
             }
+            from.resize(out.len(), at..at + length);
             at += length;
         }
         while self.trims && out.ends_with(SPACE) {
             out.truncate(out.len() - SPACE.len());
         }
+        from.truncate(out.len());
         if self.prefix && self.suffix {
             out.extend_from_slice(SPACE);
+            from.resize(out.len(), at..at);
         }
-        Ok(String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
+        let text =
+            String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
+        Ok(Prepared { text, from })
     }
 
     /// What is written for the text from `at` on, and how many bytes of it that is for.

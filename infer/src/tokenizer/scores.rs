@@ -7,6 +7,7 @@ use std::collections::{BinaryHeap, HashMap};
 
 use ckpt_inspect::vocabulary::{Role, TokenType, Vocabulary, byte};
 
+use super::Placed;
 use super::prepare::{Pieces, Preparation};
 
 #[derive(Debug)]
@@ -86,11 +87,20 @@ impl Scores {
 
     /// Appends the tokens of `text`.
     pub fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<(), String> {
-        let text = self.preparation.of(text)?;
+        let mut tokens = Vec::new();
+        self.place(text, &mut tokens)?;
+        out.extend(tokens.into_iter().map(|(id, _)| id));
+        Ok(())
+    }
+
+    /// Appends the tokens of `text`, each with the bytes that it is of.
+    pub fn place(&self, text: &str, out: &mut Vec<Placed>) -> Result<(), String> {
+        let prepared = self.preparation.of(text)?;
+        let text = prepared.text.as_str();
         let mut symbols: Vec<Symbol> = Vec::new();
         let mut start = 0;
         while let Some(c) = text.get(start..).and_then(|rest| rest.chars().next()) {
-            let piece = self.frozen.as_ref().and_then(|pieces| pieces.at(&text, start));
+            let piece = self.frozen.as_ref().and_then(|pieces| pieces.at(text, start));
             let piece = piece.filter(|len| text.is_char_boundary(start + len));
             let (len, number) = (piece.unwrap_or(c.len_utf8()), symbols.len());
             let (prev, next) = (number.checked_sub(1), Some(number + 1));
@@ -102,7 +112,7 @@ impl Scores {
         }
         let mut heap = BinaryHeap::new();
         for right in 1..symbols.len() {
-            heap.extend(self.merge(&text, &symbols, right - 1, right));
+            heap.extend(self.merge(text, &symbols, right - 1, right));
         }
         while let Some(Merge { left, right, len, .. }) = heap.pop() {
             let (l, r) = (symbols[left], symbols[right]);
@@ -114,10 +124,10 @@ impl Scores {
             symbols[right].len = 0;
             if let Some(next) = r.next {
                 symbols[next].prev = Some(left);
-                heap.extend(self.merge(&text, &symbols, left, next));
+                heap.extend(self.merge(text, &symbols, left, next));
             }
             if let Some(prev) = l.prev {
-                heap.extend(self.merge(&text, &symbols, prev, left));
+                heap.extend(self.merge(text, &symbols, prev, left));
             }
         }
         let mut at = if symbols.is_empty() { None } else { Some(0) };
@@ -126,8 +136,13 @@ impl Scores {
             let symbol = symbols[number];
             let tokens = self.tokens(&text[symbol.start..][..symbol.len])?;
             // Consecutive characters without a token become one unknown token.
-            if !(in_unknown && tokens.is_none()) {
-                out.extend(tokens.as_deref().unwrap_or(self.unknown.as_slice()));
+            let from = prepared.from(symbol.start..symbol.start + symbol.len);
+            match out.last_mut().filter(|_| in_unknown && tokens.is_none()) {
+                Some((_, unknown)) => unknown.end = from.end,
+                None => {
+                    let ids = tokens.as_deref().unwrap_or(self.unknown.as_slice());
+                    out.extend(ids.iter().map(|&id| (id, from.clone())));
+                }
             }
             in_unknown = tokens.is_none();
             at = symbol.next;

@@ -1,9 +1,10 @@
 //! Turns text and records into tokens.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use ckpt_infer::{FIM_TEXTS, Specials, TokenRole, Tokenizer};
+use ckpt_infer::{FIM_TEXTS, Specials, TokenRole, Tokenizer, Written};
 use ckpt_inspect::vocabulary::{FileKind, read_file};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -13,7 +14,8 @@ use super::{Settings, Token};
 use crate::{Error, Result};
 
 /// Fields of a record that are read, besides the text column of the settings.
-pub(super) const FIELDS: [&str; 6] = ["text", "content", "prompt", "response", "responses", "messages"];
+pub(super) const FIELDS: [&str; 7] =
+    ["text", "content", "prompt", "response", "responses", "messages", "tools"];
 
 /// The error of text without a tokenizer.
 pub(super) const NO_TOKENIZER: &str = "text needs a tokenizer: give a tokenizer.json";
@@ -29,7 +31,7 @@ pub(super) struct Encoder {
 }
 
 /// Incremented whenever the same text gives different tokens.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 /// Usual names of the token that ends a document, for tokenizers that do not say it.
 const ENDS: [&str; 6] = ["<|endoftext|>", "</s>", "<eos>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"];
 
@@ -111,6 +113,26 @@ impl Encoder {
         Ok(())
     }
 
+    /// Adds a document of one text that is encoded as a whole, so that its tokens are those that the text has when it is asked
+    /// with: up to the last of which it learns, with what begins and ends a document. Learnt are tokens that have bytes of
+    /// `said`, or all.
+    fn answers(&self, written: &Written, out: &mut Vec<Token>) -> Result<(), String> {
+        let tokenizer = self.tokenizer.as_ref().ok_or(NO_TOKENIZER)?;
+        let placed = tokenizer.place(&written.text, Specials::Parsed).map_err(|e| e.to_string())?;
+        let is_said = |of: &Range<usize>| written.said.iter().any(|s| of.start < s.end && of.end > s.start);
+        let said: Vec<bool> = placed.iter().map(|(_, of)| is_said(of)).collect();
+        let count = said.iter().rposition(|said| *said).map_or(placed.len(), |last| last + 1);
+        let at = out.len();
+        let tokens = placed.iter().zip(&said).take(count);
+        out.extend(tokens.map(|((id, _), said)| Token { id: *id, learn: *said || !self.mask_prompts }));
+        let is_ended = said.contains(&true) && out.last().map(|token| token.id) == self.end;
+        self.begin(at, out);
+        if !is_ended {
+            self.end(out);
+        }
+        Ok(())
+    }
+
     /// Makes what is in `out` from place `at` on a document's beginning: with the tokens that one begins with, unless they
     /// are there. They are given to every prompt, so they need not be learnt.
     pub fn begin(&self, at: usize, out: &mut Vec<Token>) {
@@ -167,19 +189,8 @@ impl Encoder {
         }
         if let Some(messages) = value.get("messages").and_then(Value::as_array) {
             let chat = self.chat.as_ref().ok_or(NO_TOKENIZER)?;
-            let mut first = 0;
-            for piece in chat.pieces(messages)? {
-                if piece.is_new {
-                    first = out.len();
-                }
-                let at = out.len();
-                self.text(&piece.text, piece.answer || !self.mask_prompts, &mut out)?;
-                if at == first {
-                    self.begin(at, &mut out);
-                }
-            }
-            if out.last().map(|token| token.id) != self.end {
-                self.end(&mut out);
+            for written in chat.texts(messages, value.get("tools"))? {
+                self.answers(&written, &mut out)?;
             }
             return Ok(out);
         }
@@ -191,11 +202,10 @@ impl Encoder {
         };
         if let (Some(prompt), false) = (field("prompt"), responses.is_empty()) {
             for response in responses {
-                let at = out.len();
-                self.text(prompt, !self.mask_prompts, &mut out)?;
-                self.begin(at, &mut out);
-                self.text(response, true, &mut out)?;
-                self.end(&mut out);
+                let mut written = Written::default();
+                written.text = [prompt, response].concat();
+                written.said.push(prompt.len()..written.text.len());
+                self.answers(&written, &mut out)?;
             }
             return Ok(out);
         }

@@ -13,6 +13,7 @@ mod source;
 mod stream;
 mod validation;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -94,6 +95,16 @@ impl Settings {
     pub fn all_files(&self) -> impl Iterator<Item = &PathBuf> {
         self.files.iter().chain(self.sources.iter().flat_map(|source| &source.files))
     }
+
+    /// The files that are both trained on and validated on.
+    pub(crate) fn trained_and_validated(&self) -> Vec<&PathBuf> {
+        let whole = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        let trained: HashSet<PathBuf> = match self.validation.is_empty() {
+            true => HashSet::new(),
+            false => self.all_files().map(whole).collect(),
+        };
+        self.validation.iter().filter(|path| trained.contains(&whole(path))).collect()
+    }
 }
 
 impl Default for Settings {
@@ -145,6 +156,8 @@ pub enum Restored {
     /// The position among sequences of this many positions, which are not those of the settings; the stream has not
     /// moved.
     OtherLength(usize),
+    /// The position in files that come in another order with this seed; the stream has not moved.
+    OtherOrder,
 }
 
 /// Tokens as integers: those that do not count in the loss are negative.

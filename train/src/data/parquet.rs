@@ -15,7 +15,7 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
 use serde_json::Value;
 
-use crate::{Error, Result};
+use crate::{Error, Remedy, Result};
 
 /// Rows of one file.
 pub(super) struct Parquet {
@@ -65,10 +65,8 @@ impl Parquet {
         let mut parquet = Parquet { path: path.to_path_buf(), rows };
         for row in before..first {
             if parquet.rows.next().transpose().map_err(damaged)?.is_none() {
-                let what = format!(
-                    "ends after {row} rows, before row {first}; restart the data from the beginning (`restart_data`)"
-                );
-                return Err(Error::data(path, what));
+                let what = format!("{}: ends after {row} rows, before row {first}", path.display());
+                return Err(Error::resume(Remedy::RestartData, what));
             }
         }
         Ok(parquet)

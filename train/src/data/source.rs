@@ -15,10 +15,14 @@ use super::encoder::Encoder;
 use super::fill_in::FillIn;
 use super::shard::Place;
 use super::{Restored, Settings, Token, Window, decode, encode};
-use crate::{Error, Random, Result, plain};
+use crate::{Error, Random, Remedy, Result, plain};
 
 /// Bad lines that are kept to be shown.
 const SHOWN: u64 = 5;
+fn counted(files: u64) -> String {
+    if files == 1 { "1 file".into() } else { format!("{files} files") }
+}
+
 /// Documents in a row that yield no sequence before a source is given up.
 const MAX_FRUITLESS: u64 = 1 << 22;
 
@@ -86,8 +90,8 @@ impl Source {
     }
 
     /// Its random numbers of one purpose.
-    fn random(&self, purpose: u64, count: u64) -> Random {
-        let key = [self.shared.seed, purpose, count, self.which];
+    fn random(&self, seed: u64, purpose: u64, count: u64) -> Random {
+        let key = [seed, purpose, count, self.which];
         Random::new(if self.which == 0 { &key[..3] } else { &key })
     }
 
@@ -100,13 +104,19 @@ impl Source {
 
     /// Chooses the order of the files.
     fn begin_pass(&mut self) {
-        self.order = self.files.clone().collect();
+        self.order = self.order_of(self.shared.seed);
+    }
+
+    /// The order of the files in this pass with `seed`.
+    fn order_of(&self, seed: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = self.files.clone().collect();
         if self.shared.settings.shuffle {
-            let mut random = self.random(4, self.epoch);
-            for i in (1..self.order.len()).rev() {
-                self.order.swap(i, random.below(i + 1));
+            let mut random = self.random(seed, 4, self.epoch);
+            for i in (1..order.len()).rev() {
+                order.swap(i, random.below(i + 1));
             }
         }
+        order
     }
 
     fn open_at(&self, file: usize, offset: u64) -> Result<Documents> {
@@ -140,13 +150,13 @@ impl Source {
             }
         }
         let at = match shuffle {
-            true => self.random(1, self.drawn).below(self.buffer.len()),
+            true => self.random(self.shared.seed, 1, self.drawn).below(self.buffer.len()),
             false => 0,
         };
         // The rest keeps its order, so that it does not depend on earlier draws.
         let mut window = self.buffer.remove(at);
         if let Some(fill_in) = &self.shared.fill_in {
-            fill_in.apply(&mut window.tokens, &mut self.random(3, self.drawn));
+            fill_in.apply(&mut window.tokens, &mut self.random(self.shared.seed, 3, self.drawn));
         }
         self.drawn += 1;
         Ok(window)
@@ -253,6 +263,7 @@ impl Source {
             ("first_epoch", number(self.first_epoch)),
             ("bad", number(self.bad)),
             ("files", number(self.order.len() as u64)),
+            ("holdout", Value::F64(self.shared.settings.holdout)),
             ("name", Value::String(self.file_name(self.order[self.file]))),
         ]);
         Object::dict([
@@ -270,19 +281,19 @@ impl Source {
         name.to_string_lossy().into_owned()
     }
 
-    /// Moves to the position that `checkpoint` has under `key`, unless it has none, or of sequences of another length.
+    /// Moves to the position that `checkpoint`, of a run with `seed`, has under `key`, unless it has none, or of sequences of
+    /// another length.
     ///
     /// # Errors
-    /// `Settings` when the position does not exist in these files; the checkpoint's and the files' own.
-    pub fn restore(&mut self, checkpoint: &Checkpoint, key: &str) -> Result<Restored> {
+    /// `Resume` when the position does not exist in these files; the checkpoint's and the files' own.
+    pub fn restore(&mut self, checkpoint: &Checkpoint, key: &str, seed: u64) -> Result<Restored> {
         if checkpoint.meta(&format!("{key}.place")).is_none() {
             return Ok(Restored::Nothing);
         }
+        let path = checkpoint.path.display();
         let foreign = || {
-            Error::settings(format!(
-                "{}: its position in the data does not exist in these files; restart the data from the beginning (`restart_data`)",
-                checkpoint.path.display()
-            ))
+            let what = format!("{path}: its position in the data does not exist in these files");
+            Error::resume(Remedy::RestartData, what)
         };
         let number =
             |name: &str| checkpoint.meta(&format!("{key}.place.{name}")).and_then(as_u64).ok_or_else(foreign);
@@ -309,10 +320,29 @@ impl Source {
         self.bad = number("bad")?;
         self.first_epoch = number("first_epoch").unwrap_or(0);
         self.begin_pass();
-        let file = *self.order.get(self.file).ok_or_else(foreign)?;
-        let name = checkpoint.meta(&format!("{key}.place.name"));
-        if number("files")? != self.order.len() as u64 || name != Some(&Value::String(self.file_name(file))) {
-            return Err(foreign());
+        let saved = self.order_of(seed);
+        let name = match checkpoint.meta(&format!("{key}.place.name")) {
+            Some(Value::String(name)) => name.clone(),
+            _ => return Err(foreign()),
+        };
+        let files = number("files")?;
+        if files != saved.len() as u64 {
+            let (there, here) = (counted(files), counted(saved.len() as u64));
+            let what =
+                format!("{path}: its position in the data is one in {there}, at {name}, and here are {here}");
+            return Err(Error::resume(Remedy::RestartData, what));
+        }
+        let file = *saved.get(self.file).ok_or_else(foreign)?;
+        if name != self.file_name(file) {
+            let what = format!(
+                "{path}: its position in the data is in {name}, and in its place among these files is {}",
+                self.file_name(file)
+            );
+            return Err(Error::resume(Remedy::RestartData, what));
+        }
+        // What was read is then not what comes before it.
+        if saved[..=self.file] != self.order[..=self.file] {
+            return Ok(Restored::OtherOrder);
         }
         let flag =
             |name: &str| matches!(checkpoint.meta(&format!("{key}.place.{name}")), Some(Value::Bool(true)));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
-use ckpt_inspect::metadata::HashableValue;
+use ckpt_inspect::metadata::{HashableValue, as_f64};
 
 use super::documents;
 use super::encoder::Encoder;
@@ -13,7 +13,7 @@ use super::fill_in::FillIn;
 use super::source::{Shared, Source};
 use super::{LARGEST_BATCH, Restored, Settings, Token, Window, batch_of};
 use crate::batch::Batch;
-use crate::{Error, Random, Result};
+use crate::{Error, Random, Remedy, Result};
 
 /// Batches of training data, without end.
 pub struct Stream {
@@ -216,6 +216,12 @@ impl Stream {
             && !files.iter().all(|path| documents::is_ready_made(path))
     }
 
+    /// The share of documents that the run of `checkpoint`, whose position is under `key`, held out.
+    pub fn held_out(checkpoint: &Checkpoint, key: &str) -> Option<f64> {
+        let places = [format!("{key}.place"), format!("{key}.sources.0.place")];
+        places.iter().find_map(|place| as_f64(checkpoint.meta(&format!("{place}.holdout"))?))
+    }
+
     /// The position of the stream.
     pub fn state(&self) -> Object<'static> {
         match self.sources.as_slice() {
@@ -229,11 +235,12 @@ impl Stream {
         }
     }
 
-    /// Moves to the position that `checkpoint` has under `key`, unless it has none, or of sequences of another length.
+    /// Moves to the position that `checkpoint`, of a run with `seed`, has under `key`, unless it has none, or of sequences of
+    /// another length.
     ///
     /// # Errors
-    /// `Settings` when the position does not exist in these files; the checkpoint's and the files' own.
-    pub fn restore(&mut self, checkpoint: &Checkpoint, key: &str) -> Result<Restored> {
+    /// `Resume` when the position does not exist in these files; the checkpoint's and the files' own.
+    pub fn restore(&mut self, checkpoint: &Checkpoint, key: &str, seed: u64) -> Result<Restored> {
         let of = |n: usize| format!("{key}.sources.{n}");
         let has = |key: &str| checkpoint.meta(&format!("{key}.place")).is_some();
         let saved = if has(key) { 1 } else { (0..).take_while(|n| has(&of(*n))).count() };
@@ -241,15 +248,13 @@ impl Stream {
             return Ok(Restored::Nothing);
         }
         if saved != self.sources.len() {
-            return Err(Error::settings(format!(
-                "{}: its position is one in {saved} sources of data, and here are {}; restart the data from the beginning (`restart_data`)",
-                checkpoint.path.display(),
-                self.sources.len()
-            )));
+            let (path, here) = (checkpoint.path.display(), self.sources.len());
+            let what = format!("{path}: its position is one in {saved} sources of data, and here are {here}");
+            return Err(Error::resume(Remedy::RestartData, what));
         }
         for (n, (_, source)) in self.sources.iter_mut().enumerate() {
             let key = if saved == 1 { key.to_string() } else { of(n) };
-            match source.restore(checkpoint, &key)? {
+            match source.restore(checkpoint, &key, seed)? {
                 Restored::Position => {}
                 other => {
                     self.begin_at(0);

@@ -17,6 +17,10 @@ pub struct Validation {
     pub batches: Vec<Batch>,
     /// Their learnt tokens, over which the loss is a mean.
     pub tokens: usize,
+    /// Lines that were not documents.
+    pub bad: u64,
+    /// The first of them, and why.
+    pub shown: Vec<String>,
 }
 
 impl Validation {
@@ -58,6 +62,7 @@ impl Validation {
             }
             tokens += read;
         }
+        let (bad, shown) = (stream.bad(), stream.take_shown());
         let mut batches = Vec::new();
         // Ready-made sequences of several files may differ in length.
         for alike in windows.chunk_by(|a, b| a.tokens.len() == b.tokens.len()) {
@@ -66,7 +71,7 @@ impl Validation {
                 batches.push(batch_of(part)?);
             }
         }
-        Ok(Validation { batches, tokens })
+        Ok(Validation { batches, tokens, bad, shown })
     }
 
     /// What tells this set from others: losses on other sets cannot be compared.

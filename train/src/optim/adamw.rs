@@ -59,6 +59,10 @@ impl Hyperparameters for Settings {
         Box::new(self.on(parameters, &|_| true))
     }
 
+    fn chosen(&self) -> Vec<(&'static str, f64)> {
+        vec![("lr", self.lr())]
+    }
+
     fn rates(&self) -> Vec<Rate> {
         Rate::whole(self.lr())
     }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::PART;
 use crate::plain;
-use crate::{Error, Gradients, Parameter, Parameters, Result};
+use crate::{Error, Gradients, Parameter, Parameters, Remedy, Result};
 
 /// Parameters with the same learning rate and weight decay.
 #[derive(Clone, Debug)]
@@ -105,16 +105,17 @@ impl Groups {
         parameters: &Parameters,
     ) -> Result<Vec<(usize, i64)>> {
         let foreign = |what: String| {
-            Error::settings(format!(
-                "{}: {what}; use the optimizer that it was saved by, or resume without its optimizer state (`reset_optimizer`)",
-                checkpoint.path.display()
-            ))
+            let what =
+                format!("{}: {what}; use the optimizer that it was saved by", checkpoint.path.display());
+            Error::resume(Remedy::ResetOptimizer, what)
         };
         let Some(Value::List(groups)) = checkpoint.meta(&format!("{key}.{PARAM_GROUPS}")) else {
             let muon = checkpoint.meta(&format!("{key}.muon")).is_some();
             return Err(foreign(match muon {
                 true => "its optimizer state belongs to muon-adamw".into(),
-                false => format!("has no {key}.{PARAM_GROUPS}"),
+                false => format!(
+                    "its optimizer state belongs to another optimizer, and has no {key}.{PARAM_GROUPS}"
+                ),
             }));
         };
         let list = |group: &Value, name: &str| match ckpt_inspect::lookup(group, name) {
@@ -208,10 +209,11 @@ impl Groups {
         if found || members.is_empty() {
             return Ok(());
         }
-        Err(Error::settings(format!(
-            "{}: its optimizer state has no {name}, so another optimizer saved it; use that one, or resume without its optimizer state (`reset_optimizer`)",
-            checkpoint.path.display()
-        )))
+        let path = checkpoint.path.display();
+        Err(Error::resume(
+            Remedy::ResetOptimizer,
+            format!("{path}: its optimizer state has no {name}, so another optimizer saved it; use that one"),
+        ))
     }
 }
 

@@ -109,6 +109,10 @@ impl Hyperparameters for Settings {
         self.on(parameters, Form::Quintic, self.weight_decay, &hidden)
     }
 
+    fn chosen(&self) -> Vec<(&'static str, f64)> {
+        vec![("lr", self.lr()), ("momentum", self.momentum())]
+    }
+
     fn rates(&self) -> Vec<Rate> {
         vec![
             Rate { part: Some("muon"), setting: "muon_lr", lr: self.lr() },
@@ -130,6 +134,10 @@ impl Hyperparameters for Cubic {
         // Every matrix has the same weight decay.
         let decay = self.0.ternary_weight_decay;
         self.0.on(parameters, Form::Cubic, decay, &|p| p.shape.len() == 2)
+    }
+
+    fn chosen(&self) -> Vec<(&'static str, f64)> {
+        self.0.chosen()
     }
 
     fn rates(&self) -> Vec<Rate> {

@@ -77,6 +77,24 @@ pub struct Polarizer {
 }
 
 impl Polarizer {
+    /// The same, with what it has by itself.
+    pub(super) fn whole(&self) -> Self {
+        Polarizer { well: self.well, target: Some(self.target()), strength: Some(self.strength()) }
+    }
+
+    /// Removes from `table`, a polarizer's, what its well has by itself, where the well `other` has something else.
+    pub fn leave_defaults(table: &mut toml::Table, other: Well) {
+        let given = toml::Value::Table(table.clone()).try_into::<Polarizer>();
+        let Some(given) = given.ok().filter(|given| given.well != other) else { return };
+        let usual = Polarizer { well: given.well, target: None, strength: None };
+        if given.target == Some(usual.target()) {
+            table.remove("target");
+        }
+        if given.strength == Some(usual.strength()) {
+            table.remove("strength");
+        }
+    }
+
     fn target(&self) -> Target {
         self.target.unwrap_or(match self.well {
             Well::OneSided | Well::TwoSided => Target::Relative(0.25),

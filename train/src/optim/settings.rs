@@ -21,6 +21,9 @@ pub(super) trait Hyperparameters {
     /// Its learning rates.
     fn rates(&self) -> Vec<Rate>;
 
+    /// Settings that need not be given, with what they are.
+    fn chosen(&self) -> Vec<(&'static str, f64)>;
+
     /// Weight decay of parameters that no BitLinear uses, and of ternary weights.
     fn weight_decay(&self) -> (f64, f64);
 
@@ -206,6 +209,19 @@ impl Settings {
         self.method.hyperparameters().weight_decay()
     }
 
+    /// Removes from `table` what the optimizer `former` has by itself, where the optimizer `other` has something else.
+    pub fn leave_defaults(table: &mut Table, former: &str, other: &str) {
+        let (Ok(former), Ok(other)) = (former.parse::<Settings>(), other.parse::<Settings>()) else { return };
+        if former.method.name() == other.method.name() {
+            return;
+        }
+        for (key, value) in former.method.hyperparameters().chosen() {
+            if table.get(key).and_then(toml::Value::as_float) == Some(value) {
+                table.remove(key);
+            }
+        }
+    }
+
     /// The settings that `table` holds.
     ///
     /// # Errors
@@ -270,14 +286,18 @@ fn toml_of(value: serde_json::Value) -> Option<toml::Value> {
 
 impl Serialize for Settings {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let table = self.method.table().map_err(S::Error::custom)?;
+        let mut table = self.method.table().map_err(S::Error::custom)?;
+        // What a later version takes by itself may be something else.
+        for (key, value) in self.method.hyperparameters().chosen() {
+            table.entry(key).or_insert(value.into());
+        }
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("name", &self.name())?;
         for (key, value) in &table {
             map.serialize_entry(key, value)?;
         }
         if let Some(polarizer) = &self.polarizer {
-            map.serialize_entry("polarizer", polarizer)?;
+            map.serialize_entry("polarizer", &polarizer.whole())?;
         }
         map.end()
     }

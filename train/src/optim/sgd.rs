@@ -48,6 +48,10 @@ impl Hyperparameters for Settings {
         Box::new(Sgd { buffers: buffers(&groups, parameters), groups, momentum: self.momentum() })
     }
 
+    fn chosen(&self) -> Vec<(&'static str, f64)> {
+        vec![("lr", self.lr()), ("momentum", self.momentum())]
+    }
+
     fn rates(&self) -> Vec<Rate> {
         Rate::whole(self.lr())
     }

@@ -73,6 +73,10 @@ impl Hyperparameters for Settings {
         })
     }
 
+    fn chosen(&self) -> Vec<(&'static str, f64)> {
+        vec![("lr", self.lr()), ("momentum", self.momentum())]
+    }
+
     fn rates(&self) -> Vec<Rate> {
         Rate::whole(self.lr())
     }

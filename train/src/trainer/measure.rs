@@ -3,11 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ckpt_convert::save;
+use ckpt_inspect::Verdict;
 use ckpt_inspect::metadata::{Value, as_f64};
 use serde_json::json;
 
 use super::average::Average;
-use super::signs::{self, Sign, Signs};
+use super::signs::{self, Fault, Kind, Sign, Signs};
 use super::{Event, Trainer, finite};
 use crate::data::Validation;
 use crate::{Error, Health, Loss, Network, Parameters, Result, RunFolder};
@@ -89,7 +90,7 @@ impl Trainer {
         if due(self.settings.validate_every)
             && let Some(loss) = self.validation_loss(&AtomicBool::new(false))?
         {
-            sign = sign.or(signs.of_validation(loss));
+            sign = sign.or(signs.of_validation(step, loss));
             self.judge_validation(folder, loss, watch)?;
         }
         let mut wrong = sign.map(|sign| format!("step {step}: the run diverges: {sign}"));
@@ -100,11 +101,10 @@ impl Trainer {
             let health = Health::of(&self.parameters, &self.config, &self.settings.thresholds);
             folder.metric(&json!({ "step": step, "health": health.layers }))?;
             watch(Event::Health(step, &health));
-            for what in self.faults(&health) {
-                let what = format!("step {step}: {what}");
-                watch(Event::Warning(what.clone()));
-                wrong = wrong.or(Some(what));
-            }
+            let faults = self.faults(&health);
+            let told = |fault: &Fault| format!("step {step}: {}", fault.what);
+            signs.news(&faults).into_iter().for_each(|fault| watch(Event::Warning(told(fault))));
+            wrong = wrong.or(faults.first().map(told));
         }
         if due(self.settings.sample.every) {
             self.sample(folder, watch)?;
@@ -118,7 +118,7 @@ impl Trainer {
                 if !save_now {
                     self.save(folder, watch)?;
                 }
-                let healthy = self.healthy_before(folder);
+                let healthy = self.healthy_before(folder, signs.sound_until());
                 Err(Error::Stopped(match healthy {
                     Some(path) => format!("{what}. The last healthy checkpoint is {}", path.display()),
                     None => what,
@@ -150,12 +150,13 @@ impl Trainer {
             }
             false => None,
         };
+        let news = lowest && !std::mem::replace(&mut self.told_unfit, fault.is_some());
         let improves = lowest && fault.is_none();
         let best = improves && self.kept_loss.is_none_or(|kept| loss < kept);
         watch(Event::Validation { step, loss, best, first: false, averaged });
-        if let Some(fault) = fault {
+        if let Some(Fault { what, .. }) = fault.filter(|_| news) {
             watch(Event::Warning(format!(
-                "step {step}: its validation loss is the lowest so far, but best.pt is of healthy weights only (unless `best_any` is set), and {fault}"
+                "step {step}: its validation loss is the lowest so far, but best.pt is of healthy weights only, and {what}"
             )));
         }
         self.validations += 1;
@@ -172,20 +173,25 @@ impl Trainer {
     }
 
     /// What is wrong with the weights: matrices below healthy, and those out of proportion.
-    pub(super) fn faults(&self, health: &Health) -> Vec<String> {
+    pub(super) fn faults(&self, health: &Health) -> Vec<Fault> {
         let unhealthy = health.unhealthy();
         let collapsed = unhealthy.first().map(|worst| {
             let std = worst.std.map_or("none".into(), |s| format!("{s:.1e}"));
-            format!(
+            let what = format!(
                 "{} of {} ternary matrices are unhealthy; {} is {} (std {std}, {:.1} % zeros)",
                 unhealthy.len(),
                 health.layers.len(),
                 worst.name,
                 worst.verdict,
                 100.0 * worst.zero
-            )
+            );
+            Fault { kind: Kind::Collapsed, extent: (worst.verdict, unhealthy.len()), what }
         });
-        let exploded = signs::size(&self.parameters).map(|sign| format!("the run diverges: {sign}"));
+        let exploded = signs::size(&self.parameters).map(|sign| {
+            let count = if let Sign::Size { others, .. } = &sign { others + 1 } else { 1 };
+            let what = format!("the run diverges: {sign}");
+            Fault { kind: Kind::Exploded, extent: (Verdict::Healthy, count), what }
+        });
         collapsed.into_iter().chain(exploded).collect()
     }
 }

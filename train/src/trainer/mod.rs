@@ -102,6 +102,8 @@ pub struct Trainer {
     validation: Option<Validation>,
     /// The fingerprint of the set that `best_loss` was measured on.
     measured_on: Option<String>,
+    /// Whether it continues from a checkpoint.
+    is_resumed: bool,
     /// The checkpoint it continues from, if that was judged healthy.
     healthy_start: Option<PathBuf>,
     step: u64,
@@ -116,6 +118,10 @@ pub struct Trainer {
     told_bad: u64,
     /// Whether it was told that documents have no end.
     told_end: bool,
+    /// Whether it was told that weights with the lowest loss are not healthy.
+    told_unfit: bool,
+    /// Steps in which nothing was learnt.
+    idle: u64,
     /// Validations after steps of this run.
     validations: u64,
     last_loss: Option<f64>,
@@ -166,6 +172,7 @@ impl Trainer {
             ready: Vec::new(),
             validation: None,
             measured_on: None,
+            is_resumed: false,
             healthy_start: None,
             settings: Settings { seed: Some(seed), ..settings.clone() },
             seed,
@@ -180,6 +187,8 @@ impl Trainer {
             told_bad: 0,
             validations: 0,
             told_end: false,
+            told_unfit: false,
+            idle: 0,
             last_loss: None,
             warnings,
         })
@@ -188,10 +197,7 @@ impl Trainer {
     fn check_steps(&self) -> Result<()> {
         match self.step < self.settings.steps {
             true => Ok(()),
-            false => Err(Error::settings(format!(
-                "the model is at step {} already, and `steps` is the step to stop at",
-                self.step
-            ))),
+            false => Err(Error::NoStep(self.step)),
         }
     }
 
@@ -227,11 +233,28 @@ impl Trainer {
                 0 => Validation::default(),
                 _ => Validation::read(&self.settings.data, self.seed)?,
             };
-            if set.tokens == 0 && self.settings.validate_every > 0 && self.settings.data.holdout > 0.0 {
-                self.warnings.push(
-                    "there is nothing to validate on: no document is held out that fills a sequence; name validation data, or hold out a larger share"
-                        .into(),
-                );
+            if set.tokens == 0
+                && self.settings.validate_every > 0
+                && (self.settings.data.holdout > 0.0 || !self.settings.data.validation.is_empty())
+            {
+                let what = match self.settings.data.validation.is_empty() {
+                    true => {
+                        "no document is held out that fills a sequence; name validation data, or hold out a larger share"
+                    }
+                    false => {
+                        "the validation data does not fill a sequence with learnt tokens; name more, or use shorter sequences"
+                    }
+                };
+                self.warnings.push(format!("there is nothing to validate on: {what}"));
+            }
+            if set.bad > 0 {
+                self.warnings.push(skipped("of what is validated on", set.bad, &set.shown));
+            }
+            for path in self.settings.data.trained_and_validated() {
+                self.warnings.push(format!(
+                    "{}: is trained on and validated on, so the validation loss says less of other text",
+                    path.display()
+                ));
             }
             let fingerprint = (set.tokens > 0).then(|| set.fingerprint());
             if fingerprint.is_some() && self.measured_on != fingerprint {
@@ -281,7 +304,9 @@ impl Trainer {
         for warning in std::mem::take(&mut self.warnings) {
             watch(Event::Warning(warning));
         }
+        let mut is_shown = false;
         if let Some(example) = self.stream.example() {
+            is_shown = true;
             watch(Event::Example(example));
         }
         self.kept_loss = self.kept(folder, watch);
@@ -302,16 +327,15 @@ impl Trainer {
                 true => self.batches()?,
                 false => std::mem::take(&mut self.ready),
             };
+            if !is_shown && let Some(example) = self.stream.example() {
+                is_shown = true;
+                watch(Event::Example(example));
+            }
             // Told when they have become twice as many.
             if self.stream.bad() >= report_at {
                 report_at = self.stream.bad().saturating_mul(2);
                 let shown = self.stream.take_shown();
-                watch(Event::Warning(format!(
-                    "{} invalid lines were skipped so far{}{}",
-                    self.stream.bad(),
-                    if shown.is_empty() { "" } else { "; " },
-                    shown.join("; ")
-                )));
+                watch(Event::Warning(skipped("so far", self.stream.bad(), &shown)));
             }
             let taken = self.gradients(&batches, &mut gradients)?;
             let factor = self.settings.schedule.factor(self.step);
@@ -327,7 +351,7 @@ impl Trainer {
                         average.update(&self.parameters);
                     }
                     self.last_loss = Some(losses.total);
-                    sign = signs.of_step(losses.cross_entropy, norm);
+                    sign = signs.of_step(self.step, losses.cross_entropy, norm);
                 }
                 Some((losses, norm)) => {
                     spoiled += 1;
@@ -339,13 +363,24 @@ impl Trainer {
                         self.skipped
                     )));
                     if spoiled >= self.settings.max_skipped {
-                        return Err(self.give_up(folder, &batches, spoiled, watch));
+                        return Err(self.give_up(folder, &batches, spoiled, signs.sound_until(), watch));
                     }
                 }
-                None => watch(Event::Warning(format!(
-                    "step {}: its sequences have no learnt tokens (tokens that count in the loss), so nothing changes",
-                    self.step + 1
-                ))),
+                None => {
+                    self.idle += 1;
+                    // Told when they have become twice as many.
+                    if self.idle.is_power_of_two() {
+                        let count = if self.idle == 1 {
+                            String::new()
+                        } else {
+                            format!(" ({} such steps so far)", self.idle)
+                        };
+                        watch(Event::Warning(format!(
+                            "step {}: its sequences have no learnt tokens (tokens that count in the loss), so nothing changes{count}",
+                            self.step + 1
+                        )));
+                    }
+                }
             }
             self.step += 1;
             let tokens: u64 = batches.iter().map(|b| b.ids.len() as u64).sum();
@@ -364,6 +399,10 @@ impl Trainer {
         }
         if saved_at != Some(self.step) {
             self.save(folder, watch)?;
+        }
+        // Those that came after it was told.
+        if self.stream.bad() > report_at / 2 && report_at > self.told_bad + 1 {
+            watch(Event::Warning(skipped("in all", self.stream.bad(), &[])));
         }
         Ok(Outcome::Finished)
     }
@@ -435,6 +474,13 @@ impl Trainer {
 /// Whether no matrix holds numbers out of all proportion.
 pub(crate) fn is_in_proportion(parameters: &Parameters) -> bool {
     signs::size(parameters).is_none()
+}
+
+/// That invalid lines were skipped, and some of them.
+fn skipped(when: &str, count: u64, shown: &[String]) -> String {
+    let lines = if count == 1 { "1 invalid line was".into() } else { format!("{count} invalid lines were") };
+    let shown = shown.iter().map(|line| format!("; {line}")).collect::<String>();
+    format!("{lines} skipped {when}{shown}")
 }
 
 fn finite(x: f64) -> serde_json::Value {

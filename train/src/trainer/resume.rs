@@ -5,10 +5,13 @@ use ckpt_inspect::optimizer::PARAM_GROUPS;
 use ckpt_inspect::{Checkpoint, Group};
 
 use super::Trainer;
-use crate::data::Restored;
+use crate::data::{Restored, Stream};
 use crate::optim::Rate;
 use crate::start;
-use crate::{Error, Parameters, Result, ResumeOptions, Settings};
+use crate::{Error, Parameters, Remedy, Result, ResumeOptions, Settings};
+
+/// Where a checkpoint holds its position in the data.
+const DATA: &str = "training_state.data";
 
 impl Trainer {
     /// Continues from `checkpoint`: with its weights and, if it has them, the optimizer's state, the step, the seed
@@ -32,7 +35,11 @@ impl Trainer {
         let saved_seed = number("seed").and_then(seed_of);
         let seed = settings.seed.or(saved_seed).unwrap_or(0);
         let mut trainer = Self::with(config, parameters, settings, seed)?;
+        trainer.is_resumed = true;
         trainer.healthy_start = healthy.then(|| checkpoint.path.clone());
+        if let Some(what) = start::lost_numbers(&trainer.parameters) {
+            trainer.warnings.push(format!("{path}: {what}"));
+        }
         trainer.warnings.extend(assumed.iter().map(|a| format!("{path}: {a}")));
         if let Some(saved) = saved_seed.filter(|&saved| saved != seed) {
             trainer.warnings.push(format!(
@@ -60,10 +67,11 @@ impl Trainer {
             trainer.warnings.extend(notes);
             trainer.note_rates(checkpoint, STATE);
         } else if let Some(state) = checkpoint.tensors.iter().find(|t| t.group == Group::Optimizer) {
-            return Err(Error::Settings(format!(
-                "{path}: its optimizer's state, such as `{}`, is kept as other trainers keep it, and cannot be continued from; resume without it (`reset_optimizer`)",
+            let what = format!(
+                "{path}: its optimizer's state, such as `{}`, is kept as other trainers keep it, and cannot be continued from",
                 state.name.escape_debug()
-            )));
+            );
+            return Err(Error::resume(Remedy::ResetOptimizer, what));
         } else {
             trainer
                 .warnings
@@ -71,8 +79,15 @@ impl Trainer {
         }
         let restored = match options.restart_data {
             true => Restored::Nothing,
-            false => trainer.stream.restore(checkpoint, "training_state.data")?,
+            false => trainer.stream.restore(checkpoint, DATA, saved_seed.unwrap_or(seed))?,
         };
+        // By validation data of its own, nothing was held out.
+        let (held_out, holdout) = (Stream::held_out(checkpoint, DATA), settings.data.holdout);
+        if let Some(was) = held_out.filter(|was| *was != holdout && settings.data.validation.is_empty()) {
+            trainer.warnings.push(format!(
+                "{path}: a share of {was} of the documents was held out, and here {holdout} is: the validation loss is measured on other documents, some of which the model may have seen"
+            ));
+        }
         if restored == Restored::Position {
             trainer.told_bad = trainer.stream.bad();
             trainer.best_loss = number("best_loss").and_then(as_f64).filter(|l| l.is_finite());
@@ -85,7 +100,11 @@ impl Trainer {
         }
         // A loss on other data cannot be compared with this run's.
         trainer.stream.begin_at(number("epoch").and_then(as_u64).unwrap_or(0));
-        if let Restored::OtherLength(was) = restored {
+        if restored == Restored::OtherOrder {
+            trainer.warnings.push(format!(
+                "{path}: with random seed {seed} the files come in another order, so their pass starts from the beginning"
+            ));
+        } else if let Restored::OtherLength(was) = restored {
             trainer.warnings.push(format!(
                 "{path}: was trained on sequences of {was} positions, and this run's have {}: the data starts from the beginning",
                 settings.data.length

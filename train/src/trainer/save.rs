@@ -30,6 +30,7 @@ impl Trainer {
         folder: &RunFolder,
         batches: &[Batch],
         spoiled: u64,
+        sound_until: Option<u64>,
         watch: &mut dyn FnMut(Event<'_>),
     ) -> Error {
         let path: PathBuf = folder.bad_batch(self.step + 1);
@@ -39,37 +40,51 @@ impl Trainer {
         let integers = |values: Vec<i32>| Object::Integers { shape: vec![rows, len], values: values.into() };
         let object = Object::dict([("ids", integers(ids)), ("targets", integers(targets))]);
         let saved = save(&object, &path, true).map_err(Error::from);
-        match saved.and_then(|()| self.before(folder, watch)) {
-            Ok(before) => Error::Stopped(format!(
-                "{spoiled} steps in a row gave NaN or infinity; the last batch is in {}. Continue from {} with a lower learning rate, or look for NaN in the weights with `ckpt inspect`",
-                path.display(),
+        let what =
+            format!("{spoiled} steps in a row gave NaN or infinity; the last batch is in {}", path.display());
+        match saved.and_then(|()| self.before(folder, sound_until, watch)) {
+            Ok(Some(before)) => Error::Stopped(format!(
+                "{what}. Continue from {} with a lower learning rate, or look for NaN in the weights with `ckpt inspect`",
                 before.display()
+            )),
+            Ok(None) => Error::Stopped(format!(
+                "{what}. No healthy checkpoint from before is known: look for NaN in that which the run continued from with `ckpt inspect`"
             )),
             Err(error) => error,
         }
     }
 
     /// A healthy checkpoint from before steps that were skipped: of the weights at hand, which these steps left as they
-    /// were, else an earlier one, else the start.
-    fn before(&self, folder: &RunFolder, watch: &mut dyn FnMut(Event<'_>)) -> Result<PathBuf> {
+    /// were, else an earlier one, else the start of a new model. Nothing, if the run continued from what is not healthy.
+    fn before(
+        &self,
+        folder: &RunFolder,
+        sound_until: Option<u64>,
+        watch: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Option<PathBuf>> {
         let health = Health::of(&self.parameters, &self.config, &self.settings.thresholds);
         if self.faults(&health).is_empty() {
             self.save(folder, watch)?;
-            return Ok(folder.checkpoint(self.step));
+            return Ok(Some(folder.checkpoint(self.step)));
         }
-        if let Some(path) = self.healthy_before(folder) {
-            return Ok(path);
+        if let Some(path) = self.healthy_before(folder, sound_until) {
+            return Ok(Some(path));
+        }
+        if self.is_resumed {
+            return Ok(None);
         }
         let settings = self.settings.clone().with(|s| s.distill = Default::default());
         let start = Trainer::new(&self.config, &settings)?;
         start.save(folder, watch)?;
-        Ok(folder.checkpoint(start.step))
+        Ok(Some(folder.checkpoint(start.step)))
     }
 
-    /// The last healthy checkpoint in `folder` up to the current step, else the one that the run continues from.
-    pub(super) fn healthy_before(&self, folder: &RunFolder) -> Option<PathBuf> {
+    /// The last healthy checkpoint in `folder` up to the current step, and to that until which the loss says the same, else the
+    /// one that the run continues from.
+    pub(super) fn healthy_before(&self, folder: &RunFolder, sound_until: Option<u64>) -> Option<PathBuf> {
         let thresholds = &self.settings.thresholds;
-        start::last_healthy_in(folder.path(), self.step, None, &self.config, thresholds)
+        let until = sound_until.map_or(self.step, |sound| sound.min(self.step));
+        start::last_healthy_in(folder.path(), until, None, &self.config, thresholds)
             .or_else(|| self.healthy_start.clone())
     }
 

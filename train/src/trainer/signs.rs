@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use ckpt_inspect::Verdict;
 use rayon::prelude::*;
 
 use crate::{Parameter, Parameters};
@@ -36,6 +37,26 @@ pub(super) enum Sign {
     Size { name: String, std: f64, others: usize },
 }
 
+/// What may be wrong with weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Ternary matrices are below healthy.
+    Collapsed,
+    /// Numbers are out of all proportion, or none.
+    Exploded,
+}
+
+/// How far a fault goes: the worst verdict, and how many matrices have it.
+pub(super) type Extent = (Verdict, usize);
+
+/// What is wrong with weights.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    pub kind: Kind,
+    pub extent: Extent,
+    pub what: String,
+}
+
 /// What is remembered to see them.
 pub(super) struct Signs {
     guess: f64,
@@ -43,6 +64,12 @@ pub(super) struct Signs {
     lowest: f64,
     /// The first loss that the model had.
     first: Option<f64>,
+    /// The step of the first weights since which all losses were far above the lowest.
+    risen: Option<u64>,
+    /// Whether the last validation's loss had diverged.
+    validated_wrong: bool,
+    /// How far the faults of the last health check went.
+    faults: Vec<(Kind, Extent)>,
     /// Steps since the last sign: a new one is told if there was none for a while.
     quiet: usize,
 }
@@ -55,6 +82,9 @@ impl Signs {
             recent: VecDeque::new(),
             lowest: f64::INFINITY,
             first: None,
+            risen: None,
+            validated_wrong: false,
+            faults: Vec::new(),
             quiet: QUIET,
         }
     }
@@ -65,10 +95,38 @@ impl Signs {
         self.first.get_or_insert(loss);
     }
 
-    /// The sign that a validation's loss is, if it is one.
-    pub fn of_validation(&mut self, loss: f64) -> Option<Sign> {
+    /// The sign that a validation's loss after `step` is, if it is one and the last was none.
+    pub fn of_validation(&mut self, step: u64, loss: f64) -> Option<Sign> {
+        self.follow(step, loss);
         self.note(loss);
-        self.diverged("validation loss", loss)
+        let sign = self.diverged("validation loss", loss);
+        let told = std::mem::replace(&mut self.validated_wrong, sign.is_some());
+        sign.filter(|_| !told)
+    }
+
+    /// Takes note of whether a loss of the weights after `step` is far above the lowest.
+    fn follow(&mut self, step: u64, loss: f64) {
+        let lowest = self.first.map_or(self.lowest, |first| first.min(self.lowest));
+        match loss <= ROSE * lowest {
+            true => self.risen = None,
+            false => _ = self.risen.get_or_insert(step),
+        }
+    }
+
+    /// The last step after which the weights' loss was not far above the lowest, as it is since; `None` if it is not.
+    pub fn sound_until(&self) -> Option<u64> {
+        self.risen.map(|step| step.saturating_sub(1))
+    }
+
+    /// Those of the faults of a health check that the last one did not have, or not to this extent.
+    pub fn news<'f>(&mut self, faults: &'f [Fault]) -> Vec<&'f Fault> {
+        let before = |fault: &&Fault| {
+            let told = self.faults.iter().find(|(kind, _)| *kind == fault.kind);
+            told.is_none_or(|(_, extent)| fault.extent > *extent)
+        };
+        let news = faults.iter().filter(before).collect();
+        self.faults = faults.iter().map(|fault| (fault.kind, fault.extent)).collect();
+        news
     }
 
     fn diverged(&self, of: &'static str, loss: f64) -> Option<Sign> {
@@ -77,8 +135,9 @@ impl Signs {
         rose.then_some(Sign::Diverged { of, loss, guess: self.guess, first })
     }
 
-    /// The sign that the loss and gradient norm of a step are, if it is one and none was told lately.
-    pub fn of_step(&mut self, loss: f64, norm: f64) -> Option<Sign> {
+    /// The sign that the loss of the weights after `step` and the norm of its gradient are, if it is one and none was told
+    /// lately.
+    pub fn of_step(&mut self, step: u64, loss: f64, norm: f64) -> Option<Sign> {
         self.recent.push_back(loss);
         if self.recent.len() > STEPS {
             self.recent.pop_front();
@@ -86,6 +145,7 @@ impl Signs {
         let mean = self.recent.iter().sum::<f64>() / self.recent.len() as f64;
         let whole = self.recent.len() == STEPS;
         self.first.get_or_insert(loss);
+        self.follow(step, loss);
         let sign = if norm == 0.0 {
             Some(Sign::NoGradient)
         } else if whole && mean >= GUESS * self.guess && self.lowest < LEARNT * self.guess {
@@ -109,11 +169,13 @@ impl Signs {
     }
 }
 
-/// The matrix of `parameters` that is farthest out of proportion, or holds NaN or infinity.
+/// The tensor of `parameters` that is farthest out of proportion, or holds NaN or infinity.
 pub(super) fn size(parameters: &Parameters) -> Option<Sign> {
     let measured = |parameter: &Parameter| {
-        let (_, cols) = parameter.matrix()?;
         let std = std(&parameter.values);
+        let Some((_, cols)) = parameter.matrix() else {
+            return (!std.is_finite()).then(|| (parameter.name.clone(), std, f64::NAN));
+        };
         // A table of tokens is a matrix for the head, whose inputs are as many as its columns.
         let size = std * (cols.max(1) as f64).sqrt();
         (size > LARGEST || size.is_nan()).then(|| (parameter.name.clone(), std, size))
@@ -161,7 +223,7 @@ mod tests {
     use super::*;
 
     fn steps(signs: &mut Signs, losses: impl IntoIterator<Item = f64>) -> Vec<Sign> {
-        losses.into_iter().filter_map(|loss| signs.of_step(loss, 1.0)).collect()
+        losses.into_iter().filter_map(|loss| signs.of_step(0, loss, 1.0)).collect()
     }
 
     #[test]
@@ -194,8 +256,8 @@ mod tests {
         // A validation tells it by itself.
         let mut signs = Signs::new(1000);
         signs.note(guess);
-        assert_eq!(signs.of_validation(1.9 * guess), None);
-        assert!(matches!(signs.of_validation(2.1 * guess), Some(Sign::Diverged { .. })));
+        assert_eq!(signs.of_validation(0, 1.9 * guess), None);
+        assert!(matches!(signs.of_validation(0, 2.1 * guess), Some(Sign::Diverged { .. })));
         // A model that was as bad at first, and does not get worse, has not diverged here.
         let mut signs = Signs::new(1000);
         signs.note(2.5 * guess);
@@ -203,13 +265,42 @@ mod tests {
     }
 
     #[test]
+    fn weights_are_sound_until_the_loss_rises_for_good() {
+        let mut signs = Signs::new(1000);
+        signs.note(4.0);
+        let losses = [4.1, 3.9, 5.5, 4.0, 4.9, 5.2, 7.0];
+        for (step, loss) in (10..).zip(losses) {
+            signs.of_step(step, loss, 1.0);
+        }
+        assert_eq!(signs.sound_until(), Some(13));
+        signs.of_validation(17, 4.2);
+        assert_eq!(signs.sound_until(), None);
+        signs.of_validation(18, f64::NAN);
+        assert_eq!(signs.sound_until(), Some(17));
+    }
+
+    #[test]
+    fn a_fault_is_told_again_where_it_goes_further() {
+        let mut signs = Signs::new(1000);
+        let fault =
+            |verdict, count| Fault { kind: Kind::Collapsed, extent: (verdict, count), what: String::new() };
+        let mut told = |faults: &[Fault]| signs.news(faults).len();
+        assert_eq!(told(&[fault(Verdict::Weak, 2)]), 1);
+        assert_eq!(told(&[fault(Verdict::Weak, 2)]), 0);
+        assert_eq!(told(&[fault(Verdict::Weak, 3)]), 1);
+        assert_eq!(told(&[fault(Verdict::Dead, 1)]), 1);
+        assert_eq!(told(&[]), 0);
+        assert_eq!(told(&[fault(Verdict::Weak, 1)]), 1);
+    }
+
+    #[test]
     fn no_gradient_is_a_sign_and_is_told_once() {
         let mut signs = Signs::new(1000);
-        assert_eq!(signs.of_step(1.0, 0.0), Some(Sign::NoGradient));
-        assert_eq!(signs.of_step(1.0, 0.0), None);
-        assert_eq!(signs.of_step(1.0, 1e-30), None);
-        assert_eq!(signs.of_step(1.0, 0.0), None);
-        assert!((0..QUIET).all(|_| signs.of_step(1.0, 1e-30).is_none()));
-        assert_eq!(signs.of_step(1.0, 0.0), Some(Sign::NoGradient));
+        assert_eq!(signs.of_step(0, 1.0, 0.0), Some(Sign::NoGradient));
+        assert_eq!(signs.of_step(0, 1.0, 0.0), None);
+        assert_eq!(signs.of_step(0, 1.0, 1e-30), None);
+        assert_eq!(signs.of_step(0, 1.0, 0.0), None);
+        assert!((0..QUIET).all(|_| signs.of_step(0, 1.0, 1e-30).is_none()));
+        assert_eq!(signs.of_step(0, 1.0, 0.0), Some(Sign::NoGradient));
     }
 }

@@ -433,7 +433,7 @@ fn places_beyond_the_end_are_refused() {
         };
         let restored = || {
             let mut stream = Stream::new(&settings, 0).unwrap();
-            let taken = stream.restore(&ckpt_inspect::open(&path).unwrap(), "data");
+            let taken = stream.restore(&ckpt_inspect::open(&path).unwrap(), "data", 0);
             taken.map(|taken| (taken, stream)).map_err(|e| e.to_string())
         };
         keep(&stream, None);

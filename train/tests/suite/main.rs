@@ -1,6 +1,7 @@
 //! Students trained, against what PyTorch computes.
 
 mod average;
+mod conversations;
 mod data;
 mod distill;
 mod documents;
@@ -10,6 +11,7 @@ mod keys;
 mod losses;
 mod optimizers;
 mod proof;
+mod resumes;
 mod samples;
 mod signs;
 mod sources;

@@ -36,7 +36,7 @@ fn restored(settings: &Settings, stream: &Stream, folder: &Path) -> Stream {
     let file = folder.join("state.pt");
     save(&Object::dict([("data", stream.state())]), &file, true).unwrap();
     let mut again = Stream::new(settings, 0).unwrap();
-    let found = again.restore(&ckpt_inspect::open(&file).unwrap(), "data").unwrap();
+    let found = again.restore(&ckpt_inspect::open(&file).unwrap(), "data", 0).unwrap();
     assert_eq!(found, Restored::Position);
     again
 }
@@ -187,6 +187,6 @@ fn wrong_sources_are_refused() {
     let file = folder.path().join("state.pt");
     let stream = Stream::new(&one, 0).unwrap();
     save(&Object::dict([("data", stream.state())]), &file, true).unwrap();
-    let found = Stream::new(&settings, 0).unwrap().restore(&ckpt_inspect::open(&file).unwrap(), "data");
+    let found = Stream::new(&settings, 0).unwrap().restore(&ckpt_inspect::open(&file).unwrap(), "data", 0);
     assert!(found.unwrap_err().to_string().contains("restart the data"));
 }
