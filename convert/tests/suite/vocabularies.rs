@@ -114,3 +114,37 @@ fn every_end_of_text_is_written_and_read() {
     let vocabulary = ckpt_inspect::vocabulary::Vocabulary::embedded(&converted.open()).unwrap().unwrap();
     assert_eq!(vocabulary.ends, [5, 7, 9]);
 }
+
+/// A model may have rows beyond its tokenizer's tokens, and end a text with one; ids beyond its rows change nothing, and are
+/// kept as well.
+#[test]
+fn ids_without_a_token_end_texts_there_and_back() {
+    let embedding: &[usize] = &[1100, 512];
+    let wide: Vec<(&str, &[usize])> =
+        [(LLAMA[0].0, embedding)].into_iter().chain(LLAMA[1..].iter().copied()).collect();
+    for (ids, end, turn, left) in [
+        (vec![2, 1080, 5000], 2, Some(1080), Some(5000)),
+        (vec![1080], 1080, None, None),
+        (vec![1080, 1090], 1080, Some(1090), None),
+    ] {
+        let mut config = llama_config();
+        config["vocab_size"] = 1100.into();
+        config["eos_token_id"] = serde_json::json!(ids);
+        let source = hugging_face(&config, &wide);
+        std::fs::copy(fixture("tokenizer.json"), source.path().join("tokenizer.json")).unwrap();
+        let converted = Converted::new(source.path(), &with(Quant::F16));
+        let json = metadata::to_json(&converted.open().metadata);
+        assert_eq!(json["tokenizer.ggml.eos_token_id"], end);
+        assert_eq!(json["tokenizer.ggml.eot_token_id"].as_i64(), turn, "{ids:?}");
+        assert_eq!(json["tokenizer.ckpt.eos_token_ids"][0].as_i64(), left, "{ids:?}");
+        let back = source.path().join("back");
+        let options = Options::new(Target::Hf { packed: false });
+        let checkpoint = converted.open();
+        let mut plan = Plan::new(&checkpoint, &options).unwrap();
+        write(&mut plan, &options, &back, Control::new(&|_| (), &Default::default())).unwrap();
+        let config = std::fs::read(back.join("config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        let one_or_all = if ids.len() == 1 { ids[0].into() } else { serde_json::json!(ids) };
+        assert_eq!(config["eos_token_id"], one_or_all);
+    }
+}

@@ -179,7 +179,9 @@ impl Beside {
         own.iter().for_each(|(role, id)| vocabulary.give(*role, *id));
         vocabulary.ends = self.ends();
         let mut guessed = Vec::new();
-        for (role, texts) in USUAL {
+        // What no token stands for yet ends a text all the same, so none is guessed.
+        let ends = vocabulary.ends_without_token();
+        for (role, texts) in USUAL.into_iter().filter(|(role, _)| *role != Role::Eos || !ends) {
             let special = |id: &u64| {
                 let kind = vocabulary.tokens[*id as usize].kind;
                 matches!(kind, TokenType::Control | TokenType::Unknown | TokenType::UserDefined)

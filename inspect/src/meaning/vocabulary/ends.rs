@@ -2,7 +2,7 @@
 //! keys name, and those with a usual text.
 
 use super::beside::Beside;
-use super::{Role, Vocabulary};
+use super::{Role, Vocabulary, Warning};
 use crate::Checkpoint;
 use crate::bytes::stored::Stored;
 use crate::gguf::{Header, Keys};
@@ -56,12 +56,29 @@ pub fn end_ids(checkpoint: &Checkpoint) -> Vec<u32> {
 }
 
 impl Vocabulary {
-    /// Keeps of the tokens that end a text those that there are, once each, without the one with that role.
+    /// Keeps the tokens that end a text once each, without the one with that role. Ids for which the tokenizer has no
+    /// token stay: the model may have a row for them, and then it may choose them.
     pub(super) fn settle_ends(&mut self) {
-        let (count, first) = (self.tokens.len(), self.role(Role::Eos));
-        self.ends.retain(|id| (*id as usize) < count && Some(*id) != first);
+        let first = self.role(Role::Eos);
+        self.ends.retain(|id| Some(*id) != first);
         self.ends.sort_unstable();
         self.ends.dedup();
+    }
+
+    /// Whether the files name only ids to end a text for which there is no token.
+    pub(super) fn ends_without_token(&self) -> bool {
+        !self.ends.is_empty() && self.ends.iter().all(|id| *id as usize >= self.tokens.len())
+    }
+
+    /// Gives the role to end a text to an id that has a token now, where the files name one and no token had the role.
+    pub(super) fn settle_filled_ends(&mut self) {
+        let count = self.tokens.len();
+        let found = self.ends.iter().copied().find(|id| (*id as usize) < count);
+        if let (None, Some(id)) = (self.role(Role::Eos), found) {
+            self.give(Role::Eos, Some(u64::from(id)));
+            self.settle_ends();
+            self.warnings.retain(|warning| *warning != Warning::NoRole(Role::Eos));
+        }
     }
 
     /// Writes the further tokens that end a text that `keys` do not say yet: llama.cpp has a key each for two whose text it

@@ -342,6 +342,7 @@ impl Vocabulary {
         if count < rows {
             self.warnings.push(Warning::Padded { tokens: count, rows });
             self.tokens.extend((count..rows).map(Token::padding));
+            self.settle_filled_ends();
         }
         Ok(())
     }
