@@ -16,4 +16,4 @@ pub(crate) const HALVES: [(&str, [&str; 2]); 2] = [
     ("decoder", ["decoder_layers", "num_decoder_layers"]),
 ];
 /// Keys of networks in which layers share their weights.
-pub(crate) const SHARED: [&str; 3] = ["num_hidden_groups", "num_mem_blocks", "use_shared_attention_adapter"];
+pub(crate) const SHARED: [&str; 1] = ["num_hidden_groups"];

@@ -16,6 +16,7 @@ mod gguf;
 mod hostile;
 mod judge;
 mod judge_beginnings;
+mod judge_few_layers;
 mod judge_first_steps;
 mod judge_lost;
 mod judge_parts;

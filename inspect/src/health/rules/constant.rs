@@ -17,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
     check: Check::Elements(|tensor, stats| {
         let (min, max) = (stats.min?, stats.max?);
         let codes = tensor.role == Role::Codes && stats.count >= ENOUGH && !is_zero_at_first(&tensor.name);
-        let matrix = Matrix::of(tensor, None).is_some();
+        let matrix = Matrix::of(tensor, None).is_some_and(|matrix| !matrix.is_average());
         (min == max && (matrix || (codes && tensor.group == Group::Weights)))
             .then(|| Ruling::new(Verdict::Dead, Finding::Constant { value: min }))?
     }),

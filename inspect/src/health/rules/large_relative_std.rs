@@ -2,7 +2,7 @@
 //! network normalizes what it computes its matrices stay small, so that less is too much. So they do where a matrix is neither
 //! the first nor the last and all others are small, and where it is applied again and again.
 
-use super::{Check, Rule, Ruling};
+use super::{Among, Check, Rule, Ruling};
 use crate::meaning::role::{Role, is_weight_normed};
 use crate::verdict::{EXPLODED, Finding, Verdict, relative_std};
 
@@ -12,6 +12,10 @@ const MOST: f64 = 1e4;
 const ENOUGH: u64 = 16;
 /// How many times as large as the median it is where nothing is normalized.
 const BESIDE: f64 = 100.0;
+/// What is more than usual where a network normalizes and most of its matrices are a hundredth of it.
+const GROWN: f64 = 30.0;
+/// And where most of its matrices are as large.
+const ALL_GROWN: f64 = 100.0;
 /// The same of tables, and of convolutions, which a normalization behind them lets grow.
 const MOST_OTHERS: f64 = 1e5;
 
@@ -28,10 +32,12 @@ pub(super) const RULE: Rule = Rule {
             _ => return None,
         };
         let relative = relative_std(matrix.tensor)?;
-        let inner = || {
-            let cols: u64 = matrix.tensor.shape[1..].iter().product();
-            let passes = cols >= ENOUGH && matrix.tensor.shape[0] >= ENOUGH;
-            let Some((network, i)) = matrix.among else { return false };
+        let cols: u64 = matrix.tensor.shape[1..].iter().product();
+        let passes = matches!(matrix.role(), Role::Matrix | Role::Head)
+            && cols >= ENOUGH
+            && matrix.tensor.shape[0] >= ENOUGH
+            && !matrix.has_scale();
+        let inner = |(network, i): Among<'_>| {
             let beside = || {
                 let recurs = matrix.tensor.name.contains("weight_hh");
                 let within = || !network.is_at_an_end(i) && !matrix.is_last();
@@ -40,12 +46,20 @@ pub(super) const RULE: Rule = Rule {
                     && network.usual().is_some_and(|(_, usual)| relative > BESIDE * usual)
                     && (recurs || within())
             };
-            matches!(matrix.role(), Role::Matrix | Role::Head)
-                && passes
-                && !matrix.has_scale()
-                && (network.normalizes() || beside())
+            network.normalizes() || beside()
         };
-        (relative > most || (relative > EXPLODED && inner()))
+        // Networks of two or three layers have no middle that one of them would be held against.
+        let grown = |(network, _): Among<'_>| {
+            let beyond =
+                |usual: f64| relative > BESIDE * usual || (relative > ALL_GROWN && usual > ALL_GROWN);
+            network.normalizes_inputs() && network.usual().is_some_and(|(_, usual)| beyond(usual))
+        };
+        let too_large = || {
+            passes
+                && ((relative > EXPLODED && matrix.among.is_some_and(inner))
+                    || (relative > GROWN && matrix.among.is_some_and(grown)))
+        };
+        (relative > most || too_large())
             .then(|| Ruling::new(Verdict::Corrupt, Finding::LargeRelativeStd { std: matrix.std, relative }))?
     }),
 };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::gaps::gaps;
 use super::missing_parts::missing_parts;
 use super::{Check, Network, Rule, Ruling};
 use crate::meaning::role::is_essential;
@@ -10,13 +11,13 @@ use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
 
 /// Weights that make a block one of the network's layers, and layers that make a promise.
-const WEIGHTS: usize = 4;
+pub(super) const WEIGHTS: usize = 4;
 pub(super) const LAYERS: usize = 3;
 /// Words of modules that some blocks of a network do without: where the shape stays, nothing changes it.
 const OPTIONAL: [&str; 8] =
     ["downsample", "downsamplers", "upsample", "upsamplers", "shortcut", "conv_shortcut", "skip", "resize"];
 /// What people call sequences in which layers without weights have numbers too: activations, pools.
-const SEQUENCES: [&str; 14] = [
+pub(super) const SEQUENCES: [&str; 14] = [
     "",
     "net",
     "main",
@@ -152,6 +153,10 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
                 if modules.contains(module(after)) {
                     return false;
                 }
+                // How many layers are within a stage is its own.
+                if is_deeper(after, block, usual) {
+                    return true;
+                }
                 // Nothing of a part of several modules, such as attention to another sequence.
                 let part = component(after);
                 let whole = part != module(after) && !components.contains(part);
@@ -170,7 +175,8 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
             missing.extend(absent.map(|after| format!("{before}{n}.{after}")));
         }
     }
-    for name in beside_biases(network).into_iter().chain(missing_parts(network)) {
+    let parts = gaps(network).into_iter().chain(beside_biases(network)).chain(missing_parts(network));
+    for name in parts {
         if !missing.contains(&name) {
             missing.push(name);
         }
@@ -219,8 +225,23 @@ fn beside_biases(network: &Network<'_>) -> Vec<String> {
         .collect()
 }
 
+/// Whether `after` is of a layer within the block that comes after all those that `block` has in that place, and is like
+/// one of them.
+fn is_deeper(after: &str, block: &Names<'_>, usual: &Names<'_>) -> bool {
+    let Some((before, number, _)) = numbered(after) else { return false };
+    let child = |names: &Names<'_>, number: u64| -> BTreeSet<String> {
+        let start = format!("{before}{number}.");
+        names.iter().filter_map(|name| name.strip_prefix(start.as_str()).map(str::to_string)).collect()
+    };
+    let numbers = block.iter().filter_map(|name| numbered(name)).filter(|(at, ..)| *at == before);
+    let Some(last) = numbers.map(|(_, number, _)| number).max() else { return false };
+    let own = child(usual, number);
+    let modules: BTreeSet<&str> = own.iter().map(|name| module(name)).collect();
+    number > last && own.len() >= WEIGHTS && modules.len() > 1 && child(block, last) == own
+}
+
 /// The module that a weight belongs to.
-fn module(name: &str) -> &str {
+pub(super) fn module(name: &str) -> &str {
     let module = name.rsplit_once('.').map_or("", |(module, _)| module);
     module.split(".parametrizations").next().unwrap_or(module)
 }

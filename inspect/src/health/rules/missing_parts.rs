@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::Network;
-use crate::meaning::role::is_essential;
+use crate::meaning::role::{is_essential, of_expert};
 use crate::tensor::Group;
 
 /// Modules that must agree.
@@ -74,7 +74,8 @@ fn of_modules(names: &[&str]) -> Vec<String> {
                 |child: &&&str| !own.contains(**child) && rest.iter().all(|(k, _)| k.contains(**child));
             let absent: Vec<&&str> = first.iter().filter(common).collect();
             let agree: usize = more.iter().map(|(_, modules)| modules.len()).sum();
-            if let ([child], true) = (absent.as_slice(), agree >= AGREE)
+            let agree = agree >= AGREE || absent.first().is_some_and(|child| is_of_three(own, child));
+            if let ([child], true) = (absent.as_slice(), agree)
                 && if are_blocks { norms(own, child) } else { needs(own, child) }
             {
                 let field = if **child == WEIGHT { String::new() } else { format!(".{WEIGHT}") };
@@ -174,12 +175,26 @@ fn follows(rest: &str, part: &str) -> bool {
     }
 }
 
+/// What attention is called that its input goes through, each kind of names apart.
+const ATTENTION: [[&str; 3]; 4] =
+    [["q_proj", "k_proj", "v_proj"], ["query", "key", "value"], ["q", "k", "v"], ["to_q", "to_k", "to_v"]];
+
+/// Whether `child` is one of queries, keys and values, of which `own` has the others: none is any use without them.
+fn is_of_three(own: &BTreeSet<&str>, child: &str) -> bool {
+    let of = |three: &&[&str; 3]| three.contains(&child);
+    ATTENTION
+        .iter()
+        .find(of)
+        .is_some_and(|three| three.iter().all(|name| *name == child || own.contains(name)))
+}
+
 /// Whether a module that has `own` cannot do without `child`.
 fn needs(own: &BTreeSet<&str>, child: &str) -> bool {
     let has = |names: &[&str]| names.iter().filter(|name| own.contains(**name)).count();
     match child {
         "gate" | "router" => own.contains("experts"),
         "proj" => own.contains("qkv"),
+        _ if is_of_three(own, child) => true,
         "q" | "k" | "v" | "o" => has(&["q", "k", "v", "o"]) >= 2,
         // A bias alone is told elsewhere.
         WEIGHT => own.iter().any(|field| *field != "bias" && field.contains("bias")),
@@ -193,10 +208,11 @@ fn of_experts(names: &[&str], promised: Option<u64>) -> Vec<String> {
     let mut layers: BTreeMap<&str, BTreeMap<u64, BTreeSet<&str>>> = BTreeMap::new();
     for name in names {
         let Some(at) = name.find("experts.").map(|at| at + "experts.".len()) else { continue };
-        let (before, rest) = name.split_at(at);
-        if let Some((number, after)) = rest.split_once('.')
-            && let Ok(number) = number.parse()
-        {
+        // Called by their number alone, or by a word before it.
+        let Some((own, after)) = name[at..].split_once('.') else { continue };
+        let word = of_expert(own).map_or("", |(word, _)| word);
+        let before = &name[..at + word.len()];
+        if let Ok(number) = own[word.len()..].parse() {
             layers.entry(before).or_default().entry(number).or_default().insert(after);
         }
     }
@@ -228,6 +244,11 @@ fn of_experts(names: &[&str], promised: Option<u64>) -> Vec<String> {
             missing.extend(holes.map(|number| format!("{before}{number}")));
         }
         let alone = |count: u64| counts.get(&count) == Some(&1) && counts.len() == 2;
+        // As many as are promised, if another layer has them.
+        let most = match promised.and_then(|count| Some((count, *counts.get(&count)?))) {
+            Some((count, times)) if last + 1 < count => Some((count, times.max(AGREE))),
+            _ => most,
+        };
         if let Some((count, times)) = most
             && ((times > AGREE && alone(last + 1)) || (times >= AGREE && promised == Some(count)))
             && (last + 1..count).count() <= experts.len()

@@ -17,6 +17,7 @@ mod experts;
 mod far_value;
 mod fresh_branch;
 mod gains_at_zero;
+mod gaps;
 mod hardly_begun;
 mod large_relative_std;
 mod masked_out;
@@ -106,6 +107,10 @@ const PLAIN: &[Role] = &[Role::Matrix, Role::Convolution, Role::Head, Role::Rout
 
 /// Matrices of no more rows, and more columns, give answers.
 const FEW_OUTPUTS: u64 = 8;
+
+/// How far the sum of a kernel that takes a mean may be from 1, and its elements from each other, in means.
+const NEAR_ONE: f64 = 0.6;
+const NEAR_EACH_OTHER: f64 = 0.25;
 
 /// How many rules there are.
 pub(crate) const COUNT: usize = 42;
@@ -273,6 +278,19 @@ impl<'t> Matrix<'t> {
         let covered =
             nonzero >= *rows && structure.zero_rows == 0 && structure.zero_cols < (rows - 1) * of_kernel;
         depthwise || (diagonal && covered)
+    }
+
+    /// Whether it is a kernel of one input and one output that takes the mean of what it sees, as what stretches a signal
+    /// smooths it, also once it has moved by some steps: all of it is positive and it sums to about 1.
+    fn is_average(&self) -> bool {
+        let one_channel = matches!(self.tensor.shape.as_slice(), [1, 1, kernel @ ..] if !kernel.is_empty());
+        let sum = self.stats.mean.unwrap_or_default() * self.stats.count as f64;
+        let near = self.std * self.stats.count as f64 <= NEAR_EACH_OTHER;
+        self.role() == Role::Convolution
+            && one_channel
+            && self.min > 0.0
+            && near
+            && (sum - 1.0).abs() <= NEAR_ONE
     }
 
     /// Whether it is a last layer: by its name or place, or because it has few outputs. Not told of a tensor by itself.

@@ -49,6 +49,7 @@ pub(crate) struct Network<'r> {
     names: OnceCell<HashMap<String, usize>>,
     spreads: OnceCell<Vec<f64>>,
     normalizes: OnceCell<bool>,
+    normalizes_inputs: OnceCell<bool>,
     normalizes_otherwise: OnceCell<bool>,
     usual: OnceCell<Option<(f64, f64)>>,
     outer: OnceCell<(Option<usize>, Option<usize>)>,
@@ -109,6 +110,7 @@ impl<'r> Network<'r> {
             names: OnceCell::new(),
             spreads: OnceCell::new(),
             normalizes: OnceCell::new(),
+            normalizes_inputs: OnceCell::new(),
             normalizes_otherwise: OnceCell::new(),
             usual: OnceCell::new(),
             outer: OnceCell::new(),
@@ -161,8 +163,10 @@ impl<'r> Network<'r> {
             if self.biases_moved() || (self.gains_stay_in_narrow_types() && self.has_tails()) {
                 return None;
             }
-            let fresh =
-                self.gains_moved() == Some(false) || self.biases_at_start() || self.is_within_bounds();
+            let fresh = self.gains_moved() == Some(false)
+                || self.biases_at_start()
+                || self.biases_as_begun()
+                || self.is_within_bounds();
             fresh.then_some(false)
         })
     }
@@ -254,6 +258,30 @@ impl<'r> Network<'r> {
         biases().next().is_some() && biases().all(|s| s.min == s.max)
     }
 
+    /// Whether each of its biases is one value throughout or reaches the bounds that PyTorch draws it between and is not
+    /// beyond, several of both kinds: steps of training would have moved the former apart and some of the latter out.
+    fn biases_as_begun(&self) -> bool {
+        let (mut plain, mut drawn) = (0, 0);
+        for (_, bias) in self.weights().filter(|(_, t)| t.role == Role::Bias && t.shape.len() == 1) {
+            let Some(stats) = bias.stats.as_ref().filter(|s| s.count > 1) else { continue };
+            let weight =
+                bias.name.strip_suffix("bias").and_then(|module| self.named(&format!("{module}weight")));
+            if stats.min == stats.max {
+                plain += usize::from(!weight.is_some_and(is_zero));
+                continue;
+            }
+            let Some((weight, rounding)) = weight.filter(|w| w.shape.len() >= 2).zip(rounding(bias.dtype))
+            else {
+                return false;
+            };
+            if !reaches_bound(stats, weight, rounding) {
+                return false;
+            }
+            drawn += usize::from(stats.count >= FEW_BIASES);
+        }
+        plain >= 2 && drawn >= 1
+    }
+
     /// Whether its matrices are uniform within bounds, as PyTorch's layers begin: the first step of training leaves them.
     fn is_within_bounds(&self) -> bool {
         let large = || {
@@ -280,18 +308,15 @@ impl<'r> Network<'r> {
         let judged = |t: &TensorRecord| matches!(t.role, Role::Matrix | Role::Convolution | Role::Head);
         for (_, matrix) in self.matrices().filter(|(_, t)| judged(t)) {
             let Some(rounding) = rounding(matrix.dtype) else { continue };
-            let bound = 1.0 / (matrix.shape[1..].iter().product::<u64>() as f64).sqrt();
             let module = matrix.name.strip_suffix("weight").unwrap_or("");
             let bias = self.named(&format!("{module}bias"));
             let both = [Some(matrix), bias].into_iter().flatten().filter(|t| !t.is_pattern());
             let both = both.filter_map(|t| t.stats.as_ref()).filter(|s| s.min < s.max);
             for stats in both {
-                let (Some(most), Some(std)) = (stats.abs_max, stats.std) else { continue };
-                let n = stats.count as f64;
-                // The largest of so many is short of the bound by some n-ths of it.
-                let reaches = most <= bound * (1.0 + rounding) && most >= bound * (1.0 - 12.0 / n);
-                let spread = std * 3f64.sqrt() / bound;
-                drawn &= reaches && (spread - 1.0).abs() <= 4.0 / n.sqrt();
+                if stats.abs_max.is_none() || stats.std.is_none() {
+                    continue;
+                }
+                drawn &= reaches_bound(stats, matrix, rounding);
                 all += stats.count;
             }
         }
@@ -408,6 +433,14 @@ impl<'r> Network<'r> {
         })
     }
 
+    /// Whether it normalizes what it computes from one input alone, whatever single matrices are divided by.
+    pub fn normalizes_inputs(&self) -> bool {
+        *self.normalizes_inputs.get_or_init(|| {
+            let gains = self.weights().filter(|(_, t)| t.role == Role::NormGain).count();
+            gains >= 2 && !self.weights().any(|(_, t)| t.role == Role::RunningVariance)
+        })
+    }
+
     /// The medians of std, and of std * sqrt(fan_in), of its matrices that activations pass through; `None` of fewer than three.
     pub fn usual(&self) -> Option<(f64, f64)> {
         *self.usual.get_or_init(|| {
@@ -487,6 +520,17 @@ impl<'r> Network<'r> {
         });
         spreads.iter().any(|spread| (0.9..1.1).contains(&(std / spread)))
     }
+}
+
+/// Whether `stats`, of `matrix` or of its bias, are of what was drawn uniformly up to 1 / sqrt(fan_in).
+fn reaches_bound(stats: &Stats, matrix: &TensorRecord, rounding: f64) -> bool {
+    let (Some(most), Some(std)) = (stats.abs_max, stats.std) else { return false };
+    let bound = 1.0 / (matrix.shape[1..].iter().product::<u64>() as f64).sqrt();
+    let n = stats.count as f64;
+    // The largest of so many is short of the bound by some n-ths of it.
+    let reaches = most <= bound * (1.0 + rounding) && most >= bound * (1.0 - 12.0 / n);
+    let spread = std * 3f64.sqrt() / bound;
+    reaches && (spread - 1.0).abs() <= 4.0 / n.sqrt()
 }
 
 /// By how much a value grows at most when it is rounded to this type, where a bound still shows.

@@ -81,6 +81,15 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
             missed(key, promised, most);
         }
     }
+    // Where a key is the decoder's, the other is the encoder's.
+    if config.contains_key("num_decoder_layers")
+        && let Some((key, promised)) = given(&["num_layers"])
+        && let Some(there) = layered.iter().filter(|s| s.is_within("encoder")).map(|s| s.len()).max()
+        && there < promised
+        && layered.iter().any(|s| s.len() >= promised)
+    {
+        missed(key, promised, there);
+    }
     if let Some((key, promised)) = given(&TOKENS) {
         let rows = || {
             weights()
@@ -101,9 +110,13 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
     }
     if let Some((key, promised)) = given(&WIDTH)
         && network.record.tensors.iter().all(|t| t.role != Role::Codes)
-        && !has_width(weights, &layered, promised)
+        && !has_width(weights, &layered, &config, promised)
     {
-        let there = usual_width(weights().map(|t| &t.shape[..]));
+        let of_tokens = weights().find(|t| t.role == Role::Embedding && is_of_tokens(&t.name));
+        let there = match of_tokens.and_then(|t| t.shape.get(1)) {
+            Some(width) if *width != promised => *width,
+            _ => usual_width(weights().map(|t| &t.shape[..])),
+        };
         if there != promised {
             missed(key, promised, there);
         }
@@ -190,7 +203,18 @@ fn description(network: &Network<'_>) -> Map<String, Value> {
     let (config, keys) = (&network.record.model.config, &network.record.metadata);
     match config.is_empty() {
         true => recorded(keys).map(|(key, value)| (key.to_string(), value.clone())).collect(),
-        false => config.clone(),
+        false => {
+            let mut all = config.clone();
+            // Beside that of its text, a configuration has what its class would have without one.
+            if let Some(of_text) = config.get("text_config").and_then(Value::as_object) {
+                for key in LAYERS.iter().chain(&TOKENS).chain(&WIDTH) {
+                    if let (Some(outer), Some(value)) = (all.get_mut(*key), of_text.get(*key)) {
+                        *outer = value.clone();
+                    }
+                }
+            }
+            all
+        }
     }
 }
 
@@ -199,6 +223,7 @@ fn description(network: &Network<'_>) -> Map<String, Value> {
 fn has_width<'r, W: Iterator<Item = &'r TensorRecord>>(
     weights: impl Fn() -> W,
     layered: &[&Stack<'_>],
+    config: &Map<String, Value>,
     promised: u64,
 ) -> bool {
     let gains = || weights().filter(|t| t.role == Role::NormGain && t.shape.len() == 1);
@@ -206,6 +231,20 @@ fn has_width<'r, W: Iterator<Item = &'r TensorRecord>>(
     if layered.is_empty() || gains().count() < 2 {
         let sides: HashSet<u64> = weights().flat_map(|t| t.shape.iter().copied()).collect();
         return sides.iter().any(|side| *side > 0 && side.is_multiple_of(promised));
+    }
+    // A table of tokens is as wide as the network whose layers have norms of that width, unless the configuration says that
+    // it is a factor.
+    let of_tokens = || tables().filter(|t| is_of_tokens(&t.name)).map(|t| t.shape[1]);
+    let of_layers = |width: u64| gains().filter(|t| is_numbered(&t.name)).any(|t| t.shape[0] == width);
+    let factor = |width: u64| {
+        config.iter().any(|(key, value)| {
+            key.contains("emb") && !WIDTH.contains(&key.as_str()) && value.as_u64() == Some(width)
+        })
+    };
+    if of_tokens().next().is_some()
+        && of_tokens().all(|width| width != promised && of_layers(width) && !factor(width))
+    {
+        return false;
     }
     // Where there is no table the layers must be of one width to contradict.
     let width = usual_width(gains().map(|t| &t.shape[..]));

@@ -17,6 +17,8 @@ const SMALLEST_USUAL: f64 = 9e-4;
 const LAST: Levels = Levels { healthy: 3e-5, weak: 3e-5, dying: 3e-5 };
 /// And this is where those of detectors' boxes are after some training.
 const LAST_IN_TRAINING: f64 = 1e-2;
+/// And below this nothing is drawn, whatever is as small beside it.
+const LEAST_DRAWN: f64 = 3e-7;
 /// By what factor the same matrix differs from layer to layer at its beginning, at most.
 const ALIKE: f64 = 2.0;
 /// So many times as many rows as columns, and no more columns than this, make a table.
@@ -29,7 +31,7 @@ pub(super) const RULE: Rule = Rule {
     levels: &[Verdict::Weak, Verdict::Dying, Verdict::Dead],
     roles: &[Role::Matrix, Role::Convolution, Role::Head, Role::Router, Role::Embedding, Role::Positional],
     check: Check::Matrix(|matrix, thresholds| {
-        if matrix.ternary.is_some() {
+        if matrix.ternary.is_some() || matrix.is_average() {
             return None;
         }
         let levels = levels(matrix, thresholds)?;
@@ -83,8 +85,9 @@ fn begins_so(matrix: &Matrix<'_>) -> bool {
         Some(true) => false,
         Some(false) => {
             network.begins_with(matrix.std)
-                || everywhere() == Some(true)
-                || (matrix.role() == Role::Convolution && network.end_alike(i, ALIKE))
+                || (matrix.std >= LEAST_DRAWN
+                    && (everywhere() == Some(true)
+                        || (matrix.role() == Role::Convolution && network.end_alike(i, ALIKE))))
         }
         None => network.begins_with(matrix.std),
     }

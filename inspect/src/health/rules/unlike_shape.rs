@@ -24,9 +24,11 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
     for stack in stacks(network).iter().filter(|stack| stack.is_of_layers()) {
         let blocks = &stack.blocks;
         let (Some(first), Some(last)) = (blocks.keys().next(), blocks.keys().next_back()) else { continue };
-        if blocks.len() <= LAYERS {
+        if blocks.len() < LAYERS {
             continue;
         }
+        // Of three layers the ends agree; kernels may be of a size for each.
+        let of_three = blocks.len() == LAYERS;
         // Of each weight, the shape that all layers but one have.
         let mut shapes: BTreeMap<&str, BTreeMap<&[u64], usize>> = BTreeMap::new();
         for (after, shape) in blocks.values().flatten() {
@@ -42,7 +44,8 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
                 (usual != *shape).then_some((after, usual, shape))
             });
             let (Some((after, usual, shape)), None) = (others.next(), others.next()) else { continue };
-            if shape.contains(&0) || shape.len() != usual.len() || shape.len() < 2 {
+            let dims = shape.len();
+            if shape.contains(&0) || dims != usual.len() || dims < 2 || (of_three && dims != 2) {
                 continue;
             }
             found.extend(Ruling::new(

@@ -11,7 +11,10 @@ pub fn family(name: &str) -> String {
         if !family.is_empty() {
             family.push('.');
         }
-        family.push_str(if is_number(part) { "*" } else { part });
+        match of_expert(part) {
+            Some((word, _)) => family.extend([word, "*"]),
+            None => family.push_str(if is_number(part) { "*" } else { part }),
+        }
     }
     family
 }
@@ -32,9 +35,19 @@ pub fn expert(name: &str) -> Option<u64> {
         if is_number(part) && before.contains("expert") {
             return part.parse().ok();
         }
+        if let Some((_, number)) = of_expert(part) {
+            return Some(number);
+        }
         before = part;
     }
     None
+}
+
+/// The word and the number of a module that is called so after the expert it is, such as `expert_1`.
+pub fn of_expert(part: &str) -> Option<(&str, u64)> {
+    let word = part.trim_end_matches(|c: char| c.is_ascii_digit());
+    let known = matches!(word, "expert" | "expert_" | "experts_");
+    known.then(|| Some((word, part[word.len()..].parse().ok()?)))?
 }
 
 /// Tensors by family.

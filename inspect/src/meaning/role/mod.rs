@@ -15,7 +15,7 @@ use crate::DType;
 use crate::group::without_state_dict;
 use crate::meaning::scheme::names::SCALES;
 use crate::tensor::{Group, TensorInfo};
-pub use kin::{expert, families, family, sibling};
+pub use kin::{expert, families, family, of_expert, sibling};
 use signs::{
     ATTENTION, CAPITALS, Dims, ENDS, ESSENTIAL, FIELDS, FUSED, NOT_OF_TOKENS, OUTLETS, PLACES, SIGNS, Sign,
     TOKENS, WEIGHTS, ZERO_AT_FIRST,
