@@ -54,7 +54,7 @@ fn resuming_takes_the_settings_of_its_run_from_anywhere() {
     // Flags are over it; what they change is told, and the former settings stay.
     let on = ["--resume", &at404, "--steps", "405", "--batch", "2", "--lr", "0.001"];
     let said = train(&[&on[..], &["--no-token-cache"]].concat()).exits(0);
-    let told = ["data.batch 4 -> 2", "optimizer.lr none -> 0.001", "config-until-000404.toml"];
+    let told = ["data.batch 4 -> 2", "optimizer.lr 0.0003 -> 0.001", "config-until-000404.toml"];
     let said = said.complains(&told);
     assert!(!said.err().contains("data.files"), "{said}");
     let before = std::fs::read_to_string(run.join("config-until-000404.toml")).unwrap();

@@ -426,8 +426,15 @@ impl TensorInfo {
     /// Its `number`-th part along the first dimension, such as one expert's matrix; `None` where it is no plain run of
     /// elements or blocks, or has no such part.
     pub fn part(&self, number: usize) -> Option<TensorInfo> {
-        let plain = self.sparse.is_none() && self.quantizer.is_none() && self.quantized.is_none();
+        let plain = self.sparse.is_none() && self.quantizer.is_none();
         let (count, rest) = self.shape.split_first()?;
+        if let Some(quantized) = self.quantized.as_ref().filter(|all| plain && all.form.slices == *count) {
+            let mut part = self.clone();
+            (part.shape, part.strides) = (rest.to_vec(), contiguous_strides(rest));
+            part.quantized = Some(Arc::new(quantized.slice(number)?));
+            return Some(part);
+        }
+        let plain = plain && self.quantized.is_none();
         if !plain || self.damage.is_some() || !self.is_contiguous() || number >= *count {
             return None;
         }

@@ -71,7 +71,7 @@ fn are_plain(pickle: &Pickle<'_>, args: &[Id]) -> bool {
 
 /// `attrgetter('x')`, of attributes that lead nowhere.
 fn get_own(pickle: &Pickle<'_>, args: &[Id]) -> bool {
-    args.iter().all(|&id| pickle.str(id).is_some_and(is_own))
+    !args.is_empty() && args.iter().all(|&id| pickle.str(id).is_some_and(is_own))
 }
 
 /// `getitem(Optional, int)`: annotations as `typing` pickles them.

@@ -99,6 +99,18 @@ impl Quantized {
         self.parts.iter().filter(move |part| part.role == role).map(|part| &part.tensor)
     }
 
+    /// The slice `number`, such as one expert's matrix; `None` where some part is not stored by slices.
+    pub(crate) fn slice(&self, number: usize) -> Option<Self> {
+        let slices = self.form.slices;
+        let of_slice = |part: &Part| {
+            let whole = part.tensor.shape.first() == Some(&slices);
+            Some(Part { role: part.role, tensor: part.tensor.part(number).filter(|_| whole)? })
+        };
+        let parts = self.parts.iter().map(of_slice).collect::<Option<_>>()?;
+        let form = Form { slices: 1, ..self.form.clone() };
+        (number < slices).then_some(Quantized { parts, form })
+    }
+
     pub(crate) fn parts_mut(&mut self) -> impl Iterator<Item = &mut TensorInfo> {
         self.parts.iter_mut().map(|part| &mut part.tensor)
     }

@@ -181,7 +181,7 @@ pub(crate) fn interpret_with(
         }
     }
     walker.notices.extend(walker.resolved());
-    walker.notices.extend(std::mem::take(&mut walker.unmade).into_iter().map(unmade));
+    walker.notices.extend(std::mem::take(&mut walker.unmade).into_iter().map(tensors::unmade));
     if walker.cut {
         walker.notices.push(Notice::new(
             NoticeKind::ListingCut,
@@ -314,17 +314,6 @@ impl<'p> Walker<'p, '_> {
             self.notices.push(notice());
         } else {
             self.more_warnings += 1;
-        }
-    }
-
-    /// Keeps that tensors from `first` on are the storages which `object`'s function makes something unknown of.
-    fn note_unmade(&mut self, object: &Object, first: usize) {
-        let Some((module, function)) = self.pickle.global(object.callable) else { return };
-        let names: Vec<String> =
-            self.tensors[first.min(self.tensors.len())..].iter().map(|t| t.name.clone()).collect();
-        let function = dotted(&quoted(module), &quoted(function));
-        if self.afford(names.iter().fold(function.len(), |n, name| n.saturating_add(ENTRY + name.len()))) {
-            self.unmade.entry(function).or_default().extend(names);
         }
     }
 
@@ -573,21 +562,6 @@ impl<'p> Walker<'p, '_> {
         }
         Some(Value::Dict(fields))
     }
-}
-
-/// What is said of storages that `function` makes a tensor of.
-fn unmade((function, names): (String, Vec<String>)) -> Notice {
-    let what = match names.as_slice() {
-        [name] => format!("`{}` is the storage", quoted(name)),
-        names => format!(
-            "{} storages, such as `{}`, are those",
-            names.len(),
-            quoted(names.first().map_or("", |n| n))
-        ),
-    };
-    let text =
-        format!("{what} of what {function} makes, which is not known: its shape and type are not read");
-    Notice::new(NoticeKind::Unread, text).about(names)
 }
 
 /// The beginning of a name from the file, on one line.

@@ -11,7 +11,7 @@ use crate::metadata::Value;
 use crate::pickle::{Id, Node, Object, Pickle};
 use crate::storage::Storage;
 use crate::tensor::{Quantizer, Sparse, SparseLayout, TensorInfo, contiguous_strides, numel};
-use crate::{DType, Damage, DamageKind, Error, Group, Instance, Result, torch_legacy};
+use crate::{DType, Damage, DamageKind, Error, Group, Instance, Notice, NoticeKind, Result, torch_legacy};
 
 impl<'p> Walker<'p, '_> {
     /// A call of one of PyTorch's `_rebuild…` functions.
@@ -157,6 +157,17 @@ impl<'p> Walker<'p, '_> {
         if let Some(tensor) = self.tensors.get_mut(at).filter(|tensor| tensor.storage.is_none()) {
             let attributes = attributes.unwrap_or(Value::None);
             tensor.instance = Some(Arc::new(Instance { class, attributes }));
+        }
+    }
+
+    /// Keeps that tensors from `first` on are the storages which `object`'s function makes something unknown of.
+    pub(super) fn note_unmade(&mut self, object: &Object, first: usize) {
+        let Some((module, function)) = self.pickle.global(object.callable) else { return };
+        let names: Vec<String> =
+            self.tensors[first.min(self.tensors.len())..].iter().map(|t| t.name.clone()).collect();
+        let function = dotted(&quoted(module), &quoted(function));
+        if self.afford(names.iter().fold(function.len(), |n, name| n.saturating_add(ENTRY + name.len()))) {
+            self.unmade.entry(function).or_default().extend(names);
         }
     }
 
@@ -543,4 +554,19 @@ fn no_storage(dtype: DType, shape: Vec<usize>, strides: Option<Vec<usize>>, why:
         group: Group::Other,
         ..TensorInfo::contiguous(String::new(), dtype, shape, None, 0)
     }
+}
+
+/// What is said of storages that `function` makes a tensor of.
+pub(super) fn unmade((function, names): (String, Vec<String>)) -> Notice {
+    let what = match names.as_slice() {
+        [name] => format!("`{}` is the storage", quoted(name)),
+        names => format!(
+            "{} storages, such as `{}`, are those",
+            names.len(),
+            quoted(names.first().map_or("", |n| n))
+        ),
+    };
+    let text =
+        format!("{what} of what {function} makes, which is not known: its shape and type are not read");
+    Notice::new(NoticeKind::Unread, text).about(names)
 }
