@@ -17,7 +17,7 @@ UNKNOWN = [
 ]
 DANGEROUS = [
     ("posix", "system"), ("os", "system"), ("builtins", "eval"), ("__builtin__", "exec"), ("builtins", "getattr"),
-    ("subprocess", "Popen"), ("runpy", "_run_code"), ("functools", "partialmethod"), ("operator", "attrgetter"),
+    ("subprocess", "Popen"), ("runpy", "_run_code"), ("functools", "partialmethod"), ("operator", "methodcaller"),
     ("torch", "load"), ("builtins", "__import__"), ("pickle", "loads"),
 ]
 
