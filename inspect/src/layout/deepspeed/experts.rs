@@ -50,6 +50,9 @@ pub(super) fn left_out(parameters: &[Parameter]) -> Option<Notice> {
     Some(Notice::new(NoticeKind::NotShown, text))
 }
 
+/// Which of all files has partition `i` of `count` that ranks of part `part` of `sharing` save: `order(part, i, sharing, count)`.
+type Order = fn(usize, usize, usize, usize) -> usize;
+
 /// The optimizers of experts, joined: what each rank's `parameters` are called among those of all ranks.
 pub(super) struct Joined {
     pub parameters: Vec<Parameter>,
@@ -99,8 +102,7 @@ pub(super) fn joined(
         of_ranks.push(own.iter().map(called).collect::<Option<_>>()?);
     }
     // Those with the same experts are as far apart as there are others, or beside each other.
-    let orders: [fn(usize, usize, usize, usize) -> usize; 2] =
-        [|part, i, sharing, _| i * sharing + part, |part, i, _, count| part * count + i];
+    let orders: [Order; 2] = [|part, i, sharing, _| i * sharing + part, |part, i, _, count| part * count + i];
     orders
         .into_iter()
         .find_map(|order| {
@@ -132,8 +134,11 @@ pub(super) fn joined(
         })
 }
 
+/// A layer and one of its experts.
+type Place = (Option<usize>, usize);
+
 /// What experts' files hold, by layer and expert: names and shapes in their order.
-pub(super) type Files = BTreeMap<(Option<usize>, usize), Vec<(String, Vec<usize>)>>;
+pub(super) type Files = BTreeMap<Place, Vec<(String, Vec<usize>)>>;
 
 /// The optimizers without ZeRO that files of experts have, by what these are called, joined with that of the model states:
 /// each has what all ranks have, and its own experts' states. Those that cannot be joined remain in `optimizers`.
@@ -240,9 +245,9 @@ fn whole(
         *count = (*count).max(expert.checked_add(1)?);
     }
     // In the model's order, and where each rank's begin.
-    let all: Vec<(&(Option<usize>, usize), &(String, Vec<usize>))> =
+    let all: Vec<(&Place, &(String, Vec<usize>))> =
         files.iter().flat_map(|(place, own)| own.iter().map(move |tensor| (place, tensor))).collect();
-    let holder = |(layer, expert): &(Option<usize>, usize)| {
+    let holder = |(layer, expert): &Place| {
         let held = layers[layer] / sharing;
         (layers[layer].is_multiple_of(sharing) && held > 0).then(|| expert / held)
     };
