@@ -217,8 +217,24 @@ fn find_in(folder: &Path) -> Result<Listing> {
     sort(&mut files);
     let covered: HashSet<PathBuf> = LAYOUTS.iter().flat_map(|layout| (layout.covers)(&files)).collect();
     files.retain(|file| !covered.contains(file));
-    let (skipped, checkpoints) = files.into_iter().partition(|file| is_something_else(file));
+    let has_model = files.iter().any(|file| is_model(file));
+    let (skipped, checkpoints) =
+        files.into_iter().partition(|file| is_something_else(file) || (has_model && is_beside(file)));
     Ok(Listing { checkpoints, skipped })
+}
+
+/// Whether the file at `path`, in a folder with a model, is called like a checkpoint and holds at most single numbers: a
+/// vocabulary, callbacks, a counter that was saved with PyTorch.
+fn is_beside(path: &Path) -> bool {
+    let called = path.extension().is_some_and(|e| e == "pt" || e == "pth");
+    if !called || is_model(path) || stands_for_files(path) || companion::is_companion(path) {
+        return false;
+    }
+    Source::open(path).and_then(|source| format::read(&source)).is_ok_and(|contents| {
+        contents.faults.is_empty()
+            && contents.notices.is_empty()
+            && contents.tensors.iter().all(|t| t.numel() <= 1)
+    })
 }
 
 /// Whether the file at `path` only begins like a checkpoint: archives and pickles hold anything, and by its name it is none.

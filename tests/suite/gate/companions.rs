@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ckpt_kit::pickle::{dict, int, pickle};
-use ckpt_kit::{peers, tar, zip};
+use ckpt_kit::{peers, tar, torch, zip};
 
 use super::*;
 
@@ -98,15 +98,21 @@ fn what_else_lies_in_a_folder_is_skipped_and_told() {
     std::fs::write(at("data.zip"), zip::zip(&[zip::entry("a.txt", *b"text")])).unwrap();
     std::fs::write(at("logs.tar"), tar::tar(&[("log.txt", b"text", None)])).unwrap();
     std::fs::write(at("vocab.pkl"), pickle(2, &dict(&[("word", int(7))]))).unwrap();
+    // Beside a model, what PyTorch saved may be something else too.
+    std::fs::write(at("vocab.pt"), torch::zip_of(&pickle(2, &dict(&[("word", int(7))])), &[])).unwrap();
+    let step = torch::rebuild("LongStorage", "0", 1, 0, &[], &[]);
+    std::fs::write(at("train_state.pth"), torch::zip_of(&pickle(2, &dict(&[("step", step)])), &[vec![0; 8]]))
+        .unwrap();
     let output = gate_in(folder.path(), &[".", "--format", "json"]).exits(0);
     let output = output.complains(&["skipped", "data.zip", "logs.tar", "vocab.pkl"]);
     let outcome = output.json();
     assert_eq!(outcome["checkpoints"].as_array().unwrap().len(), 1);
     let skipped: Vec<&str> =
         outcome["skipped"].as_array().unwrap().iter().map(|path| path.as_str().unwrap()).collect();
-    assert_eq!(skipped, ["./data.zip", "./logs.tar", "./vocab.pkl"]);
+    assert_eq!(skipped, ["./data.zip", "./logs.tar", "./train_state.pth", "./vocab.pkl", "./vocab.pt"]);
     // Named, it is what was meant.
     gate_in(folder.path(), &["data.zip"]).exits(3);
+    gate_in(folder.path(), &["vocab.pt"]).exits(1).says(&["nothing-judged"]);
     // A checkpoint by its name is never skipped.
     std::fs::rename(at("data.zip"), at("data.pt")).unwrap();
     gate_in(folder.path(), &["."]).exits(3).says(&["data.pt"]);
