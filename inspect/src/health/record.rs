@@ -83,7 +83,7 @@ impl CheckpointRecord {
     }
 
     /// `name`, that of a tensor, without the key of the state dict that it was saved in
-    /// ([`without_state_dict`](crate::without_state_dict)). A word that flat names begin with stays: it is part of them.
+    /// ([`crate::without_state_dict`]). A word that flat names begin with stays: it is part of them.
     pub fn own_name<'n>(&self, name: &'n str) -> &'n str {
         let inner = without_state_dict(name);
         let key = name[..name.len() - inner.len()].trim_end_matches('.');

@@ -69,6 +69,23 @@ fn a_matrix_a_thousand_times_as_large_shows_in_two_layers_too() {
     }
 }
 
+/// Without norms nothing says how large a matrix may be, but a network whose matrices are all hundreds of times as large as
+/// they begin has exploded.
+#[test]
+fn a_network_without_norms_that_exploded_shows_in_all_of_its_matrices() {
+    let of = |std: f32| {
+        let mut network = Network(Vec::new());
+        for layer in 0..4 {
+            network.add(&format!("fc{layer}.weight"), &[64, 64], random(64 * 64, std, 3 + layer));
+            network.add(&format!("fc{layer}.bias"), &[64], random(64, 6.0 * std, 13 + layer));
+        }
+        network
+    };
+    assert_healthy(&of(0.1));
+    let is = |f: &Finding| matches!(f, Finding::LargeRelativeStd { .. });
+    assert_found(&of(100.0).judged(), "fc1.weight", Verdict::Corrupt, is);
+}
+
 #[test]
 fn a_layer_left_out_in_the_middle_is_missed_at_any_depth() {
     assert_eq!(missing(&of_layers(3).without("layers.1.")), ["model.layers.1"]);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ckpt_convert::{Object, save};
 use ckpt_kit::fixtures::fixture;
-use ckpt_train::{Error, Parameters, Remedy, Result, ResumeOptions, Settings, Trainer};
+use ckpt_train::{Error, Parameters, Remedy, ResumeOptions, Settings, Trainer};
 
 use crate::trainer::{run, settings, start, watched};
 use crate::truth::tokenizer;
@@ -28,8 +28,9 @@ fn of_text(folder: &Path, count: usize) -> Settings {
     })
 }
 
-fn resumed(from: &Path, settings: &Settings) -> Result<Trainer> {
-    Trainer::resume(&ckpt_inspect::open(from).unwrap(), settings, ResumeOptions::default())
+fn resumed(from: &Path, settings: &Settings) -> Result<Trainer, Box<Error>> {
+    let checkpoint = ckpt_inspect::open(from).unwrap();
+    Trainer::resume(&checkpoint, settings, ResumeOptions::default()).map_err(Box::new)
 }
 
 #[test]
@@ -59,7 +60,7 @@ fn another_number_of_files_is_told_as_such() {
     run(&mut start(&first), &folder.path().join("run"));
     let more = of_text(folder.path(), 4).with(|s| s.steps = 2004);
     let error = resumed(&folder.path().join("run/step-002002.pt"), &more).err().unwrap();
-    assert!(matches!(error, Error::Resume { remedy: Remedy::RestartData, .. }), "{error}");
+    assert!(matches!(*error, Error::Resume { remedy: Remedy::RestartData, .. }), "{error}");
     let error = error.to_string();
     assert!(error.contains("one in 3 files, at ") && error.contains("here are 4 files"), "{error}");
 }
@@ -102,7 +103,7 @@ fn lost_weights_are_refused_and_no_new_ones_offered_for_them() {
         let path = with_nan(folder.path(), name);
         let settings = of_text(folder.path(), 1).with(|s| s.steps = 2020);
         let refused = resumed(&path, &settings).err().unwrap();
-        assert!(matches!(refused, Error::Collapsed(_)), "{refused}");
+        assert!(matches!(*refused, Error::Collapsed(_)), "{refused}");
         let refused = refused.to_string();
         assert!(refused.contains(&format!("{name} has NaN or infinity in 1 of its")), "{refused}");
         let options = ResumeOptions::default().with(|o| o.allow_collapsed = true);

@@ -46,7 +46,15 @@ pub(super) const RULE: Rule = Rule {
                     && network.usual().is_some_and(|(_, usual)| relative > BESIDE * usual)
                     && (recurs || within())
             };
-            network.normalizes() || beside()
+            // Norms without gains let matrices grow, and biases never grow so.
+            let exploded = || {
+                let module = matrix.tensor.name.strip_suffix("weight").unwrap_or("");
+                let bias = network.named(&format!("{module}bias")).and_then(|bias| bias.stats.as_ref()?.std);
+                !network.normalizes_otherwise()
+                    && network.usual().is_some_and(|(_, usual)| usual > EXPLODED)
+                    && bias.is_some_and(|std| std > EXPLODED)
+            };
+            network.normalizes() || beside() || exploded()
         };
         // Networks of two or three layers have no middle that one of them would be held against.
         let grown = |(network, _): Among<'_>| {
