@@ -86,6 +86,29 @@ fn a_network_without_norms_that_exploded_shows_in_all_of_its_matrices() {
     assert_found(&of(100.0).judged(), "fc1.weight", Verdict::Corrupt, is);
 }
 
+/// Fixup's last convolutions and its head begin at zero; its biases are single numbers, which training moves.
+#[test]
+fn numbers_for_biases_show_that_a_network_has_just_begun() {
+    let of = |bias: f32| {
+        let mut network = Network(Vec::new());
+        network.add("conv1.weight", &[16, 3, 3, 3], random(432, 0.2, 1));
+        for layer in 0..4 {
+            let at = |part: &str| format!("layer.{layer}.{part}");
+            network.add(&at("conv1.weight"), &[16, 16, 3, 3], random(2304, 0.05, 2 + layer));
+            network.add(&at("conv2.weight"), &[16, 16, 3, 3], vec![0.0; 2304]);
+            ["bias1a", "bias1b", "bias2a", "bias2b"]
+                .iter()
+                .for_each(|b| network.add(&at(b), &[1], vec![bias]));
+            network.add(&at("scale"), &[1], vec![1.0]);
+        }
+        network.add("fc.weight", &[10, 16], vec![0.0; 160]);
+        network.add("fc.bias", &[10], vec![0.0; 10]);
+        network.judged().verdict
+    };
+    assert_eq!(of(0.0), Some(Verdict::Untrained));
+    assert_eq!(of(0.01), Some(Verdict::Dead));
+}
+
 #[test]
 fn a_layer_left_out_in_the_middle_is_missed_at_any_depth() {
     assert_eq!(missing(&of_layers(3).without("layers.1.")), ["model.layers.1"]);

@@ -14,6 +14,8 @@ use crate::{DType, Format};
 
 /// Fewer biases say nothing of the bounds that they were drawn between.
 const FEW_BIASES: u64 = 16;
+/// Fewer biases that are single numbers are no evidence.
+const FEW_NUMBERS: usize = 8;
 /// Some networks begin with biases that are zero but for a spread of 1e-6.
 const LEAST_BIAS: f64 = 1e-5;
 
@@ -255,7 +257,12 @@ impl<'r> Network<'r> {
             let biases = self.weights().filter(|(_, t)| t.role == Role::Bias && !is_lost(t));
             biases.filter_map(|(_, t)| t.stats.as_ref()).filter(|s| s.count > 1)
         };
-        biases().next().is_some() && biases().all(|s| s.min == s.max)
+        // Fixup adds single numbers to whole activations, which the first step moves.
+        let called = |name: &str| name.rsplit('.').next().is_some_and(|own| own.starts_with("bias"));
+        let numbers = self.weights().filter(|(_, t)| called(&t.name)).filter_map(|(_, t)| t.stats.as_ref());
+        let numbers: Vec<_> = numbers.filter(|s| s.count == 1).collect();
+        let all_zero = numbers.len() >= FEW_NUMBERS && numbers.iter().all(|s| s.zeros == 1);
+        (biases().next().is_some() || all_zero) && biases().all(|s| s.min == s.max)
     }
 
     /// Whether each of its biases is one value throughout or reaches the bounds that PyTorch draws it between and is not
