@@ -233,7 +233,8 @@ fn is_beside(path: &Path) -> bool {
     Source::open(path).and_then(|source| format::read(&source)).is_ok_and(|contents| {
         contents.faults.is_empty()
             && contents.notices.is_empty()
-            && contents.tensors.iter().all(|t| t.numel() <= 1)
+            // Without any element it is no number, but what was emptied.
+            && contents.tensors.iter().all(|t| t.numel() == 1)
     })
 }
 

@@ -113,6 +113,12 @@ fn what_else_lies_in_a_folder_is_skipped_and_told() {
     // Named, it is what was meant.
     gate_in(folder.path(), &["data.zip"]).exits(3);
     gate_in(folder.path(), &["vocab.pt"]).exits(1).says(&["nothing-judged"]);
+    // Tensors that were emptied are no numbers.
+    let empty = torch::rebuild("FloatStorage", "0", 0, 0, &[0], &[1]);
+    let emptied = torch::zip_of(&pickle(2, &dict(&[("a.weight", empty)])), &[Vec::new()]);
+    std::fs::write(at("emptied.pt"), emptied).unwrap();
+    gate_in(folder.path(), &["."]).exits(1).says(&["emptied.pt"]);
+    std::fs::remove_file(at("emptied.pt")).unwrap();
     // A checkpoint by its name is never skipped.
     std::fs::rename(at("data.zip"), at("data.pt")).unwrap();
     gate_in(folder.path(), &["."]).exits(3).says(&["data.pt"]);
