@@ -271,7 +271,11 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let code = |damaged| if damaged { exit::UNREADABLE } else { exit::FINE };
     if let (Some(journal), Some(output)) = (&journal, &args.output) {
         let damaged = journal.end(format, rows, args.force || args.resume)?;
-        let before = if kept > 0 { format!(", {kept} of them earlier") } else { String::new() };
+        let before = if kept > 0 {
+            format!(", {kept} of them earlier (with the options of that run)")
+        } else {
+            String::new()
+        };
         let all = plural(count + kept, "checkpoint");
         terminal::note(&format!("wrote {} with {all}{before}", terminal::path(output)));
         return Ok(code(damaged));

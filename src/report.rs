@@ -115,10 +115,15 @@ fn recorded(paths: &[PathBuf], options: &LoadOptions) -> Result<Vec<Recorded>, F
     }
     if !checkpoints.is_empty() || all.is_empty() {
         let rest = if checkpoints.is_empty() { paths } else { &checkpoints };
-        all.extend(load::records(rest, options)?.into_iter().map(|(path, record)| match record {
+        let measured = load::records(rest, options)?.into_iter().map(|(path, record)| match record {
             Ok(record) => Recorded::Record(Box::new(record)),
             Err(error) => Recorded::unreadable(&path, &error),
-        }));
+        });
+        let measured: Vec<Recorded> = measured.collect();
+        // What is measured now counts, and not what was recorded of it.
+        let now: HashSet<&str> = measured.iter().map(Recorded::path).collect();
+        all.retain(|recorded| !now.contains(recorded.path()));
+        all.extend(measured);
     }
     Ok(all)
 }

@@ -11,7 +11,7 @@ from . import _native
 from .errors import CkptError, CkptWarning, UsageError, of_exit_code, of_kind
 from .records import Conversion, Diff, Edit, Gate, Inspection, Record, Scan
 
-Path: TypeAlias = str | os.PathLike[str]
+Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 #: A file, folder or glob pattern, or several.
 Paths: TypeAlias = Path | Iterable[Path]
 
@@ -73,7 +73,7 @@ def run(*args: Path) -> Completed:
     Raises:
         KeyboardInterrupt: at Ctrl-C. A command that writes has then stopped in order, and left nothing half-written.
     """
-    line = [os.fspath(arg) for arg in args]
+    line = [os.fsdecode(arg) for arg in args]
     code, output, messages = _native.run(line)
     return Completed(line, code, output, [Message(*message) for message in messages])
 
@@ -89,9 +89,9 @@ def _ran(
         if value is True:
             line.append(flag)
         elif isinstance(value, (list, tuple, set, frozenset)):
-            line += [part for item in value for part in (flag, _text(item))]
+            line += [f"{flag}={_text(item)}" for item in value]
         elif value is not None and value is not False:
-            line += [flag, _text(value)]
+            line.append(f"{flag}={_text(value)}")
     completed = run(*line, "--", *paths)
     for message in completed.messages:
         if message.level == "warning":
@@ -102,13 +102,21 @@ def _ran(
 
 
 def _text(value: Any) -> str:
-    return os.fspath(value) if isinstance(value, (str, os.PathLike)) else str(value)
+    return os.fsdecode(value) if isinstance(value, (str, bytes, os.PathLike)) else str(value)
 
 
 def _list(paths: Paths) -> list[str]:
-    if isinstance(paths, (str, os.PathLike)):
-        return [os.fspath(paths)]
-    return [os.fspath(path) for path in paths]
+    if isinstance(paths, (str, bytes, os.PathLike)):
+        return [_place(paths)]
+    return [_place(path) for path in paths]
+
+
+def _place(path: Path) -> str:
+    """The path as text."""
+    text = os.fsdecode(path)
+    if not text:
+        raise UsageError("an empty path names no file")
+    return text
 
 
 def inspect(
@@ -142,14 +150,15 @@ def inspect(
     Raises:
         UnreadableError: if it cannot be read at all. Of a damaged one, what is intact is measured, and ``damaged`` is true.
     """
-    found = _inspected([os.fspath(path)], stats, stored, checksum, sha256, filter, group, policy, i2s_layout, cache)
+    found = _inspected([_place(path)], stats, stored, checksum, sha256, filter, group, policy, i2s_layout, cache)
     if isinstance(found, list):
         # Beside a model lie those of its training.
-        own = [one for one in found if os.path.normpath(one["path"]) == os.path.normpath(os.fspath(path))]
+        own = [one for one in found if os.path.normpath(one["path"]) == os.path.normpath(os.fsdecode(path))]
         if len(own) != 1:
+            count = f"{len(found)} checkpoints" if len(found) > 1 else "a pattern, which may match several"
             raise UsageError(
-                f"{os.fspath(path)}: it stands for {len(found)} of them; name one checkpoint, or use inspect_all",
-                path=os.fspath(path),
+                f"{os.fsdecode(path)}: this is {count}; name one checkpoint, or use inspect_all",
+                path=os.fsdecode(path),
             )
         [found] = own
     if "error" in found:
@@ -344,7 +353,7 @@ def diff(
         "values_only": values_only,
         "i2s_layout": i2s_layout,
     }
-    completed = _ran("diff", [os.fspath(a), os.fspath(b)], [_FINE, _REFUSED, _UNREADABLE], options)
+    completed = _ran("diff", [_place(a), _place(b)], [_FINE, _REFUSED, _UNREADABLE], options)
     return Diff(completed.json())
 
 
@@ -465,7 +474,7 @@ def convert(
     )
     place = output if output is not None else out_dir
     written = {
-        "output": None if place is None else os.fspath(place),
+        "output": None if place is None else os.fsdecode(place),
         "text": completed.output.strip(),
         "warnings": [message.text for message in completed.messages if message.level == "warning"],
     }
@@ -639,4 +648,4 @@ def report(
     for message in completed.messages:
         if message.level == "error":
             warnings.warn(message.text, CkptWarning, stacklevel=2)
-    return completed.output if output is None else os.fspath(output)
+    return completed.output if output is None else os.fsdecode(output)

@@ -1,5 +1,6 @@
 """What goes wrong, as exceptions. Their texts are those that ``ckpt`` prints."""
 
+import errno
 import os
 from typing import Any
 
@@ -22,6 +23,10 @@ class CkptError(Exception):
         super().__init__(text)
         self.path = path
         self.tensor = tensor
+        if isinstance(self, OSError):
+            self.filename = path
+        if isinstance(self, FileNotFoundError):
+            self.errno = errno.ENOENT
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -143,13 +143,13 @@ class Torch:
         size = dtype.itemsize
         if begin % size:
             return None
-        storage = self._storage(os.path.join(self._folder, path), offset, length, offset % size != 0)
+        storage = self._storage(tensor, os.path.join(self._folder, path), offset, length, offset % size != 0)
         if storage is None or storage.data_ptr() % size:
             return None
         empty = torch.empty(0, dtype=dtype)
         return empty.set_(storage, begin // size, tensor.shape, tensor.strides)
 
-    def _storage(self, path: str, offset: int, length: int, moved: bool) -> Any | None:
+    def _storage(self, tensor: _native.Tensor, path: str, offset: int, length: int, moved: bool) -> Any | None:
         """The storage in a file, mapped so that what is written to it stays in this process; tied weights have one. One that
         is not aligned there is copied as a whole, if it is ``moved``."""
         key = (path, offset, length)
@@ -157,8 +157,10 @@ class Torch:
             if path not in self._files:
                 try:
                     size = os.stat(path).st_size
-                    self._files[path] = self._torch.UntypedStorage.from_file(path, False, size)
-                except (OSError, RuntimeError):
+                    whole = self._torch.UntypedStorage.from_file(path, False, size)
+                    # What has taken its place since it was opened has other bytes.
+                    self._files[path] = whole if tensor.is_current() else None
+                except (OSError, RuntimeError, UnicodeError):
                     # The file is gone, or cannot be mapped again: its bytes are copied from where they are mapped already.
                     self._files[path] = None
             whole = self._files[path]

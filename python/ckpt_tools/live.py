@@ -1,12 +1,14 @@
 """Tensors of a running program, measured and judged as if they had been saved."""
 
 import json
+import math
+import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 from . import _native
-from .errors import UnsupportedError, UsageError
+from .errors import CkptError, UnsupportedError, UsageError
 from .frameworks import needed
 from .records import Inspection, Record
 
@@ -18,7 +20,7 @@ def measure(
     state: Any,
     *,
     name: str = "state dict",
-    step: int | None = None,
+    step: SupportsIndex | None = None,
     config: Mapping[str, Any] | None = None,
     policy: str | os.PathLike[str] | None = None,
     histogram: bool = True,
@@ -47,12 +49,13 @@ def measure(
     """
     if hasattr(state, "state_dict") and not isinstance(state, Mapping):
         state = state.state_dict()
-    if isinstance(state, Iterator) or isinstance(state, (str, bytes, int, float, complex, type(None))):
-        raise UsageError(f"a {type(state).__name__} has no tensors with names; a state dict has: measure(model.state_dict())")
     tensors: list[tuple[str, str, object, bool]] = []
-    values: dict[str, Any] = {} if step is None else {"step": step}
+    values: dict[str, Any] = {} if step is None else {"step": _whole(step)}
     for path, item in _leaves(state, ""):
         seen = _seen(path, item)
+        if seen is None and item is state:
+            kind = type(state).__name__
+            raise UsageError(f"a {kind} has no tensors with names; a state dict has: measure(model.state_dict())")
         if seen is not None:
             tensors.append((path, *seen))
         elif path:
@@ -61,8 +64,8 @@ def measure(
     record = _native.measure(
         name,
         tensors,
-        values=json.dumps(values, default=repr),
-        config=None if config is None else json.dumps(config, default=repr),
+        values=json.dumps(_plain(values)),
+        config=None if config is None else json.dumps(_plain(config)),
         policy=text,
         histogram=histogram,
         sha256=sha256,
@@ -107,17 +110,54 @@ def policy_text(path: str | os.PathLike[str]) -> str:
         raise UsageError(f"{os.fspath(path)}: the policy cannot be read: {error}", path=os.fspath(path)) from error
 
 
-def _leaves(item: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _whole(step: SupportsIndex) -> int:
+    """The step as a number of Python."""
+    try:
+        return operator.index(step)
+    except TypeError as error:
+        raise UsageError(f"step is {step!r}, and no whole number") from error
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it, written as it would be had it been read from a file: numbers of NumPy and of tensors with one
+    element as numbers, and what JSON has no number for as text."""
+    if isinstance(value, Mapping):
+        return {_unicode(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _unicode(value)
+    if isinstance(value, int):
+        return int(value) if -(2**63) <= value < 2**64 else str(int(value))
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else "NaN" if math.isnan(value) else str(float(value))
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        number = value.item()
+        return _plain(number) if isinstance(number, (bool, int, float, str)) else repr(number)
+    return _unicode(repr(value))
+
+
+def _unicode(text: str) -> str:
+    """The text with what no text can hold, a lone half of a character, as an escape."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _leaves(item: Any, path: str, around: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
     """What is in nested dictionaries and lists, with the keys that lead to it."""
     inner = f"{path}." if path else ""
     if isinstance(item, Mapping):
-        for key, value in item.items():
-            yield from _leaves(value, f"{inner}{key}")
+        keyed: Iterable[tuple[Any, Any]] = item.items()
     elif isinstance(item, (list, tuple)):
-        for i, value in enumerate(item):
-            yield from _leaves(value, f"{inner}{i}")
+        keyed = enumerate(item)
     else:
         yield path, item
+        return
+    if id(item) in around:
+        raise UsageError(f"`{path}` contains itself")
+    for key, value in keyed:
+        yield from _leaves(value, f"{inner}{_unicode(str(key))}", (*around, id(item)))
 
 
 def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
@@ -131,6 +171,15 @@ def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
 
 def _seen(name: str, item: Any) -> tuple[str, object, bool] | None:
     """The type of a tensor's elements, an array of its memory, and whether it is a scalar; ``None`` for what is no tensor."""
+    try:
+        return _lent(name, item)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, CkptError):
+            raise
+        raise UnsupportedError(f"tensor `{name}`: its elements cannot be seen: {error}", tensor=name) from error
+
+
+def _lent(name: str, item: Any) -> tuple[str, object, bool] | None:
     if hasattr(item, "untyped_storage"):
         return _of_torch(name, item)
     has_array = hasattr(item, "__array__")

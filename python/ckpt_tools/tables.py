@@ -15,8 +15,6 @@ from .records import arrow_schema
 if TYPE_CHECKING:
     import pyarrow
 
-#: What the program takes for a pattern.
-
 
 def rows(
     path: Path,
@@ -48,11 +46,11 @@ def rows(
     Raises:
         UsageError: for a wrong policy or option, whatever the file is.
     """
-    place = os.fspath(path)
+    place = os.fsdecode(path)
     options = ["--format", "ndjson"]
     options += [] if stats else ["--no-stats"]
     options += ["--checksum"] if checksum else []
-    options += [] if policy is None else ["--policy", os.fspath(policy)]
+    options += [] if policy is None else ["--policy", os.fsdecode(policy)]
     options += [] if i2s_layout is None else ["--i2s-layout", i2s_layout]
     options += [] if cache else ["--no-cache"]
     if not place or "\0" in place or _native.is_pattern(place):

@@ -17,6 +17,7 @@ _SAFETENSORS = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32", "int32": "I32",
     "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
     "complex64": "C64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
+    "float4_e2m1fn_x2": "F4",
 }
 
 
@@ -48,7 +49,7 @@ class safe_open:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         framework: str = "np",
         device: Any = "cpu",
         *,
@@ -56,8 +57,8 @@ class safe_open:
         i2s_layout: str | None = None,
     ) -> None:
         self._framework: Framework = framework_of(framework, device)
-        self._path = os.fspath(path)
-        self._checkpoint: _native.Checkpoint | None = _native.Checkpoint(path, stored=stored, i2s_layout=i2s_layout)
+        self._path = os.fsdecode(path)
+        self._checkpoint: _native.Checkpoint | None = _native.Checkpoint(self._path, stored=stored, i2s_layout=i2s_layout)
 
     def _opened(self) -> _native.Checkpoint:
         if self._checkpoint is None:
@@ -245,7 +246,7 @@ def _place(item: Any, size: int, axis: int) -> int:
 
 
 def load(
-    path: str | os.PathLike[str],
+    path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
     framework: str = "np",
     device: Any = "cpu",
     *,
@@ -268,7 +269,7 @@ def load(
         tensors: dict[str, Any] = {}
         for name in opened.keys():
             if name in tensors:
-                text = f"{os.fspath(path)}: two tensors are called `{name}`, and the first of them is in the result"
+                text = f"{os.fsdecode(path)}: two tensors are called `{name}`, and the first of them is in the result"
                 warnings.warn(text, CkptWarning, stacklevel=2)
                 continue
             tensors[name] = opened.get_tensor(name)

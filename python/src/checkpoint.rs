@@ -123,11 +123,18 @@ impl Tensor {
         // Rows of blocks keep their rows; a packing may mix the rows.
         let rows = shape.split_last().map_or(1, |(_, rows)| rows.iter().product::<usize>());
         match (self.info.dtype, shape.split_last()) {
+            (_, Some((last, outer))) if self.has_pairs() => outer.iter().copied().chain([last / 2]).collect(),
             (DType::Ggml(_), Some((_, outer))) if rows > 0 && bytes.is_multiple_of(rows) => {
                 outer.iter().copied().chain([bytes / rows]).collect()
             }
             _ => vec![bytes],
         }
+    }
+
+    /// Whether it has numbers of four bits of which two fill a byte within each row, as PyTorch's type has them.
+    fn has_pairs(&self) -> bool {
+        let pairs = self.info.shape.last().is_some_and(|last| last.is_multiple_of(2));
+        self.info.dtype == DType::F4E2M1 && pairs
     }
 
     fn raised(&self, py: Python<'_>, error: Error) -> PyErr {
@@ -138,6 +145,7 @@ impl Tensor {
     fn read_dtype(&self) -> &'static str {
         match self.form() {
             Form::Decoded => "float32",
+            Form::Raw if self.has_pairs() => DType::F4E2M1X2.name(),
             Form::Raw => "uint8",
             Form::Own(_) => match self.info.dtype {
                 DType::QI8 => "int8",
@@ -269,6 +277,11 @@ impl Tensor {
         self.info.borrowed()?;
         let (path, offset) = storage.place()?;
         Some((path.to_path_buf(), offset, storage.byte_len(), self.info.byte_offset))
+    }
+
+    /// Whether the file of its place is still the one that was opened.
+    fn is_current(&self) -> bool {
+        self.info.storage.as_ref().is_some_and(ckpt_inspect::Storage::is_current)
     }
 
     /// Its elements where they are mapped; `None` where they must be copied.

@@ -47,7 +47,8 @@ pub fn measure<'py>(
         let lent = Lent::of(&object)?;
         let strides = lent.strides().filter(|_| dtype.element_size() == Some(lent.item_size()));
         let strides = strides.ok_or_else(|| {
-            PyValueError::new_err(format!("{name}: elements of {dtype} are not what its memory holds"))
+            let what = format!("its memory does not hold elements of {dtype} as they are");
+            failure::raised(py, &Error::unsupported(what).in_tensor(&name))
         })?;
         let place = lent.place();
         let layout = if is_scalar { (Vec::new(), Vec::new()) } else { (lent.shape(), strides) };

@@ -1,5 +1,6 @@
 """Commands as functions give what the program prints."""
 
+import errno
 import inspect as introspection
 import json
 import pathlib
@@ -268,3 +269,23 @@ def test_a_path_that_looks_like_an_option_is_a_path():
     shutil.copy(HEALTHY, "--all")
     assert ckpt_tools.inspect("--all").path == "--all"
     assert ckpt_tools.gate("--all")
+
+
+def test_values_that_begin_with_a_dash_are_values(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert ckpt_tools.convert(HEALTHY, "-m.safetensors", to="safetensors").output == "-m.safetensors"
+    assert (tmp_path / "-m.safetensors").is_file()
+    assert ckpt_tools.inspect(HEALTHY, filter="-*").tensors == []
+
+
+def test_errors_of_files_are_those_of_the_system(tmp_path):
+    with pytest.raises(FileNotFoundError) as raised:
+        ckpt_tools.inspect(tmp_path / "none.pt")
+    assert raised.value.errno == errno.ENOENT
+    assert raised.value.filename == str(tmp_path / "none.pt")
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert (again.errno, again.filename, str(again)) == (errno.ENOENT, raised.value.filename, str(raised.value))
+    with pytest.raises(ckpt_tools.UsageError, match="empty path"):
+        ckpt_tools.inspect("")

@@ -1,8 +1,10 @@
 """Tensors in memory are measured as if they had been saved."""
 
 import array
+import pathlib
 import threading
 import tracemalloc
+import warnings
 
 import ml_dtypes
 import numpy as np
@@ -155,3 +157,78 @@ def test_measuring_lets_other_threads_run():
         ticks += 1
     thread.join()
     assert ticks > 3
+
+
+def test_plain_values_are_what_a_file_of_them_has(tmp_path):
+    state = {
+        "w": torch.randn(8, 8),
+        "best": float("inf"),
+        "last": float("-inf"),
+        "none": float("nan"),
+        "large": 2**70,
+        "count": np.int64(5),
+        "rate": np.float32(1.5),
+        "done": np.bool_(True),
+    }
+    torch.save(state, tmp_path / "m.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert ckpt_tools.measure(state).metadata == ckpt_tools.inspect(tmp_path / "m.pt", cache=False).metadata
+
+
+@pytest.mark.parametrize("step", [7, np.int64(7), torch.tensor(7)])
+def test_a_step_is_any_whole_number(step):
+    assert ckpt_tools.measure({"w": torch.randn(4, 4)}, step=step).step == 7
+    with pytest.raises(ckpt_tools.UsageError, match="whole number"):
+        ckpt_tools.measure({"w": torch.randn(4, 4)}, step=7.5)
+
+
+def test_a_configuration_may_have_infinities():
+    """As Mamba 2's has for the limit of its time steps."""
+    transformers = pytest.importorskip("transformers")
+    from ckpt_tools.integrations import HealthMonitor
+
+    config = transformers.Mamba2Config(
+        hidden_size=64, num_heads=8, head_dim=16, num_hidden_layers=2, vocab_size=100, state_size=16, n_groups=1
+    )
+    assert float("inf") in config.time_step_limit
+    monitor = HealthMonitor(transformers.Mamba2ForCausalLM(config), every=1, background=False)
+    monitor.step(1)
+    assert monitor.health.verdict in ("healthy", "untrained")
+
+
+class Lent:
+    """What is seen by DLPack alone."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __dlpack__(self, **given):
+        return self.tensor.__dlpack__(**given)
+
+    def __dlpack_device__(self):
+        return self.tensor.__dlpack_device__()
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        Lent(torch.randn(4, 4).bfloat16()),
+        Lent(torch.randn(4, 4).requires_grad_()),
+        torch.nested.nested_tensor([torch.randn(3, 4), torch.randn(2, 4)], layout=torch.jagged),
+        np.zeros((4, 4), ml_dtypes.float4_e2m1fn),
+    ],
+    ids=["dlpack of bfloat16", "dlpack that needs gradients", "jagged", "four bits"],
+)
+def test_tensors_that_cannot_be_seen_are_told_by_name(item):
+    with pytest.raises(ckpt_tools.UnsupportedError, match="layer.weight"):
+        ckpt_tools.measure({"layer": {"weight": item}})
+
+
+def test_what_has_no_tensors_with_names_is_refused():
+    circle = {"w": torch.randn(4, 4)}
+    circle["again"] = [circle]
+    for state, words in [(pathlib.Path("m.pt"), "no tensors"), ({1, 2}, "no tensors"), (circle, "contains itself")]:
+        with pytest.raises(ckpt_tools.UsageError, match=words):
+            ckpt_tools.measure(state)
+    assert [tensor.name for tensor in ckpt_tools.measure({"a\udcff": torch.randn(4, 4)}).tensors] == ["a\\udcff"]

@@ -536,3 +536,51 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     for path in [HEALTHY, packed]:
         subprocess.run([sys.executable, "-W", "ignore", "-c", code, path], check=True, timeout=60)
     assert ckpt_tools.inspect(COLLAPSED).verdict == "weak"
+
+
+@pytest.mark.parametrize("framework", ["np", "pt"])
+def test_a_file_that_is_replaced_is_read_as_it_was(tmp_path, framework):
+    path, link = tmp_path / "m.pt", tmp_path / "link.pt"
+    old, new = torch.randn(64, 64), torch.full((64, 64), 7.0)
+    torch.save({"w": old}, path)
+    link.symlink_to(path)
+    for name in (path, link):
+        torch.save({"w": old}, path)
+        opened = ckpt_tools.safe_open(name, framework)
+        torch.save({"w": new}, tmp_path / "other.pt")
+        os.replace(tmp_path / "other.pt", path)
+        assert torch.equal(torch.as_tensor(np.array(opened.get_tensor("w"))), old)
+    # A link that leads elsewhere since.
+    torch.save({"w": old}, path)
+    opened = ckpt_tools.safe_open(link, framework)
+    torch.save({"w": new}, tmp_path / "other.pt")
+    link.unlink()
+    link.symlink_to(tmp_path / "other.pt")
+    assert torch.equal(torch.as_tensor(np.array(opened.get_tensor("w"))), old)
+
+
+def test_numbers_of_four_bits_are_those_of_safetensors(tmp_path):
+    codes = torch.arange(35, dtype=torch.uint8).reshape(7, 5)
+    path = tmp_path / "m.safetensors"
+    safetensors.torch.save_file({"w": codes.view(torch.float4_e2m1fn_x2)}, path)
+    wanted = safetensors.torch.load_file(path)["w"]
+    with ckpt_tools.safe_open(path, "pt") as opened:
+        got = opened.get_tensor("w")
+        assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
+        assert torch.equal(got.view(torch.uint8), codes)
+        part = opened.get_slice("w")
+        assert part.get_dtype() == "F4"
+        assert torch.equal(part[2:4, 1:].view(torch.uint8), codes[2:4, 1:])
+    assert np.array_equal(ckpt_tools.load(path)["w"], codes.numpy())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text_and_names_in_bytes_are_paths(tmp_path):
+    weights = torch.randn(8, 8)
+    torch.save({"w": weights}, tmp_path / "m.pt")
+    name = os.fsencode(tmp_path) + b"/n\xff\xe9.pt"
+    os.rename(tmp_path / "m.pt", name)
+    for path in (name, os.fsdecode(name)):
+        assert torch.equal(ckpt_tools.load(path, "pt")["w"], weights)
+        assert np.array_equal(ckpt_tools.load(path)["w"], weights.numpy())
+        assert ckpt_tools.inspect(path).verdict == "healthy"

@@ -127,7 +127,8 @@ impl Recorded {
 pub fn is_records(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     match &*extension {
-        "ndjson" | "jsonl" | "parquet" => path.is_file(),
+        // CSV has no whole records, which reading it tells.
+        "ndjson" | "jsonl" | "parquet" | "csv" => path.is_file(),
         "json" => path.is_file() && read(path).is_ok_and(|records| !records.is_empty()),
         _ => false,
     }

@@ -83,7 +83,12 @@ impl Journal {
         if resume {
             let mut end = 0;
             for record in lines(&file) {
-                let (record, len) = record.map_err(failed)?;
+                let (record, len) = record.map_err(|e| {
+                    Failure::unwritable(format!(
+                        "{}: --resume cannot continue it: {e}; --force instead of --resume starts over",
+                        terminal::path(&path)
+                    ))
+                })?;
                 earlier.insert(record.path().to_string(), Earlier::of(&record)?);
                 end += len;
             }
@@ -218,8 +223,8 @@ fn written(output: &Path) -> Result<Vec<Recorded>, Failure> {
     records::read(output).map_err(|error| match error.kind {
         ErrorKind::Io => error.into(),
         _ => Failure::usage(format!(
-            "{}: a finished file can only be resumed if it has whole records: NDJSON, or Parquet with `--rows all` or \
-             `--rows checkpoints`; --force instead of --resume measures everything again ({error})",
+            "{}: a finished file can only be resumed if it has whole records (NDJSON, or Parquet with `--rows all` or \
+             `--rows checkpoints`), and this has none ({error}); --force instead of --resume measures everything again",
             terminal::path(output)
         )),
     })

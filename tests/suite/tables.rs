@@ -192,10 +192,20 @@ fn a_report_of_records_is_that_of_the_files() {
     }
     let listed = program.file("list.json", program.run(&["inspect", text(&zoo), "--format", "json"]).out());
     assert_eq!(report(&[text(&listed)]), whole);
+    // What is recorded and there is once in it.
+    assert_eq!(report(&[text(&listed), text(&zoo)]), whole);
     // The weights are not needed.
     std::fs::remove_dir_all(&zoo).unwrap();
     assert_eq!(report(&[text(&listed)]), whole);
     let junk = program.file("junk.ndjson", "{\"no\": \"record\"}\n");
     let refused = program.run(&["report", text(&junk)]).exits(3);
     assert!(refused.err().contains("line 1 is not a record"), "{}", refused.err());
+    let table = program.file("t.csv", "row,path\ncheckpoint,a.pt\n");
+    let refused = program.run(&["report", text(&table)]).exits(3);
+    assert!(refused.err().contains("records are written by"), "{}", refused.err());
+    // A journal that something else was written to.
+    program.file("b.ndjson.partial", "no record\n");
+    let refused =
+        program.run(&["inspect", text(&listed), "-o", text(&program.at("b.ndjson")), "--resume"]).exits(4);
+    assert!(refused.err().contains("--force instead of --resume starts over"), "{}", refused.err());
 }

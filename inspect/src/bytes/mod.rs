@@ -468,6 +468,12 @@ impl Source {
         self.data.len()
     }
 
+    /// The file itself, where `path` leads there by links.
+    pub fn real_path(&self) -> &Path {
+        let real = self.stamp.path();
+        if real.as_os_str().is_empty() { &self.path } else { real }
+    }
+
     /// The file as it was when it was opened, with a digest of some of its bytes.
     pub fn sampled(&self) -> Stamp {
         self.stamp.clone().sampled(&*self.data)

@@ -88,6 +88,11 @@ impl Stamp {
         self
     }
 
+    /// The file itself, without links on the way.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether the file is still as it was.
     pub fn is_current(&self) -> bool {
         if stored::is_remote(&self.path) {

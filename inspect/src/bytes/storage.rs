@@ -165,13 +165,21 @@ impl Storage {
         Self::new(Place::Missing { why: why.into(), at }, len, None, 1)
     }
 
-    /// The file of this machine that has its bytes as they are, little-endian and one after another, and where they begin in it; `None`
+    /// The file of this machine that has its bytes as they are, little-endian and one after another, and where they begin in it (the
+    /// file itself, where it was opened by a link); `None`
     /// for one that is compressed, pieced together, of another byte order, or in no file.
     pub fn place(&self) -> Option<(&Path, u64)> {
         let Place::Segments(segments) = &self.0.place else { return None };
         let [Segment { source, offset, .. }] = &segments[..] else { return None };
         let begins = source.data().place(*offset).filter(|_| self.0.swap <= 1)?;
-        Some((&source.path, begins))
+        Some((source.real_path(), begins))
+    }
+
+    /// Whether the file of its [`place`](Self::place) is still the one that was opened, unchanged: false for one that was
+    /// replaced or written to since.
+    pub fn is_current(&self) -> bool {
+        let Place::Segments(segments) = &self.0.place else { return false };
+        segments.iter().all(|segment| segment.source.sampled().is_current())
     }
 
     /// The storage whose bytes are `parts`, ranges of others, one after another: for a tensor that was saved in

@@ -1,5 +1,6 @@
 """The health of a model that is being trained, whatever trains it."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -103,7 +104,7 @@ class HealthMonitor:
         self._config = config if config is not None else _config_of(model)
         self._policy = policy
         self._on_health = on_health
-        self._settings: list[tuple[float, float]] = []
+        self._groups: list[dict[str, Any]] = []
         self._records: list[Inspection] = []
         self._last = 0.0
         self._cost: float | None = None
@@ -124,7 +125,7 @@ class HealthMonitor:
         is_new, self._told = step != self._told, step
         self._since += is_new
         if self.reason is None and self._pending is None and is_new and self._is_due(step):
-            self._note_settings()
+            self._groups = settings(self._optimizer, self._model)
             self._pending_step = step
             if self._background:
                 self._thread = self._thread or ThreadPoolExecutor(1, "ckpt-health")
@@ -192,6 +193,7 @@ class HealthMonitor:
         middle = (first + (self._told or step)) // 2
         # A run's records are files of one folder, by step.
         record = {**inspection.to_dict(), "path": f"run/step-{middle:09}", "step": middle}
+        record["training"] = _training(self._groups, record["tensors"])
         return Inspection(record), time.monotonic() - begun
 
     def _agreed(self, inspection: Inspection) -> dict[str, Any]:
@@ -255,16 +257,71 @@ class HealthMonitor:
 
     def explain(self) -> list[Record]:
         """Why weights are dying, by what was measured so far, gravest cause first."""
-        lr, decay = (None, None) if not self._settings else map(_mean, zip(*self._settings, strict=True))
-        return explain(self._records, lr=lr, weight_decay=decay, accum=1)
+        return explain(self._records, accum=1)
 
-    def _note_settings(self) -> None:
-        """The learning rate and the weight decay of the weights that decay; they may change from step to step."""
-        groups = getattr(self._optimizer, "param_groups", None) or []
-        decaying = [group for group in groups if group.get("weight_decay") and "lr" in group]
-        for group in (decaying or groups)[:1]:
-            if "lr" in group:
-                self._settings.append((float(group["lr"]), float(group.get("weight_decay", 0.0))))
+
+#: What `ckpt` calls the optimizers of PyTorch; of others, their weight decay is taken for decoupled if the weights shrink so.
+_KINDS = {"AdamW": "adamw", "Adam": "adam-l2", "SGD": "sgd", "Muon": "muon", "Lion": "lion"}
+
+
+def settings(optimizer: Any, model: Any) -> list[dict[str, Any]]:
+    """The parameter groups of ``optimizer`` as they are now, for :func:`_training`: its settings, and the ``names`` of the
+    parameters in ``model``; of parameters whose names are not known, one group, that of the weights that decay."""
+    # Accelerate's is around the one that steps.
+    optimizer = getattr(optimizer, "optimizer", optimizer)
+    groups = [group for group in getattr(optimizer, "param_groups", None) or [] if "lr" in group]
+    named = getattr(model, "named_parameters", None)
+    names = {id(parameter): name for name, parameter in named()} if callable(named) else {}
+    found = [
+        {
+            "kind": _kind(optimizer, group),
+            "lr": _number(group["lr"]),
+            "weight_decay": _number(group.get("weight_decay", 0.0)),
+            "momentum": _number(group.get("momentum")),
+            "dampening": _number(group.get("dampening")),
+            "nesterov": bool(group.get("nesterov")),
+            "names": [names[id(parameter)] for parameter in group.get("params", []) if id(parameter) in names],
+        }
+        for group in groups
+    ]
+    if any(group["names"] for group in found):
+        return found
+    return ([group for group in found if group["weight_decay"]] or found)[:1]
+
+
+def _kind(optimizer: Any, group: Mapping[str, Any]) -> str:
+    if type(optimizer).__name__ == "Adam" and group.get("decoupled_weight_decay"):
+        return "adamw"
+    return _KINDS.get(type(optimizer).__name__, "unknown")
+
+
+def _number(value: Any) -> float | None:
+    """A setting, which may be a tensor; ``None`` for what is no number."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _training(groups: list[dict[str, Any]], tensors: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The settings of the optimizer as a record has them, where it was saved with its optimizer."""
+    if not groups:
+        return None
+    places = {tensor["name"]: place for place, tensor in enumerate(tensors)}
+    recorded = []
+    for number, group in enumerate(groups):
+        own = sorted(places[name] for name in group["names"] if name in places)
+        rest = {key: value for key, value in group.items() if key != "names"}
+        path = f"optimizer.param_groups.{number}"
+        recorded.append({"path": path, **rest, "tensors": own, "moments": [[] for _ in own]})
+    return {
+        "groups": recorded,
+        "optimizer_steps": None,
+        "accumulation": None,
+        "config_lr": None,
+        "config_weight_decay": None,
+    }
 
 
 def metrics(inspection: Inspection) -> dict[str, float]:
@@ -308,10 +365,6 @@ def _joined(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         "std": min(stds, default=None),
         "not_finite": max(a["not_finite"], b["not_finite"]),
     }
-
-
-def _mean(values: tuple[float, ...]) -> float:
-    return values[0] if len(set(values)) == 1 else sum(values) / len(values)
 
 
 def _config_of(model: Any) -> Mapping[str, Any] | None:

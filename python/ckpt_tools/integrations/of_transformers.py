@@ -1,5 +1,6 @@
 """The callback for the Trainer of transformers."""
 
+import os
 from typing import Any
 
 import torch.distributed
@@ -30,9 +31,8 @@ class TransformersCallback(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero and not is_sharded(given["model"]):
             return
         settings = dict(self._settings)
-        folder = getattr(args, "logging_dir", None) or args.output_dir
         if "tensorboard" in (args.report_to or []) and settings.get("log", "auto") == "auto":
-            settings.setdefault("log_dir", folder)
+            settings.setdefault("log_dir", _board(args))
         self.monitor = HealthMonitor(given["model"], given.get("optimizer"), **settings)
 
     def on_step_end(
@@ -52,3 +52,13 @@ class TransformersCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if self.monitor is not None:
             self.monitor.close()
+
+
+def _board(args: TrainingArguments) -> str:
+    """The folder in which the trainer's own callback, which comes first, has begun TensorBoard's events."""
+    told = os.environ.get("TENSORBOARD_LOGGING_DIR") or getattr(args, "logging_dir", None)
+    if told:
+        return os.path.expanduser(told)
+    runs = os.path.join(args.output_dir, "runs")
+    begun = [entry for entry in os.scandir(runs) if entry.is_dir()] if os.path.isdir(runs) else []
+    return max(begun, key=lambda entry: entry.stat().st_mtime_ns).path if begun else args.output_dir
