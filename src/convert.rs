@@ -73,8 +73,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     })?;
     make_folders(args, &outputs)?;
     let mut load = args.load.options(ckpt_inspect::Options::default(), args.load.policy()?.thresholds);
-    // What a trainer keeps beside a model is no part of what is made of it.
-    load.open.companions = false;
+    // What a trainer keeps beside a model is no part of what is made of it, unless it is asked for.
+    load.open.companions = args.writing.keep_optimizer;
     let signal = Signal::listen()?;
     for (path, output) in paths.iter().zip(&outputs) {
         match one(args, &load, path, output, &signal) {

@@ -7,6 +7,7 @@ mod outputs;
 mod types;
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 
 use ckpt_inspect::meaning::architecture::Kind;
 use ckpt_inspect::meaning::names::Names;
@@ -14,7 +15,7 @@ use ckpt_inspect::meaning::{Quantization, RopeScaling, StateDicts, role};
 use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{
     Checkpoint, DType, Error as ReadError, Format, Group, MODEL_STATE, ModelConfig, NoticeKind, Role,
-    TensorInfo, is_of_optimizer, is_training_state,
+    TensorInfo, is_companion, is_of_optimizer, is_training_state,
 };
 
 use crate::names::Style;
@@ -175,11 +176,28 @@ impl Chosen {
     }
 }
 
+/// The key of the weights where the output has those of a folder, and what its trainer keeps beside them.
+const MODEL: &str = "model";
+
+/// Whether an optimizer in a file of its own belongs to the model of the folder `source`.
+fn has_optimizer_beside(source: &Checkpoint) -> bool {
+    let joins = matches!(source.format, Format::TorchDistributed | Format::DeepSpeed);
+    !joins && source.path.is_dir() && source.tensors.iter().any(|t| t.group == Group::Optimizer)
+}
+
+/// Whether `key` is of a file beside a model that holds neither its optimizer's state nor a schedule's.
+fn is_left_beside(key: &str) -> bool {
+    let is_beside = ["pt", "bin"].iter().any(|ending| is_companion(Path::new(&format!("{key}.{ending}"))));
+    is_beside && !["optimizer", "scheduler", "scaler"].iter().any(|kept| key.starts_with(kept))
+}
+
 struct Builder<'c, 'o> {
     plan: Plan<'c>,
     options: &'o Options,
     /// Whether the output has the structure of the source's object.
     nested: bool,
+    /// Whether it is a model and its optimizer, of files of one folder.
+    joined: bool,
     /// The key under which weights are stored, with its dot, if there is one.
     prefix: String,
     style: Option<Style>,
@@ -198,16 +216,20 @@ impl<'c, 'o> Builder<'c, 'o> {
             return Err(Error::target("optimizer state can only be kept in PyTorch output")
                 .remedied_by(Remedy::Target("pt")));
         }
-        let pickled = !matches!(source.format, Format::SafeTensors | Format::Gguf { .. });
+        let joined = options.keep_optimizer && has_optimizer_beside(source);
+        let pickled = joined || !matches!(source.format, Format::SafeTensors | Format::Gguf { .. });
         let dicts = StateDicts::of(source);
         let has_key = source.tensors.iter().any(|t| dicts.key(&t.name).is_some_and(|key| key != "model"));
         // Readers of i2s files expect the state dict under a key.
         let keeps = matches!(target, Target::Torch | Target::Dcp);
         let nested = pickled && target.form().nests && options.root.is_none() && (has_key || keeps);
         if options.keep_optimizer && !nested {
-            return Err(Error::target(
-                "optimizer state can only be kept when a PyTorch source is converted as a whole, not one of its state dicts",
-            ));
+            return Err(Error::target(match &options.root {
+                Some(_) => {
+                    "optimizer state can only be kept when the source is converted as a whole, not one of its state dicts (--root)"
+                }
+                None => "the source has no optimizer state to keep (--keep-optimizer)",
+            }));
         }
         let mut metadata = match (nested, pickled, &source.metadata) {
             (true, _, Value::Dict(entries)) if !options.keep_optimizer => {
@@ -219,11 +241,24 @@ impl<'c, 'o> Builder<'c, 'o> {
             (false, false, Value::Dict(entries)) => Value::Dict(carried(source, entries)),
             _ => Value::Dict(BTreeMap::new()),
         };
-        let mut prefix = String::new();
+        let (mut prefix, mut left_beside) = (String::new(), Vec::new());
         if let (Value::Dict(entries), true) = (&mut metadata, target.form().nests) {
             let packed = HashableValue::String("packed".into());
             if !options.keep_quantized {
                 entries.remove(&packed);
+            }
+            if joined {
+                let left: Vec<HashableValue> =
+                    entries.keys().filter(|key| is_left_beside(&key_text(key))).cloned().collect();
+                left.iter().for_each(|key| drop(entries.remove(key)));
+                left_beside = left.iter().map(key_text).collect();
+            }
+            if joined
+                && source.tensors.iter().all(|t| t.group != Group::Weights || dicts.key(&t.name).is_none())
+            {
+                // The weights get a key of their own beside those of the optimizer's file and the scheduler's.
+                prefix = format!("{MODEL}.");
+                entries.insert(HashableValue::String(MODEL.into()), Value::Dict(BTreeMap::new()));
             }
             // What resumes from a distributed checkpoint asks for names, not for a state dict.
             if !nested && target != Target::Dcp && (!entries.is_empty() || target == Target::I2s) {
@@ -254,7 +289,11 @@ impl<'c, 'o> Builder<'c, 'o> {
             tied: Vec::new(),
             metadata,
             pairs: Vec::new(),
-            notes: Vec::new(),
+            notes: if left_beside.is_empty() {
+                Vec::new()
+            } else {
+                vec![Note::LeftBeside { names: left_beside }]
+            },
             keeps: options.keep_quantized && source.coding.stored > 0,
             keys: None,
         };
@@ -265,7 +304,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         let told = || source.model_config().is_ok_and(is_told);
         let config_has_rope = has_config && !matches!(target, Target::Gguf(_)) && told();
         let wrapper = dicts.beginning(source);
-        Ok(Builder { plan, options, nested, prefix, style, dicts, wrapper, config_has_rope })
+        Ok(Builder { plan, options, nested, joined, prefix, style, dicts, wrapper, config_has_rope })
     }
 
     /// Notes what the output lacks to be the whole model; refuses to leave out tensors of it, unless that is allowed.

@@ -34,6 +34,11 @@ pub enum Note {
         /// Why.
         why: Omission,
     },
+    /// Files that a trainer keeps beside a model and its optimizer are left out: they hold objects of Python.
+    LeftBeside {
+        /// Their names, without endings.
+        names: Vec<String>,
+    },
     /// Values other than tensors are left out.
     MetadataLost,
     /// What the keys of a GGUF source say about the model is left out.
@@ -289,6 +294,11 @@ impl fmt::Display for Note {
                 };
                 write!(f, "{left_out} left out, such as `{}`: {why}", first.escape_debug())
             }
+            Note::LeftBeside { names } => write!(
+                f,
+                "{} left out: random states and other objects of Python are not copied from files beside the model",
+                names.iter().map(|name| format!("`{}`", name.escape_debug())).collect::<Vec<_>>().join(", ")
+            ),
             Note::MetadataLost => f.write_str(
                 "values other than tensors, such as config and step, are left out: an archive of arrays has no place for them",
             ),

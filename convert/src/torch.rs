@@ -194,6 +194,12 @@ impl Object {
                         return value.insert(inner, index);
                     }
                 }
+                // Values that stand for the tensor, as those of a small array of NumPy do.
+                let own = |key: &HashableValue| matches!(key, HashableValue::String(own) if own == name);
+                if let Some((_, value)) = entries.iter_mut().find(|(key, _)| own(key)) {
+                    *value = Object::Tensor(index);
+                    return;
+                }
                 entries.push((HashableValue::String(name.into()), Object::Tensor(index)));
             }
             Object::List(items) | Object::Tuple(items) => {

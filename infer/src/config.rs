@@ -121,6 +121,26 @@ pub fn configuration(
             return Err(of_heads(format!("{name} is {found} by its tensors' shapes, not {flag}")));
         }
     }
+    // Heads of another size than the configuration has would divide queries and keys otherwise.
+    let of_flags = flags.num_heads.is_some() || flags.head_dim.is_some();
+    let is_dense = [Part::Gate, Part::GateUp].iter().any(|part| architecture.has(*part));
+    let own = [
+        ("attention heads", given.num_heads.filter(|_| !of_flags), num_heads),
+        ("KV heads", given.num_kv_heads.filter(|_| !of_flags), num_kv_heads),
+        ("columns", given.hidden_dim, config.hidden_dim),
+        ("columns within the MLP", given.mlp_hidden_dim.filter(|_| is_dense), config.mlp_hidden_dim),
+    ];
+    for (what, promised, found) in own {
+        if let Some(promised) = promised.filter(|promised| *promised != found) {
+            return Err(inconsistent(format!(
+                "its configuration says {promised} {what}, and the shapes of its tensors {found}; it may be another model's configuration"
+            )));
+        }
+    }
+    if architecture.has(Part::QNorm) && !config.is_student() && !config.use_qk_norm {
+        let name = names.called(Role::Layer(0, Part::QNorm));
+        return Err(inconsistent(format!("tensor `{name}` is missing")));
+    }
     if head_dim % 2 != 0 || !num_heads.is_multiple_of(num_kv_heads) {
         return Err(of_heads(format!(
             "{num_heads} query heads of {head_dim} cannot be shared out among {num_kv_heads} KV heads"

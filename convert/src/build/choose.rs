@@ -11,7 +11,7 @@ use globset::GlobMatcher;
 
 use super::experts::separate;
 use super::kept::input_scale;
-use super::{Builder, Chosen};
+use super::{Builder, Chosen, is_left_beside};
 use crate::gguf;
 use crate::names::{self, Style};
 use crate::note::{Note, Omission, Remedy};
@@ -56,9 +56,13 @@ impl Builder<'_, '_> {
                 None => Some(tensor.name.as_str()),
             };
             let Some(inner) = inner else { continue };
+            let first = inner.split('.').next().unwrap_or_default();
             let training = tensor.group == Group::Optimizer
-                || (tensor.group == Group::Other && is_training_state(inner.split('.').next().unwrap_or("")));
+                || (tensor.group == Group::Other && is_training_state(first));
             let in_config = self.config_has_rope && names::is_rope_factors(inner);
+            if self.joined && is_left_beside(first) {
+                continue;
+            }
             if helpers.contains(&index) || in_config || (training && !options.keep_optimizer) {
                 continue;
             }
@@ -196,7 +200,7 @@ impl Builder<'_, '_> {
         let name = self.style.and_then(|style| self.styled(bare, style)).unwrap_or_else(|| bare.to_string());
         if self.nested {
             let key = &inner[..inner.len() - bare.len()];
-            format!("{key}{name}")
+            format!("{key}{}{name}", self.prefix)
         } else {
             format!("{}{name}", self.prefix)
         }

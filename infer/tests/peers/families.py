@@ -34,6 +34,8 @@ CASES = {
     "qwen2-yarn": ("qwen2", dict(rope_parameters=YARN | dict(mscale=0.7, mscale_all_dim=0.4, beta_fast=8.0, beta_slow=2.0))),
     "qwen3-yarn": ("qwen3", dict(rope_parameters=YARN | dict(attention_factor=1.3, truncate=False), head_dim=14)),
     "mistral-window": ("mistral", dict(sliding_window=9, head_dim=10)),
+    "ministral-types": ("ministral", dict(
+        sliding_window=9, head_dim=10, layer_types=["full_attention", "sliding_attention", "full_attention"])),
     "qwen2-window": ("qwen2", WINDOW | dict(max_window_layers=0)),
     "qwen2-window-later": ("qwen2", WINDOW | dict(max_window_layers=1)),
     "qwen3-window-types": ("qwen3", WINDOW | dict(
@@ -120,25 +122,36 @@ LACKING = dict(llama={}, mistral={}, qwen2={}, qwen3={}, bitnet={}, smollm3={}, 
                qwen3_moe=dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=20, norm_topk_prob=True))
 
 
+# What else is said then, of which transformers makes nothing or something of its own.
+SAID = {
+    "gemma3_text-flat": ("gemma3_text", dict(rope_parameters=dict(rope_type="linear", factor=8.0, rope_theta=3e4))),
+    "mistral-types": ("mistral", dict(
+        sliding_window=9, layer_types=["full_attention", "sliding_attention", "full_attention"])),
+}
+
+
 def lacking(folder):
-    for number, (kind, settings) in enumerate(LACKING.items()):
+    cases = [(kind, kind, {}) for kind in LACKING] + [(name, *said) for name, said in SAID.items()]
+    for number, (name, kind, more) in enumerate(cases):
+        settings = LACKING[kind]
         torch.manual_seed(number)
         config = AutoConfig.for_model(kind, **SIZES | dict(pad_token_id=None, bos_token_id=None, eos_token_id=None) | settings)
-        place = os.path.join(folder, kind)
+        place = os.path.join(folder, name)
         shaken(AutoModelForCausalLM.from_config(config)).save_pretrained(place)
         told = os.path.join(place, "config.json")
         said = json.load(open(told))
         for word in ("rope_parameters", "rope_theta", "rope_local_base_freq", "tie_word_embeddings"):
             said.pop(word, None)
+        said.update(more)
         json.dump(said, open(told, "w"))
         load = dict(dtype=torch.float32, output_loading_info=True, attn_implementation="eager")
         model, info = AutoModelForCausalLM.from_pretrained(place, **load)
         assert not info["missing_keys"], (kind, info)
         os.makedirs(f"{folder}-truth", exist_ok=True)
-        save_file(truth_of(model.eval(), config.vocab_size), os.path.join(f"{folder}-truth", f"{kind}.safetensors"))
+        save_file(truth_of(model.eval(), config.vocab_size), os.path.join(f"{folder}-truth", f"{name}.safetensors"))
         weights = load_file(os.path.join(place, "model.safetensors"))
         if weights.pop("lm_head.weight", None) is not None:
-            headless = os.path.join(f"{folder}-headless", kind)
+            headless = os.path.join(f"{folder}-headless", name)
             os.makedirs(headless)
             json.dump(said, open(os.path.join(headless, "config.json"), "w"))
             save_file(weights, os.path.join(headless, "model.safetensors"), metadata={"format": "pt"})

@@ -130,6 +130,15 @@ fn networks_that_are_not_run_say_why() {
     assert!(share.contains("partial_rotary_factor"), "{share}");
     let both = refused("Gemma2ForCausalLM", r#""use_bidirectional_attention": true"#);
     assert!(both.contains("use_bidirectional_attention"), "{both}");
+    for causal in ["false", "null"] {
+        let both = refused("LlamaForCausalLM", &format!(r#""is_causal": {causal}"#));
+        assert!(both.contains("is_causal"), "{both}");
+    }
+    let two = refused("LlamaForCausalLM", r#""model_type": "mistral""#);
+    assert!(two.contains("class LlamaForCausalLM and the model_type `mistral`"), "{two}");
+    let kind = r#""head_dim": 32, "layer_types": ["full_attention", "chunked_attention"]"#;
+    let kind = refused("Qwen3ForCausalLM", kind);
+    assert!(kind.contains("`chunked_attention`"), "{kind}");
     let nested = r#""rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}"#;
     assert!(refused("LlamaForCausalLM", nested).contains("full_attention"));
     let types = refused("Qwen3ForCausalLM", r#""head_dim": 32, "layer_types": ["full_attention"]"#);
@@ -141,6 +150,38 @@ fn networks_that_are_not_run_say_why() {
     assert!(
         refused("LlamaForCausalLM", r#""quantization_config": {"quant_method": "gptq"}"#).contains("gptq")
     );
+}
+
+#[test]
+fn configurations_that_the_tensors_contradict_are_refused() {
+    let refused = |architecture: &str, leave_out: &str, config: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        hugging_face(folder.path(), architecture, "F32", leave_out, "\"rope_theta\": 1e4");
+        let path = folder.path().join("config.json");
+        let mut said: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let other: serde_json::Value = serde_json::from_str(config).unwrap();
+        said.as_object_mut().unwrap().extend(other.as_object().unwrap().clone());
+        std::fs::write(&path, said.to_string()).unwrap();
+        match Model::open(folder.path(), &LoadOptions::default(), &Pool::new(1)) {
+            Err(error @ Error::Inconsistent { .. }) => error.to_string(),
+            other => panic!("{config}: {other:?}"),
+        }
+    };
+    for (config, words) in [
+        (r#"{"num_key_value_heads": 2}"#, "2 KV heads, and the shapes of its tensors 1"),
+        (
+            r#"{"num_attention_heads": 4, "head_dim": 32}"#,
+            "4 attention heads, and the shapes of its tensors 2",
+        ),
+        (r#"{"head_dim": 16}"#, "2 attention heads, and the shapes of its tensors 4"),
+        (r#"{"hidden_size": 128, "head_dim": 32}"#, "128 columns, and the shapes of its tensors 64"),
+        (r#"{"intermediate_size": 100}"#, "100 columns within the MLP, and the shapes of its tensors 128"),
+    ] {
+        let said = refused("LlamaForCausalLM", "_norm", config);
+        assert!(said.contains(words), "{config}: {said}");
+    }
+    let said = refused("Qwen3ForCausalLM", "_norm", r#"{"head_dim": 32}"#);
+    assert!(said.contains("q_norm") && said.contains("is missing"), "{said}");
 }
 
 /// A plain Llama's stretched positions, out of GGUF again: by keys, by parameters, and by the factors alone.

@@ -138,8 +138,9 @@ pub fn salvage(path: &Path, options: &OpenOptions) -> Result<Salvage> {
         losses: Vec::new(),
         positions: Vec::new(),
     };
-    let told: HashSet<String> =
-        salvage.checkpoint.warnings.iter().flat_map(|notice| notice.tensors.iter().cloned()).collect();
+    // What each rank may have for itself is what was saved.
+    let told = salvage.checkpoint.warnings.iter().filter(|notice| notice.kind != NoticeKind::Unlike);
+    let told: HashSet<String> = told.flat_map(|notice| notice.tensors.iter().cloned()).collect();
     let tensors = std::mem::take(&mut salvage.checkpoint.tensors);
     for (position, tensor) in tensors.into_iter().enumerate() {
         let has_data = tensor.storages().next().is_some();

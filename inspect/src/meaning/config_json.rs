@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 
-use super::architecture::{Architecture, Biases, Part, WindowWords};
+use super::architecture::{Architecture, Biases, Part, TABLE, WindowWords};
 use super::config::{Activation, AttentionBias, ModelConfig, SlidingLayers, object};
 use super::given::{ConfigError, Given, typed};
 use super::quantization::Quantization;
@@ -44,10 +44,12 @@ type Own = (&'static str, fn(&Value) -> bool);
 
 /// Words that change what is computed, for architectures that know them; the others' files do not have them unless they
 /// are of another network than their class says.
-const OWN: [Own; 3] = [
+const OWN: [Own; 4] = [
     ("partial_rotary_factor", |value| as_f64(value).is_some_and(|share| share != 1.0)),
     (FULL, |value| !matches!(value, Value::None)),
     ("use_bidirectional_attention", |value| matches!(value, Value::Bool(true))),
+    // Null too: transformers asks whether it is true (`create_causal_mask`).
+    ("is_causal", |value| matches!(value, Value::Bool(false) | Value::None)),
 ];
 
 /// The rotary scaling in a configuration. transformers 5 writes it as `rope_parameters`, and takes the older `rope_scaling`
@@ -92,6 +94,20 @@ pub(super) fn class(config: &Value) -> Option<&str> {
     first.or_else(|| model_type(config))
 }
 
+/// Whether the type of model `kind` is that of another architecture of the table than the class `name` has. What transformers
+/// has no class for may name the type of one that it is like.
+fn is_of_another(architecture: &Architecture, name: &str, kind: &str) -> bool {
+    let of_kind = |a: &&Architecture| a.model_types.contains(&kind);
+    let has_class = !OUTSIDE.contains(&name);
+    has_class
+        && !of_kind(&architecture)
+        && name != kind
+        && TABLE.iter().any(|a| of_kind(a) && !a.classes.contains(&name))
+}
+
+/// Classes that their authors publish beside their models.
+const OUTSIDE: [&str; 1] = ["BitnetForCausalLM"];
+
 /// A word that stands among the rotary parameters, which come first, or in `config` itself.
 pub(super) fn word<'v>(config: &'v Value, key: &str) -> Option<&'v Value> {
     scaling(config).and_then(|scaling| lookup(scaling, key)).or_else(|| lookup(config, key))
@@ -106,6 +122,7 @@ impl Given {
         let name = class(config).ok_or(ConfigError::Unknown)?;
         let architecture = Architecture::of_hugging_face(name);
         let architecture = architecture.ok_or_else(|| ConfigError::Architecture(name.to_string()))?;
+        let other = model_type(config).filter(|kind| is_of_another(architecture, name, kind));
         let file: HuggingFaceFile = typed(config)?;
         if let (Some(types), Some(layers)) = (&file.layer_types, file.num_hidden_layers)
             && types.len() != layers
@@ -157,6 +174,16 @@ impl Given {
             .filter_map(|(key, counts)| word(config, key).filter(|value| counts(value)).map(|_| key))
             .next()
             .map(|key| format!("has `{key}`, which models of this class do not have"));
+        if let Some(other) = other {
+            given.unread = Some(format!(
+                "has the class {name} and the model_type `{}`, which is that of another class",
+                other.escape_debug()
+            ));
+        }
+        let mut kinds = file.layer_types.iter().flatten();
+        if let Some(kind) = kinds.find(|kind| ![FULL, SLIDING].contains(&kind.as_str())) {
+            given.unread = Some(format!("has layers of the kind `{}` (`layer_types`)", kind.escape_debug()));
+        }
         given.rope_scaling = value.map(RopeScaling::of_config);
         (architecture.words.read)(config, &mut given);
         given.rope_base = given.rope_base.or(Some(architecture.defaults.rope_base));

@@ -241,7 +241,11 @@ pub fn diff(
             return None;
         }
     }
-    let changes = plain::changes(&a.metadata, &b.metadata);
+    let mut changes = plain::changes(&a.metadata, &b.metadata);
+    if [a, b].iter().any(|one| one.format == Format::SafeTensors) {
+        // Which library wrote a header is no value of the checkpoint: `{"format": "pt"}`.
+        changes.retain(|c| c.path != "format" || (c.a.is_some() && c.b.is_some()));
+    }
     let (settings, metadata) = changes.into_iter().partition(|c| c.path.contains(PARAM_GROUPS));
     let about = |c: &Checkpoint| Side {
         path: path_text(&c.path),

@@ -81,6 +81,12 @@ pub(super) static GEMMA3: Architecture = Architecture {
             if let Some(own) = of(FULL).filter(|_| !replaced) {
                 given.rope_scaling = Some(RopeScaling::of_config(own));
             }
+            let is_flat = older.is_none() && [FULL, SLIDING].iter().all(|kind| of(kind).is_none());
+            if is_flat && nested.is_some() {
+                // Parameters that name no kind of layers are left aside (`Gemma3TextConfig`).
+                given.rope_scaling = Some(RopeScaling::None);
+                given.rope_base = number("rope_theta");
+            }
             if of(SLIDING).map(RopeScaling::of_config).is_some_and(|own| own != RopeScaling::None) {
                 given.unread = Some("scales rotary positions in layers that have a window".into());
             }

@@ -1,5 +1,5 @@
 //! Mistral: a Llama whose attention has a sliding window. GGUF has one name for both, and the window's key
-//! distinguishes them; a Mistral without a window is a Llama there.
+//! distinguishes them; a Mistral without a window is a Llama there. Ministral has a window in some of its layers.
 
 use super::super::config::AttentionBias;
 use super::tensors::{
@@ -10,8 +10,8 @@ use super::{Architecture, Biases, Defaults, PLAIN, PLAIN_NETWORK, PLAIN_WORDS, W
 pub(super) static MISTRAL: Architecture = Architecture {
     name: "mistral",
     label: "Mistral",
-    classes: &["MistralForCausalLM"],
-    model_types: &["mistral"],
+    classes: &["MistralForCausalLM", "MinistralForCausalLM"],
+    model_types: &["mistral", "ministral"],
     gguf: &["llama"],
     interleaved: true,
     tensors: &[

@@ -37,9 +37,10 @@ pub(super) fn everywhere(words: &WindowWords<'_>) -> Found {
     found(words.window.flatten()?, SlidingLayers::All, words)
 }
 
-/// The same of classes in which it is 4096 where nothing is said.
+/// The same of classes in which it is 4096 where nothing is said, or in the layers of `layer_types`: with these, transformers'
+/// `AutoConfig` takes Mistral for Ministral, which is the same but for them.
 pub(super) fn everywhere_by_default(words: &WindowWords<'_>) -> Found {
-    found(words.window.unwrap_or(Some(4096))?, SlidingLayers::All, words)
+    found(words.window.unwrap_or(Some(4096))?, listed(words).unwrap_or(SlidingLayers::All), words)
 }
 
 /// A window in all layers, if `use_sliding_window` says so.
@@ -132,6 +133,7 @@ mod tests {
         assert_eq!(switched_from(&words(None, Some(true), None, &[])), None, "from the 29th of 3 layers on");
         assert_eq!(switched_from(&words(Some(Some(9)), None, Some(0), &[])), None);
         assert_eq!(everywhere_by_default(&words(Some(None), None, None, &[])), None);
+        assert_eq!(everywhere_by_default(&listed), Some((9, list([false, true, false]))));
         assert_eq!(switched_from(&words(Some(Some(9)), Some(true), Some(0), &full)), None);
         assert_eq!(but_each(&words(None, None, None, &mixed), 2), Some((4096, list([false, true, false]))));
         assert_eq!(but_each(&words(Some(Some(9)), None, None, &[]), 6), Some((9, SlidingLayers::All)));

@@ -290,11 +290,9 @@ fn settle(file: &File, bpe: &Bpe, beside: &Beside, vocabulary: &mut Vocabulary) 
         added.or_else(|| bpe.vocab.get(text).copied())
     };
     let (mut first, mut last) = (None, None);
-    let mut has_template = false;
     for step in steps(&file.post_processor, "processors") {
         match kind(step) {
             "TemplateProcessing" => {
-                has_template = true;
                 let template = step.get("single").and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
                 let special = |item: Option<&Json>| id_of(item?.get("SpecialToken")?.get("id")?.as_str()?);
                 if template.len() > 1 {
@@ -302,19 +300,15 @@ fn settle(file: &File, bpe: &Bpe, beside: &Beside, vocabulary: &mut Vocabulary) 
                 }
             }
             "RobertaProcessing" | "BertProcessing" => {
-                has_template = true;
                 let token = |key: &str| id_of(step.get(key)?.get(0)?.as_str()?);
                 (first, last) = (token("cls"), token("sep"));
             }
             _ => {}
         }
     }
-    // Without a template this library puts nothing around text, even if tokenizer_config.json says otherwise.
-    let byte_level = vocabulary.model == "gpt2";
-    if has_template || byte_level {
-        vocabulary.add("bos", first.is_some());
-        vocabulary.add("eos", last.is_some());
-    }
+    // Without a template nothing is put around text, even if tokenizer_config.json says otherwise.
+    vocabulary.add("bos", first.is_some());
+    vocabulary.add("eos", last.is_some());
     vocabulary.give(Role::Bos, first);
     vocabulary.give(Role::Eos, last);
     let strips = file.added_tokens.iter().filter(|t| t.lstrip || t.rstrip || t.single_word);
@@ -323,6 +317,27 @@ fn settle(file: &File, bpe: &Bpe, beside: &Beside, vocabulary: &mut Vocabulary) 
         vocabulary.warnings.push(Warning::Strips(strips));
     }
     beside.settle(vocabulary, &[(Role::Unk, bpe.unk_token.as_deref().and_then(id_of))]);
-    vocabulary.add("bos", false);
-    vocabulary.add("eos", false);
+    let unlike = unlike(file, bpe, beside);
+    if !unlike.is_empty() {
+        vocabulary.warnings.push(Warning::UnlikeConfiguration(unlike));
+    }
+}
+
+/// What tokenizer_config.json says, and what tokenizer.json does not do.
+fn unlike(file: &File, bpe: &Bpe, beside: &Beside) -> Vec<String> {
+    let mut unlike = Vec::new();
+    let byte_level = steps(&file.pre_tokenizer, "pretokenizers");
+    let mut byte_level = byte_level.into_iter().filter(|step| kind(step) == "ByteLevel");
+    let prefix = byte_level.find_map(|step| step.get("add_prefix_space")?.as_bool());
+    if let (Some(prefix), Some(said)) = (prefix, beside.switch("add_prefix_space"))
+        && prefix != said
+    {
+        unlike.push(format!("add_prefix_space: {said}"));
+    }
+    let is_known = |text: &str| {
+        bpe.vocab.contains_key(text) || file.added_tokens.iter().any(|token| token.content == text)
+    };
+    let added = beside.added().into_iter().filter(|token| !is_known(&token.text));
+    unlike.extend(added.take(4).map(|token| format!("a token `{}`", token.text.escape_debug())));
+    unlike
 }

@@ -49,6 +49,8 @@ pub enum Warning {
     ByteFallback,
     /// These tokens take the spaces beside them, or stand only between words, and llama.cpp knows of no such thing.
     Strips(Vec<String>),
+    /// tokenizer_config.json says this, and tokenizer.json does not do it; transformers' classes may follow either.
+    UnlikeConfiguration(Vec<String>),
     /// The embedding has more rows than there are tokens.
     Padded {
         /// Tokens of the tokenizer.
@@ -137,6 +139,11 @@ impl fmt::Display for Warning {
                     some(tokens)
                 )
             }
+            Warning::UnlikeConfiguration(said) => write!(
+                f,
+                "tokenizer_config.json says what tokenizer.json, which was followed, does not do: {}; classes of transformers may do it: compare the ids of a text",
+                said.join(", ")
+            ),
             Warning::Padded { tokens, rows } => write!(
                 f,
                 "the tokenizer has {tokens} tokens and the embedding {rows} rows; the missing ones are named [PAD{tokens}] and so on"
