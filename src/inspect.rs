@@ -246,7 +246,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
                 if matches!(format, Format::Human) {
                     summary = self::summary(&record, args);
                 }
-                (held, damaged) = (record.tensors.len(), record.damaged);
+                (held, damaged) = (record.tensors.len(), record.is_unreadable());
                 select(&mut record.tensors, args, matcher.as_ref());
                 Recorded::Record(Box::new(record))
             }

@@ -105,6 +105,11 @@ def _text(value: Any) -> str:
     return os.fsdecode(value) if isinstance(value, (str, bytes, os.PathLike)) else str(value)
 
 
+def _several(values: str | Sequence[str]) -> list[str]:
+    """Several texts, or one."""
+    return [values] if isinstance(values, str) else list(values)
+
+
 def _list(paths: Paths) -> list[str]:
     if isinstance(paths, (str, bytes, os.PathLike)):
         return [_place(paths)]
@@ -236,8 +241,8 @@ def gate(
     max_dead: int | None = None,
     require_step: int | None = None,
     min_step: int | None = None,
-    ignore: Sequence[str] = (),
-    off: Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
+    off: str | Sequence[str] = (),
     max_shrink: float | None = None,
     max_new_dead: float | None = None,
     diagnose: bool = False,
@@ -245,7 +250,7 @@ def gate(
     checksum: bool = True,
     accept: Path | None = None,
     write_accepted: Path | None = None,
-    also: Sequence[str] = (),
+    also: str | Sequence[str] = (),
     force: bool = False,
     i2s_layout: Literal["x86", "arm", "rows"] | None = None,
     cache: bool = True,
@@ -300,8 +305,8 @@ def gate(
             "max_dead": max_dead,
             "require_step": require_step,
             "min_step": min_step,
-            "ignore": list(ignore),
-            "off": list(off),
+            "ignore": _several(ignore),
+            "off": _several(off),
             "max_shrink": max_shrink,
             "max_new_dead": max_new_dead,
             "diagnose": diagnose,
@@ -309,7 +314,7 @@ def gate(
             "no_checksum": not checksum,
             "accept": accept,
             "write_accepted": write_accepted,
-            "also": list(also),
+            "also": _several(also),
             "force": force,
             "i2s_layout": i2s_layout,
             "no_cache": not cache,
@@ -361,8 +366,8 @@ def scan(
     paths: Paths,
     *,
     fail_on: Literal["note", "unknown", "dangerous"] = "unknown",
-    allow: Sequence[str] = (),
-    skip: Sequence[str] = (),
+    allow: str | Sequence[str] = (),
+    skip: str | Sequence[str] = (),
 ) -> Scan:
     """What loading files would import, call and write, without doing any of it.
 
@@ -375,7 +380,7 @@ def scan(
         allow: Imports to treat as harmless: ``package.module.Name``, or a prefix followed by ``*``.
         skip: Files of folders to leave out: glob patterns.
     """
-    options = {"format": "json", "fail_on": fail_on, "allow": list(allow), "skip": list(skip)}
+    options = {"format": "json", "fail_on": fail_on, "allow": _several(allow), "skip": _several(skip)}
     return Scan(_ran("scan", _list(paths), [_FINE, _REFUSED, _UNREADABLE], options).json())
 
 
@@ -388,7 +393,7 @@ def convert(
     force: bool = False,
     root: str | None = None,
     keep_optimizer: bool = False,
-    dtype: Sequence[str] = (),
+    dtype: str | Sequence[str] = (),
     names: Literal["bitnet", "hf", "gguf"] | None = None,
     ternary: str | None = None,
     packed: bool = False,
@@ -453,7 +458,7 @@ def convert(
             "force": force,
             "root": root,
             "keep_optimizer": keep_optimizer,
-            "dtype": list(dtype),
+            "dtype": _several(dtype),
             "names": names,
             "ternary": ternary,
             "packed": packed,
@@ -500,7 +505,7 @@ def edit(
     force: bool = False,
     root: str | None = None,
     keep_optimizer: bool = False,
-    dtype: Sequence[str] = (),
+    dtype: str | Sequence[str] = (),
     names: Literal["bitnet", "hf", "gguf"] | None = None,
     ternary: str | None = None,
     packed: bool = False,
@@ -571,14 +576,14 @@ def edit(
             "lora": _list(lora),
             "adapter_of": adapter_of,
             "strip_optimizer": strip_optimizer,
-            "drop": _list(drop),
-            "keep": _list(keep),
-            "rename": _list(rename),
+            "drop": _several(drop),
+            "keep": _several(keep),
+            "rename": _several(rename),
             "perplexity": perplexity,
             "force": force,
             "root": root,
             "keep_optimizer": keep_optimizer,
-            "dtype": list(dtype),
+            "dtype": _several(dtype),
             "names": names,
             "ternary": ternary,
             "packed": packed,

@@ -74,7 +74,7 @@ def measure(
 
 
 def explain(
-    records: Iterable[Inspection],
+    records: Iterable[Record],
     *,
     lr: float | None = None,
     weight_decay: float | None = None,
@@ -96,7 +96,9 @@ def explain(
         For each cause ``cause``, ``title``, ``sentence``, ``layers``, ``evidence`` and ``advice``; none for a run that is
         alive. What compares the weights of two checkpoints with each other is in ``report`` alone.
     """
-    texts = [json.dumps(record.to_dict()) for record in records]
+    # What could not be read tells nothing.
+    readable = [fields for fields in (record.to_dict() for record in records) if "error" not in fields]
+    texts = [json.dumps(fields) for fields in readable]
     causes = _native.explain(texts, lr=lr, weight_decay=weight_decay, accumulation=accum)
     return [Record(cause) for cause in json.loads(causes)]
 

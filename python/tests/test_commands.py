@@ -289,3 +289,22 @@ def test_errors_of_files_are_those_of_the_system(tmp_path):
     assert (again.errno, again.filename, str(again)) == (errno.ENOENT, raised.value.filename, str(raised.value))
     with pytest.raises(ckpt_tools.UsageError, match="empty path"):
         ckpt_tools.inspect("")
+
+
+def test_one_text_is_one_value(tmp_path):
+    (tmp_path / "evil.pt").write_bytes((FIXTURES / "formats/evil.pt").read_bytes())
+    (tmp_path / "m.onnx").write_bytes(b"")
+    assert not ckpt_tools.scan(tmp_path, skip="*.onnx").clean
+    assert ckpt_tools.scan(tmp_path, skip=["*.onnx", "*.pt"]).clean
+    assert ckpt_tools.gate(HEALTHY, ignore="layers.0.*").to_dict() == ckpt_tools.gate(HEALTHY, ignore=["layers.0.*"]).to_dict()
+
+
+def test_a_run_is_explained_without_what_cannot_be_read(tmp_path):
+    for file in sorted(COLLAPSED.parent.glob("*.pt")):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    whole = ckpt_tools.explain(ckpt_tools.inspect_all(COLLAPSED.parent))
+    (tmp_path / "step-09999.pt").write_bytes(b"no checkpoint")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        told = ckpt_tools.explain(ckpt_tools.inspect_all(tmp_path))
+    assert [cause.cause for cause in told] == [cause.cause for cause in whole] != []

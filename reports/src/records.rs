@@ -101,9 +101,9 @@ impl Recorded {
         }
     }
 
-    /// Whether it is damaged or cannot be read.
+    /// Whether it is damaged, refused by its format's library, or cannot be read.
     pub fn is_damaged(&self) -> bool {
-        self.record().is_none_or(|record| record.damaged)
+        self.record().is_none_or(|record| record.is_unreadable())
     }
 
     /// Its rows in a table.

@@ -82,6 +82,11 @@ impl CheckpointRecord {
         self.verdict.max(self.damaged.then_some(Verdict::Corrupt))
     }
 
+    /// Whether it is damaged, or the library of its format refuses it.
+    pub fn is_unreadable(&self) -> bool {
+        self.damaged || self.findings.iter().any(|finding| matches!(finding, Finding::Refused { .. }))
+    }
+
     /// `name`, that of a tensor, without the key of the state dict that it was saved in
     /// ([`crate::without_state_dict`]). A word that flat names begin with stays: it is part of them.
     pub fn own_name<'n>(&self, name: &'n str) -> &'n str {
