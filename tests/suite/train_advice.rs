@@ -80,7 +80,7 @@ fn flags_for_other_kinds_of_data_are_told() {
         (plain.as_str(), &["--length", "16", "--text-column", "code"][..], 1),
         (IDS, &["--text-column", "code"], 1),
         (PROGRAMS, &["--length", "16", "--template", "plain"], 1),
-        (PROGRAMS, &["--length", "16", "--text-column", "text"], 0),
+        (PROGRAMS, &["--length", "8", "--text-column", "prompt"], 0),
         (&talks, &["--length", "8", "--template", "plain"], 0),
         (&turns, &["--length", "8", "--template", "plain"], 0),
         (IDS, &["--length", "16"], 1),
@@ -99,7 +99,8 @@ fn the_configuration_of_weights_is_that_of_their_folder() {
         let run = folder.path().join(name);
         let start = ["--init", text(init), "--data", IDS, "--batch", "2", "--steps", "1"];
         let ran = train(&run, &start).exits(0);
-        let record = program().run(&["inspect", text(&run.join("step-000001.pt")), "--json"]).json();
+        let record =
+            program().run(&["inspect", "--format", "json", text(&run.join("step-000001.pt"))]).json();
         let model = match &record {
             serde_json::Value::Array(all) => all[0]["model"]["config"].clone(),
             one => one["model"]["config"].clone(),

@@ -119,7 +119,9 @@ def sharegpt(messages):
 def trl(tokenizer, messages, out):
     """The same as a prompt and its completion: what TRL learns of it is what the assistant says after the prompt."""
     prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
-    mask = [learnt * (at >= len(prompt) - 1) for at, learnt in enumerate(out["assistant_masks"])]
+    # The end of what asks for an answer may be one token with its beginning.
+    first = len(prompt) - (messages[-2]["role"] != "assistant")
+    mask = [learnt * (at >= first) for at, learnt in enumerate(out["assistant_masks"])]
     return {"prompt": messages[:-1], "completion": messages[-1:]}, mask
 
 

@@ -169,8 +169,11 @@ pub(super) fn common_blocks(
             return Some(usual);
         }
         let multiples = |step: usize| to / step - (from - 1) / step;
-        let step = [32, 16, 8, 4, 2, 1].into_iter().find(|&step| multiples(step) > 0)?;
-        (multiples(step) == 1).then(|| to / step * step)
+        match [32, 16].into_iter().find(|&step| multiples(step) > 0) {
+            Some(step) => (multiples(step) == 1).then(|| to / step * step),
+            // Nobody has such blocks, unless they divide their matrices.
+            None => Some(0),
+        }
     };
     (only(ranges[0], usual.0), only(ranges[1], usual.1))
 }
