@@ -93,6 +93,7 @@ fn diagnosed(path: &Path, tokenizer: Option<&Path>, record: &CheckpointRecord) -
     let pool = Pool::new(std::thread::available_parallelism().map_or(1, usize::from));
     let checkpoint = ckpt_inspect::open(path)?;
     let model = Model::load(&checkpoint, &Default::default(), &pool)?;
+    crate::model::tell_average(&checkpoint);
     let tokenizer = TokenizerArgs { tokenizer: tokenizer.map(Path::to_path_buf) };
     let tokenizer: Tokenizer = tokenizer.open(&checkpoint, &model)?;
     Ok(diagnose::diagnose(&model, &pool, &tokenizer, record, &diagnose::Options::default(), &mut |_, _| {

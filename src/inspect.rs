@@ -493,6 +493,9 @@ fn model(record: &CheckpointRecord) -> String {
     if record.parameters > 0 {
         parts.push(format!("{} parameters", terminal::count(record.parameters)));
     }
+    if record.averaged_parameters > 0 {
+        parts.push("and a moving average of them".into());
+    }
     parts.join(", ")
 }
 

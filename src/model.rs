@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ckpt_infer::{Cache, KvType, LoadOptions, Model, Pool, RopeScaling, Settings, TableType, WhenFull};
 use ckpt_inspect::Checkpoint;
+use ckpt_inspect::meaning::StateDicts;
 use ckpt_inspect::meaning::architecture::{STUDENT, TABLE};
 
 use crate::{Failure, terminal};
@@ -172,11 +173,22 @@ pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// Notes that a model's weights are run where their moving average is saved beside them.
+pub fn tell_average(checkpoint: &Checkpoint) {
+    if let Some(averaged) = StateDicts::averaged(checkpoint) {
+        let [network, average] = [averaged.network, averaged.average].map(terminal::escape);
+        terminal::note(&format!(
+            "the weights in `{network}` are run, and not their moving average in `{average}` (`ckpt convert --root {average}` writes it)"
+        ));
+    }
+}
+
 impl RunArgs {
     /// A checkpoint, and its model, loaded; what was assumed is noted.
     pub fn open(&self, path: &Path, pool: &Pool) -> Result<(Checkpoint, Model), Failure> {
         let checkpoint = ckpt_inspect::open(path)?;
         let model = Model::load(&checkpoint, &self.options(), pool)?;
+        tell_average(&checkpoint);
         model.assumed().iter().for_each(|what| terminal::note(&terminal::escape(&what.to_string())));
         Ok((checkpoint, model))
     }

@@ -286,7 +286,7 @@ fn train(args: &Args, given: &Given, signal: &Signal) -> Result<u8, Failure> {
         }
     };
     trainer.prepare()?;
-    given.tell(args);
+    given.tell(args, trainer.config())?;
     let mut folder = place.open(trainer.settings(), trainer.step())?;
     terminal::note(&format!(
         "{} parameters from step {} to {} with {}, into {}",

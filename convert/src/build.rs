@@ -11,7 +11,7 @@ use std::path::Path;
 
 use ckpt_inspect::meaning::architecture::Kind;
 use ckpt_inspect::meaning::names::Names;
-use ckpt_inspect::meaning::{Quantization, RopeScaling, StateDicts, role};
+use ckpt_inspect::meaning::{Averaged, Quantization, RopeScaling, StateDicts, role};
 use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{
     Checkpoint, DType, Error as ReadError, Format, Group, MODEL_STATE, ModelConfig, NoticeKind, Role,
@@ -69,7 +69,12 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
     if let (true, Some(rounding)) = (form.is_model && !keeps, quantization.and_then(|q| q.other.as_ref())) {
         return Err(Error::of_source(source, format!("it {rounding}, which the output could not say")));
     }
-    let mut builder = Builder::new(source, options)?;
+    let averaged = without_average(source, options);
+    let own = averaged.map(|averaged| options.clone().with(|o| o.root = Some(averaged.network.into())));
+    let mut builder = Builder::new(source, own.as_ref().unwrap_or(options))?;
+    if let Some(Averaged { network, average, .. }) = averaged {
+        builder.plan.notes.push(Note::AverageLeftOut { network: network.into(), average: average.into() });
+    }
     let chosen = builder.choose()?;
     builder.add(chosen)?;
     if builder.plan.pairs.is_empty() {
@@ -111,6 +116,15 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
             .into());
     }
     Ok(plan)
+}
+
+/// The network and its moving average, of which only the first is written where nobody said which: what training measures, and
+/// what is run, are the weights themselves. Of other networks than those that are trained here, it is not known which of the two
+/// is meant; an output of several dicts has both.
+fn without_average<'c>(source: &'c Checkpoint, options: &Options) -> Option<Averaged<'c>> {
+    let is_nested = options.target.form().nests;
+    let is_open = options.root.is_none() && !is_nested && source.model.student.is_some();
+    is_open.then(|| StateDicts::averaged(source))?
 }
 
 /// Refuses to keep what the target cannot hold: blocks of GGUF and other packings, and what a configuration says of codes.

@@ -39,6 +39,13 @@ pub enum Note {
         /// Their names, without endings.
         names: Vec<String>,
     },
+    /// The moving average of the weights, which is saved beside them, is left out.
+    AverageLeftOut {
+        /// The key of the weights.
+        network: String,
+        /// The key of the average.
+        average: String,
+    },
     /// Values other than tensors are left out.
     MetadataLost,
     /// What the keys of a GGUF source say about the model is left out.
@@ -250,6 +257,7 @@ impl Note {
     /// The option that would help, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
+            Note::AverageLeftOut { .. } => Some(Remedy::Root),
             Note::MetadataLost => Some(Remedy::Target("safetensors")),
             Note::GgufKeysLost => Some(Remedy::Target("hf")),
             Note::NoTokenizer { embedded: true } => Some(Remedy::Tokenizer),
@@ -298,6 +306,12 @@ impl fmt::Display for Note {
                 f,
                 "{} left out: random states and other objects of Python are not copied from files beside the model",
                 names.iter().map(|name| format!("`{}`", name.escape_debug())).collect::<Vec<_>>().join(", ")
+            ),
+            Note::AverageLeftOut { network, average } => write!(
+                f,
+                "the weights in `{}` are written, and not their moving average in `{}`",
+                network.escape_debug(),
+                average.escape_debug()
             ),
             Note::MetadataLost => f.write_str(
                 "values other than tensors, such as config and step, are left out: an archive of arrays has no place for them",

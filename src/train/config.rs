@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ckpt_inspect::ModelConfig;
 use ckpt_inspect::vocabulary::FILE_NAMES;
 use ckpt_train::Settings;
 use ckpt_train::data::{Chat, Weighted};
@@ -29,7 +30,7 @@ pub(super) struct Given {
 
 impl Given {
     /// Says where the settings come from, what the flags change in them, and which flags change nothing.
-    pub fn tell(&self, args: &Args) {
+    pub fn tell(&self, args: &Args, model: &ModelConfig) -> Result<(), Failure> {
         if let Some((path, before)) = &self.source {
             let differ = differences(before, &self.settings);
             let differ = match differ.is_empty() {
@@ -38,9 +39,10 @@ impl Given {
             };
             terminal::note(&format!("settings of {}{}", terminal::path(path), terminal::escape(&differ)));
         }
-        for advice in args.advice(&self.settings) {
+        for advice in args.advice(&self.settings, model, self.settings.data.contents()?) {
             terminal::warning(&advice);
         }
+        Ok(())
     }
 }
 

@@ -96,6 +96,9 @@ fn from_file(path: &Path, bitlinear: Option<bool>) -> Result<(ModelConfig, bool)
         // It names no class, so it is a trainer's.
         Err(ConfigError::Unknown) => {}
         told => {
+            if let Some(config) = of_weights_beside(path, bitlinear) {
+                return Ok((config, given.contains_key("vocab_size")));
+            }
             let config = told.and_then(|given| given.complete()).map_err(|e| cannot(e.to_string()))?;
             return Ok((trainable(config).map_err(cannot)?, given.contains_key("vocab_size")));
         }
@@ -106,6 +109,21 @@ fn from_file(path: &Path, bitlinear: Option<bool>) -> Result<(ModelConfig, bool)
         _ => given,
     };
     of_trainer(given).map_err(cannot)
+}
+
+/// The configuration that the weights beside the config.json at `path` were saved with: what it cannot express, such as BitLinear
+/// layers, is there.
+fn of_weights_beside(path: &Path, bitlinear: Option<bool>) -> Option<ModelConfig> {
+    if path.file_name()? != "config.json" {
+        return None;
+    }
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let checkpoint = ckpt_inspect::open(folder).ok().filter(|c| c.model.student.is_some())?;
+    terminal::note(&format!(
+        "{} is of the model beside it, whose own configuration is taken: config.json cannot express all of it",
+        terminal::path(path)
+    ));
+    configuration_of(&checkpoint, bitlinear).ok()
 }
 
 /// The configuration of these settings of bitnet-student's trainer, over the usual preset's.

@@ -44,6 +44,9 @@ mod tables;
 mod terminal;
 #[cfg(feature = "train")]
 mod train;
+#[cfg(feature = "train")]
+mod train_advice;
+#[cfg(feature = "train")]
 mod train_starts;
 mod wrappers;
 mod zoo;

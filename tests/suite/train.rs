@@ -336,10 +336,28 @@ fn samples_are_printed_and_averages_taken_out() {
     let [model, average] = ["model", "ema"].map(|name| folder.path().join(format!("{name}.safetensors")));
     let saved = text(&run.join("step-002004.pt")).to_string();
     let convert = ["convert", &saved, "--to", "safetensors", "-o"];
-    program().run(&[&convert[..], &[text(&model)]].concat()).exits(2).complains(&["--root"]);
-    program().run(&[&convert[..], &[text(&model), "--root", "model_state_dict"]].concat()).exits(0);
+    program().run(&[&convert[..], &[text(&model)]].concat()).exits(0).complains(&[
+        "the weights in `model_state_dict` are written, and not their moving average in `ema_state_dict`",
+        "--root KEY",
+    ]);
     program().run(&[&convert[..], &[text(&average), "--root", "ema_state_dict"]].concat()).exits(0);
     program().run(&["diff", text(&model), text(&average)]).exits(1);
+    let named = folder.path().join("named.safetensors");
+    program().run(&[&convert[..], &[text(&named), "--root", "model_state_dict"]].concat()).exits(0);
+    program().run(&["diff", text(&model), text(&named)]).exits(0);
+    // Any command takes any checkpoint of the folder.
+    for (to, name) in [("hf", "model"), ("gguf", "model.gguf")] {
+        let place = folder.path().join(name);
+        let written = ["convert", &saved, "--to", to, "-o", text(&place)];
+        program().run(&written).exits(0).complains(&["`model_state_dict`"]);
+        let other = folder.path().join(format!("ema-{name}"));
+        let written = ["convert", &saved, "--to", to, "-o", text(&other), "--root", "ema_state_dict"];
+        program().run(&written).exits(0);
+    }
+    let run = |path: &str| program().run(&["infer", path, "--prompt", "def f(", "--json"]).exits(0);
+    run(&saved).complains(&["the weights in `model_state_dict` are run"]);
+    program().run(&["diagnose", &saved]).exits(1).complains(&["the weights in `model_state_dict` are run"]);
+    program().run(&["inspect", &saved]).exits(0).says(&["140 k parameters, and a moving average of them"]);
     let idle = ["--sample-prompt", "x", "--sample-tokens", "3"];
     train(&folder.path().join("idle"), &[&start[..], &data, &idle].concat()).exits(0).complains(&[
         "--sample-prompt has no effect without --sample-every",

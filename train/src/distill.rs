@@ -7,6 +7,7 @@ use ckpt_infer::{Cache, KvType, LoadOptions, Logits, Model, Pool, Runner, Sequen
 use ckpt_inspect::{Checkpoint, TensorInfo};
 use serde::{Deserialize, Serialize};
 
+use crate::data::sequences_of;
 use crate::network::math;
 use crate::{Batch, Error, Result};
 
@@ -41,6 +42,10 @@ impl Teacher {
         Teacher { path: path.into(), weight }
     }
 }
+
+/// Why stored logits cannot be told from the data that they are of.
+const NOT_READY_MADE: &str =
+    "stored logits need data of ready-made sequences (.npy or .safetensors, sequences x length)";
 
 fn one() -> f64 {
     1.0
@@ -91,11 +96,17 @@ impl Settings {
 }
 
 impl Teachers {
-    /// Loads the teachers for a student of `vocab` tokens and `files` data files; `None` when there are none.
+    /// Loads the teachers for a student of `vocab` tokens and these data files; `None` when there are none.
     ///
     /// # Errors
-    /// `Settings` for another vocabulary or weights not above 0; `Teacher` and `Data` for files of the wrong kind.
-    pub fn load(settings: &Settings, vocab: usize, files: usize, temperature: f64) -> Result<Option<Self>> {
+    /// `Settings` for another vocabulary or weights not above 0; `Teacher` and `Data` for files of the wrong kind, and for stored
+    /// logits of fewer sequences or positions than the data has.
+    pub fn load(
+        settings: &Settings,
+        vocab: usize,
+        files: &[&PathBuf],
+        temperature: f64,
+    ) -> Result<Option<Self>> {
         if settings.is_empty() {
             return Ok(None);
         }
@@ -103,10 +114,11 @@ impl Teachers {
         let mut weights: Vec<f64> = settings.teachers.iter().map(|t| t.weight).collect();
         if !settings.logits.is_empty() {
             weights.push(stored_weight);
-            if settings.logits.len() != files {
+            if settings.logits.len() != files.len() {
                 return Err(Error::settings(format!(
-                    "there are {} files of stored logits for {files} data files; there must be one for each",
-                    settings.logits.len()
+                    "there are {} files of stored logits for {} data files; there must be one for each",
+                    settings.logits.len(),
+                    files.len()
                 )));
             }
         }
@@ -129,6 +141,20 @@ impl Teachers {
         }
         let stored: Vec<Stored> =
             settings.logits.iter().map(|path| Stored::open(path, vocab)).collect::<Result<_>>()?;
+        for (stored, file) in stored.iter().zip(files) {
+            stored.check(file)?;
+        }
+        if let Some(other) = stored.iter().find(|other| other.k != stored[0].k) {
+            return Err(Error::data(
+                &other.path,
+                format!(
+                    "has {} logits per position, and {} has {}; all files of stored logits must have the same number",
+                    other.k,
+                    stored[0].path.display(),
+                    stored[0].k
+                ),
+            ));
+        }
         let stored = (!stored.is_empty()).then_some(((stored_weight / total) as f32, stored));
         Ok(Some(Teachers { models, stored, pool, vocab, temperature: temperature as f32 }))
     }
@@ -161,16 +187,10 @@ fn stored_part(weight: f32, files: &[Stored], batch: &Batch, vocab: usize) -> Re
     let (mut logits, mut indices, mut k) = (Vec::new(), Vec::new(), None);
     for source in &batch.sources {
         let Some((file, row)) = *source else {
-            return Err(Error::settings(
-                "stored logits need data of ready-made sequences (.npy or .safetensors, sequences x length)",
-            ));
+            return Err(Error::settings(NOT_READY_MADE));
         };
         let stored = &files[file];
-        if *k.get_or_insert(stored.k) != stored.k {
-            return Err(Error::settings(
-                "all files of stored logits must have the same number of logits per position",
-            ));
-        }
+        k = Some(stored.k);
         stored.read(row, batch.len, vocab, &mut logits, &mut indices)?;
     }
     Ok(Part { weight, logits, indices: (!indices.is_empty()).then_some(indices), k: k.unwrap_or(vocab) })
@@ -197,6 +217,26 @@ impl Stored {
             }
             _ => Ok(Stored { path: path.to_path_buf(), file, logits, indices, rows, positions, k }),
         }
+    }
+
+    /// Refuses logits that are not of all sequences of the data file `of`.
+    fn check(&self, of: &Path) -> Result<()> {
+        let sequences = sequences_of(of)?
+            .ok_or_else(|| Error::data(of, format!("is not what stored logits are of: {NOT_READY_MADE}")))?;
+        let positions = sequences.tokens.saturating_sub(1);
+        if (self.rows as u64) < sequences.count || self.positions < positions {
+            return Err(Error::data(
+                &self.path,
+                format!(
+                    "has logits for {} sequences of {} positions, and {} has {} of {positions}",
+                    self.rows,
+                    self.positions,
+                    of.display(),
+                    sequences.count
+                ),
+            ));
+        }
+        Ok(())
     }
 
     /// Adds the logits of the first `positions` of `row`, and the tokens that they are of.

@@ -1,11 +1,14 @@
 //! Matrices of experts, of which GGUF has those of a layer in one tensor, and other formats a tensor for each.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use ckpt_inspect::meaning::architecture::{Architecture, Role};
-use ckpt_inspect::{Checkpoint, Format, TensorInfo};
+use ckpt_inspect::{Checkpoint, DType, Format, Result as ReadResult, TensorInfo};
 
 use super::{Builder, Chosen};
+use crate::edit::derived::{Derived, Make};
+use crate::edit::input::{Input, Reader};
 use crate::names::{self, Style};
 use crate::{Error, Result};
 
@@ -27,6 +30,27 @@ pub(crate) fn stacked(source: &Checkpoint, tensor: &TensorInfo) -> Option<Vec<(u
 fn role_of_stack(family: &'static Architecture, name: &str) -> Option<Role> {
     let role = family.role(&names::canonical_in(Some(family), name))?;
     family.tensor(role).filter(|row| row.is_stack()).map(|_| role)
+}
+
+/// Matrices of one size, one after another.
+#[derive(Debug)]
+struct Together {
+    matrices: Vec<Input>,
+    /// Elements of each.
+    each: usize,
+}
+
+impl Make for Together {
+    fn make(&self, range: Range<usize>, take: &mut dyn FnMut(&[f64])) -> ReadResult<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let (nth, first) = (at / self.each, at % self.each);
+            let count = (self.each - first).min(range.end - at);
+            take(&self.matrices[nth].numbers(first..first + count)?);
+            at += count;
+        }
+        Ok(())
+    }
 }
 
 impl Builder<'_, '_> {
@@ -73,12 +97,14 @@ impl Builder<'_, '_> {
                 )));
             }
             let tensors: Vec<&TensorInfo> = members.values().map(|c| &source.tensors[c.index]).collect();
-            let Some(mut stack) = TensorInfo::stack(&tensors) else {
+            let stack = TensorInfo::stack(&tensors).map(Ok);
+            let Some(stack) = stack.or_else(|| self.decoded(&tensors)) else {
                 return Err(refused(format!(
                     "the matrices of its experts, such as `{}`, are quantized or of several types, and cannot be put together as they are: write it as hf or safetensors first",
                     tensors[0].name.escape_debug()
                 )));
             };
+            let mut stack = stack?;
             stack.name.clone_from(&name);
             let dtype = self.dtype(&stack, &name)?;
             let index = members[&0].index;
@@ -86,6 +112,25 @@ impl Builder<'_, '_> {
             out.insert(at, Chosen { index, name, dtype, tensor, grid: None, kept: None });
         }
         Ok(out)
+    }
+
+    /// The matrices of `tensors`, which are quantized, one after another as the numbers that they stand for; `None` where they differ
+    /// in shape or kind, and where codes are kept.
+    fn decoded(&self, tensors: &[&TensorInfo]) -> Option<Result<TensorInfo>> {
+        let first = *tensors.first()?;
+        let is_alike = |t: &&TensorInfo| {
+            matches!(t.dtype, DType::Quantized(_)) && t.shape == first.shape && t.damage.is_none()
+        };
+        if self.options.keep_quantized || !tensors.iter().all(is_alike) {
+            return None;
+        }
+        let reader = Reader::new(&self.plan.source.path);
+        let matrices = tensors.iter().map(|tensor| Input::new(&reader, tensor)).collect();
+        let mut like = first.clone();
+        like.shape.insert(0, tensors.len());
+        let each = usize::try_from(first.numel()).ok()?;
+        let made = Derived::tensor(&like, DType::F32, Box::new(Together { matrices, each }));
+        Some(made.map(|(tensor, _)| tensor).map_err(Error::from))
     }
 
     fn put_apart(&self, chosen: Vec<Chosen>) -> Result<Vec<Chosen>> {

@@ -21,9 +21,9 @@
 mod adapter;
 mod average;
 mod averaged;
-mod derived;
+pub(crate) mod derived;
 mod gguf_adapter;
-mod input;
+pub(crate) mod input;
 mod instances;
 mod keep;
 mod lora;

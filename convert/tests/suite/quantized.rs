@@ -165,8 +165,27 @@ fn the_error_of_quantization_is_told_for_each_weight() {
     assert!(tensor.detail.as_ref().unwrap().contains("relative RMS"), "{tensor:?}");
 }
 
-/// A Qwen3-MoE or another class with experts of two layers as mlx-lm keeps them, four bits each.
+/// A Qwen3-MoE or another class with the experts of a layer as mlx-lm keeps them, four bits each.
 fn switched(class: &str, model_type: &str) -> (SafeTensors, Value) {
+    let (mut file, mut config) = mixture(class, model_type);
+    for (module, rows, cols) in MATRICES {
+        let own = |field: &str| format!("model.layers.0.mlp.switch_mlp.{module}.{field}");
+        let groups = cols / 32;
+        file = file
+            .tensor(&own("weight"), "U32", &[3, rows, cols / 8], &noise(3 * rows * cols / 2))
+            .f32s(&own("scales"), &[3, rows, groups], &vec![0.01; 3 * rows * groups])
+            .f32s(&own("biases"), &[3, rows, groups], &vec![-0.08; 3 * rows * groups]);
+    }
+    config["quantization"] = json!({ "bits": 4, "group_size": 32 });
+    (file, config)
+}
+
+/// The matrices of an expert, with their rows and columns.
+const MATRICES: [(&str, usize, usize); 3] =
+    [("gate_proj", 32, 64), ("up_proj", 32, 64), ("down_proj", 64, 32)];
+
+/// A Qwen3-MoE or another class without its experts, which are three.
+fn mixture(class: &str, model_type: &str) -> (SafeTensors, Value) {
     let mut file = SafeTensors::new()
         .f32s("model.embed_tokens.weight", &[32, 64], &[0.01; 2048])
         .f32s("model.norm.weight", &[64], &[1.0; 64])
@@ -184,20 +203,11 @@ fn switched(class: &str, model_type: &str) -> (SafeTensors, Value) {
         file = file.f32s(&format!("{layer}.self_attn.{module}.weight"), &[rows, 64], &vec![0.01; rows * 64]);
     }
     file = file.f32s(&format!("{layer}.mlp.gate.weight"), &[3, 64], &[0.01; 192]);
-    for (module, rows, cols) in [("gate_proj", 32, 64), ("up_proj", 32, 64), ("down_proj", 64, 32)] {
-        let own = |field: &str| format!("{layer}.mlp.switch_mlp.{module}.{field}");
-        let groups = cols / 32;
-        file = file
-            .tensor(&own("weight"), "U32", &[3, rows, cols / 8], &noise(3 * rows * cols / 2))
-            .f32s(&own("scales"), &[3, rows, groups], &vec![0.01; 3 * rows * groups])
-            .f32s(&own("biases"), &[3, rows, groups], &vec![-0.08; 3 * rows * groups]);
-    }
     let config = json!({
         "architectures": [class], "model_type": model_type, "hidden_act": "silu", "hidden_size": 64,
         "intermediate_size": 128, "moe_intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
         "num_key_value_heads": 2, "head_dim": 32, "num_experts": 3, "num_experts_per_tok": 2, "norm_topk_prob": true,
         "vocab_size": 32, "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "tie_word_embeddings": false,
-        "quantization": {"bits": 4, "group_size": 32},
     });
     (file, config)
 }
@@ -241,4 +251,53 @@ fn experts_that_mlx_keeps_together_are_those_of_their_class() {
     put("OtherMoeForCausalLM", "other_moe");
     let error = converted(folder.path(), &made.path().join("other"), &options).unwrap_err();
     assert!(error.to_string().contains("as mlx-lm keeps them"), "{error}");
+}
+
+#[test]
+fn quantized_experts_that_are_apart_are_put_together_as_numbers() {
+    let (mut file, mut config) = mixture("Qwen3MoeForCausalLM", "qwen3_moe");
+    for number in 0..3 {
+        for (module, rows, cols) in MATRICES {
+            let own = |field: &str| format!("model.layers.0.mlp.experts.{number}.{module}.{field}");
+            let codes: Vec<u8> = noise(rows * cols).iter().map(|byte| (byte & 0xbf) ^ number).collect();
+            file = file.tensor(&own("weight"), "F8_E4M3", &[rows, cols], &codes).f32s(
+                &own("weight_scale_inv"),
+                &[1, 1],
+                &[0.01 + f32::from(number)],
+            );
+        }
+    }
+    config["quantization_config"] =
+        json!({ "quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128] });
+    let folder = tempfile::tempdir().unwrap();
+    file.write(&folder.path().join("model.safetensors"));
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let source = open(folder.path()).unwrap();
+    let made = tempfile::tempdir().unwrap();
+    for quant in [Quant::F32, Quant::Q8_0] {
+        let gguf = Gguf::default().with(|g| g.quant = Some(quant));
+        let to = made.path().join(format!("{quant}.gguf"));
+        let report = converted(folder.path(), &to, &Options::new(Target::Gguf(gguf))).unwrap();
+        assert!(report.agrees(), "{:?}", report.failures().next());
+        let copy = open(&to).unwrap();
+        for (module, short) in [("gate_proj", "gate"), ("up_proj", "up"), ("down_proj", "down")] {
+            let stack = copy.tensor(&format!("blk.0.ffn_{short}_exps.weight")).unwrap();
+            let own = |number: usize| format!("model.layers.0.mlp.experts.{number}.{module}.weight");
+            let matrices = (0..3).map(|number| source.values(source.tensor(&own(number)).unwrap()).unwrap());
+            let (wanted, got): (Vec<f32>, _) = (matrices.flatten().collect(), copy.values(stack).unwrap());
+            if quant == Quant::F32 {
+                assert_eq!(got, wanted, "{module}");
+                continue;
+            }
+            // A block's values are off by half a step at most, of which the largest is 127, whose scale is an f16.
+            let fits = |(got, wanted): (&[f32], &[f32])| {
+                let largest = wanted.iter().fold(0f32, |most, x| most.max(x.abs()));
+                got.iter().zip(wanted).all(|(a, b)| (a - b).abs() <= largest / 200.0)
+            };
+            assert!(got.chunks(32).zip(wanted.chunks(32)).all(fits), "{module}");
+        }
+    }
+    // Codes are kept only in blocks that hold them.
+    let kept = Options::new(Target::Gguf(Gguf::default())).with(|o| o.keep_quantized = true);
+    assert!(converted(folder.path(), &made.path().join("kept.gguf"), &kept).is_err());
 }

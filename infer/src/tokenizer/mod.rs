@@ -365,6 +365,11 @@ impl Tokenizer {
         self.vocabulary.role(role)
     }
 
+    /// Whether the files beside the tokenizer say that no token has a role.
+    pub fn says_none(&self, role: Role) -> bool {
+        self.vocabulary.none.contains(&role)
+    }
+
     /// The model's own chat template, in Jinja.
     pub fn chat_template(&self) -> Option<&str> {
         match self.vocabulary.keys.get(CHAT_TEMPLATE) {

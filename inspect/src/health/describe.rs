@@ -159,6 +159,7 @@ pub fn describe_until(
         step_source: checkpoint.step.as_ref().map(|(_, source)| source.clone()),
         file_bytes: checkpoint.file_bytes(),
         parameters: checkpoint.parameters(),
+        averaged_parameters: checkpoint.averaged_parameters(),
         damaged: checkpoint.is_damaged() || found_damaged,
         damage: checkpoint.damage.clone(),
         verdict: None,

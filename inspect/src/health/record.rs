@@ -39,8 +39,11 @@ pub struct CheckpointRecord {
     pub step_source: Option<StepSource>,
     /// Size of the file or files in bytes.
     pub file_bytes: u64,
-    /// Elements of all weights, shared storage counted once.
+    /// Elements of all weights, shared storage counted once, without a moving average of them.
     pub parameters: u64,
+    /// Elements of the moving average of the weights, where it is saved beside them.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub averaged_parameters: u64,
     /// Whether the container is cut short or any tensor's bytes are missing or damaged.
     #[serde(default)]
     pub damaged: bool,
@@ -74,6 +77,10 @@ pub struct CheckpointRecord {
     /// Those of them that speak against the checkpoint, or that who trusts it should know, as facts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<Notice>,
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 impl CheckpointRecord {

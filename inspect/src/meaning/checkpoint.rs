@@ -9,7 +9,7 @@ use ndarray::{CowArray, IxDyn};
 
 use crate::bytes::{Beginning, Source, Stamp};
 use crate::format::Format;
-use crate::meaning::{Coding, Model, names};
+use crate::meaning::{Coding, Model, StateDicts, names};
 use crate::metadata::{Value, lookup};
 use crate::step::StepSource;
 use crate::storage::Storage;
@@ -137,11 +137,25 @@ impl Checkpoint {
         self.files.iter().map(|f| f.sampled()).chain(self.beside.iter().cloned())
     }
 
-    /// Elements of all weights; regions of a storage with several names count once.
+    /// Elements of all weights; regions of a storage with several names count once, and a network's moving average does not
+    /// ([`Checkpoint::averaged_parameters`]).
     pub fn parameters(&self) -> u64 {
+        self.count(false)
+    }
+
+    /// Elements of the moving average of the weights, if the checkpoint has one beside them.
+    pub fn averaged_parameters(&self) -> u64 {
+        self.count(true)
+    }
+
+    /// Elements of the weights that are a moving average of others, or of the rest.
+    fn count(&self, of_average: bool) -> u64 {
         let mut seen = std::collections::HashSet::new();
+        let averaged = StateDicts::averaged(self);
+        let is_average = |t: &TensorInfo| averaged.is_some_and(|averaged| averaged.is_average(&t.name));
         self.tensors
             .iter()
+            .filter(|t| is_average(t) == of_average)
             .filter(|t| {
                 t.group == Group::Weights
                     && (t.dtype.is_float()

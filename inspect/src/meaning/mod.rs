@@ -35,4 +35,4 @@ pub use rope::RopeScaling;
 pub use scheme::Coding;
 pub use scheme::names::is_of_activations;
 pub use shapes::Shapes;
-pub use state_dicts::StateDicts;
+pub use state_dicts::{Averaged, StateDicts};

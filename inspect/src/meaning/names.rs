@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use super::architecture::{Architecture, Dim, Kind, Part, Role, TABLE, Tensor, vocabulary};
 use super::config::AttentionBias;
 use super::shapes::Shapes;
+use super::state_dicts::StateDicts;
 use super::wrappers::without_wrappers;
 use crate::group::without_state_dict;
 use crate::{Checkpoint, Format, Group, TensorInfo};
@@ -313,20 +314,29 @@ pub struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    /// Finds the part of every weight. The first tensor of a part counts: a state dict's, before its moving average's.
+    /// Finds the part of every weight. The first tensor of a part counts, and a network's before its moving average's.
     pub fn of(checkpoint: &'a Checkpoint) -> Self {
         let architecture = checkpoint.model.family().unwrap_or(TABLE[0]);
         let style = match checkpoint.format {
             Format::Gguf { .. } => Style::Gguf,
             _ => Style::Student,
         };
-        Self::new(&checkpoint.tensors, architecture, style)
+        let Some(averaged) = StateDicts::averaged(checkpoint) else {
+            return Self::new(&checkpoint.tensors, architecture, style);
+        };
+        let (average, own): (Vec<_>, Vec<_>) =
+            checkpoint.tensors.iter().partition(|t| averaged.is_average(&t.name));
+        Self::new(own.into_iter().chain(average), architecture, style)
     }
 
     /// The roles of `tensors`.
-    pub(super) fn new(tensors: &'a [TensorInfo], architecture: &'static Architecture, style: Style) -> Self {
+    pub(super) fn new(
+        tensors: impl IntoIterator<Item = &'a TensorInfo>,
+        architecture: &'static Architecture,
+        style: Style,
+    ) -> Self {
         let (mut roles, mut experts, mut unused) = (HashMap::new(), HashMap::new(), Vec::new());
-        for tensor in tensors.iter().filter(|t| t.group == Group::Weights) {
+        for tensor in tensors.into_iter().filter(|t| t.group == Group::Weights) {
             let name = canonical_in(Some(architecture), &tensor.name);
             match architecture.role(&name) {
                 Some(role) => {
@@ -476,7 +486,7 @@ mod tests {
             let meta = TensorInfo::contiguous(name.into(), crate::DType::F32, shape, None, 0);
             TensorInfo { group: Group::Weights, ..meta }
         });
-        let tied = |tensors| Names::new(tensors, TABLE[0], Style::Student).is_tied(None);
+        let tied = |tensors: &[TensorInfo]| Names::new(tensors, TABLE[0], Style::Student).is_tied(None);
         assert!(!tied(&tensors) && tied(&tensors[1..]));
     }
 

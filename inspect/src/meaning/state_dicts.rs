@@ -1,6 +1,8 @@
 //! The dicts that tensors of a checkpoint were saved in: where the key of one is no part of their names.
 
-use crate::group::{STATE_DICTS, in_application};
+use std::collections::{BTreeSet, HashMap};
+
+use crate::group::{STATE_DICTS, in_application, is_average_key};
 use crate::meaning::role::{Role, is_of_trainer, roles};
 use crate::metadata::{HashableValue, Value};
 use crate::{Checkpoint, Group, TensorInfo};
@@ -50,11 +52,48 @@ impl<'c> StateDicts<'c> {
         (is_known && matches!(dict, Value::Dict(_))).then_some(key)
     }
 
+    /// The network and its moving average in `checkpoint`: two dicts, of which one is called an average and the other has every
+    /// weight of it, in the same shape.
+    pub fn averaged(checkpoint: &'c Checkpoint) -> Option<Averaged<'c>> {
+        let dicts = StateDicts { metadata: &checkpoint.metadata, only: None };
+        let weights = || checkpoint.tensors.iter().filter(|t| t.group == Group::Weights);
+        let keyed = || weights().filter_map(|t| Some((dicts.key(&t.name)?, t)));
+        let average = keyed().map(|(key, _)| key).find(|key| is_average_key(key))?;
+        let of_average: Vec<&TensorInfo> =
+            keyed().filter(|(key, _)| *key == average).map(|(_, tensor)| tensor).collect();
+        let networks = keyed().map(|(key, _)| key).filter(|key| !is_average_key(key));
+        let networks: Vec<&str> = networks.collect::<BTreeSet<_>>().into_iter().collect();
+        let has_all = |network: &&str| {
+            let own = keyed().filter(|(key, _)| key == network);
+            let own: HashMap<&str, &[usize]> =
+                own.map(|(key, t)| (&t.name[key.len()..], t.shape.as_slice())).collect();
+            of_average.iter().all(|t| own.get(&t.name[average.len()..]) == Some(&t.shape.as_slice()))
+        };
+        networks.into_iter().find(has_all).map(|network| Averaged { network, average })
+    }
+
     /// `name` without the key of the dict that all weights are in. Where there are several, their keys tell which tensor is
     /// meant, and stay.
     pub fn own<'n>(&self, name: &'n str) -> &'n str {
         let within = |only: &str| name.strip_prefix(only)?.strip_prefix('.');
         self.only.and_then(within).unwrap_or(name)
+    }
+}
+
+/// A network's state dict and that of the moving average of its weights, which a checkpoint has both.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Averaged<'c> {
+    /// The key of the network's own weights.
+    pub network: &'c str,
+    /// The key of their average.
+    pub average: &'c str,
+}
+
+impl<'c> Averaged<'c> {
+    /// Whether the tensor called `name` is of the average.
+    pub fn is_average(&self, name: &str) -> bool {
+        name.strip_prefix(self.average).is_some_and(|rest| rest.starts_with('.'))
     }
 }
 

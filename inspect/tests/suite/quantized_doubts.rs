@@ -149,11 +149,42 @@ fn blocks_are_those_of_the_configuration() {
     let of_64 = kind(&file, &of_blocks(64), &own("weight"));
     assert_eq!(of_64, "compressed-tensors fp8_e4m3 64x64");
     assert!(matches!(fault(&file, &of_blocks(128)).0, QuantFault::Configured { .. }));
-    // Without one they are guessed, aloud.
+    // Without one they follow from the shapes, aloud.
     let (checkpoint, _) = judged(&file, &Value::Null);
     assert!(checkpoint.warnings.iter().any(|w| w.text.contains("blocks")), "{:?}", checkpoint.warnings);
+    assert_eq!(kind(&file, &Value::Null, &own("weight")), "fp8_e4m3 64x64");
     // ModelOpt's have dimensions of one.
     assert_eq!(kind(&blocks([384, 256], &[3, 1, 2, 1]), &Value::Null, &own("weight")), "fp8_e4m3 128x128");
+}
+
+#[test]
+fn blocks_of_unusual_sizes_follow_from_the_shapes_of_all_or_are_not_read() {
+    let add = |file: SafeTensors, name: &str, shape: [usize; 2], counts: [usize; 2]| {
+        let scales: Vec<f32> = (0..counts[0] * counts[1]).map(|i| 1.0 + i as f32).collect();
+        file.tensor(&own(&format!("{name}.weight")), "F8_E4M3", &shape, &vec![0x38; shape[0] * shape[1]])
+            .f32s(&own(&format!("{name}.weight_scale")), &counts, &scales)
+    };
+    // 96 x 64: two blocks of 128 rows alone may be of 64 to 127.
+    let small = || add(SafeTensors::new(), "a", [128, 256], [2, 4]);
+    let (checkpoint, record) = judged(&small(), &Value::Null);
+    let fault = &checkpoint.coding.faults[0].1;
+    assert!(matches!(fault, QuantFault::Ambiguous { .. }), "{fault:?}");
+    assert!(checkpoint.coding.refusal().unwrap().contains("several sizes of blocks"));
+    assert_eq!((record.tensors[0].verdict, record.coverage.judged), (None, 0));
+    let file = add(small(), "b", [384, 256], [4, 4]);
+    assert_eq!(kind(&file, &Value::Null, &own("a.weight")), "fp8_e4m3 96x64");
+    let (checkpoint, _) = judged(&file, &Value::Null);
+    assert!(checkpoint.warnings.iter().any(|w| w.text.contains("fits all of them")));
+    let values = checkpoint.values(checkpoint.tensor(&own("a.weight")).unwrap()).unwrap();
+    let right = |at: usize| 1.0 + (at / 256 / 96 * 4 + at % 256 / 64) as f32;
+    assert!(values.iter().enumerate().all(|(at, value)| *value == right(at)));
+    // One block along a side leaves no choice.
+    let file = add(SafeTensors::new(), "a", [80, 256], [1, 4]);
+    let values = |file: &SafeTensors| {
+        let (checkpoint, _) = judged(file, &Value::Null);
+        checkpoint.values(checkpoint.tensor(&own("a.weight")).unwrap()).unwrap()
+    };
+    assert_eq!(values(&file)[79 * 256 + 64], 2.0);
 }
 
 #[test]

@@ -287,13 +287,18 @@ fn zero_points_of_activations_are_no_codes() {
 
 /// NF4 with nested scales: 64 blocks, whose scales are codes of this map times these factors.
 fn nested(map: &[f32; 256], factors: (&str, &[u8]), book: &[f32; 16]) -> SafeTensors {
+    nested_of(&noise(64, 6), map, factors, book)
+}
+
+/// The same of these codes.
+fn nested_of(codes: &[u8], map: &[f32; 256], factors: (&str, &[u8]), book: &[f32; 16]) -> SafeTensors {
     let state = json!({
         "quant_type": "nf4", "blocksize": 64, "shape": [32, 128], "nested_blocksize": 32, "nested_offset": 0.02,
     });
     let state = state.to_string().into_bytes();
     SafeTensors::new()
         .tensor("layer.weight", "U8", &[2048, 1], &noise(2048, 5))
-        .tensor("layer.weight.absmax", "U8", &[64], &noise(64, 6))
+        .tensor("layer.weight.absmax", "U8", &[64], codes)
         .tensor("layer.weight.nested_absmax", factors.0, &[2], factors.1)
         .f32s("layer.weight.nested_quant_map", &[256], map)
         .f32s("layer.weight.quant_map", &[16], book)
@@ -316,6 +321,13 @@ fn nested_scales_of_bitsandbytes_and_its_tables_are_looked_at() {
     let is_book = |found: (Option<QuantFault>, Option<Verdict>)| {
         matches!(found.0, Some(QuantFault::Codebook { .. })) && found.1 == Some(Verdict::Corrupt)
     };
+    // Codes of what scales differ by from their mean are not all the same.
+    for code in [0, 7] {
+        let same = nested_of(&[code; 64], &map, ("F32", &factors), &NF4);
+        let (fault, verdict) = all(same);
+        assert!(matches!(fault, Some(QuantFault::Uniform { .. })), "{fault:?}");
+        assert_eq!(verdict, Some(Verdict::Corrupt));
+    }
     let mut hole = map;
     hole[3] = f32::NAN;
     for map in [[0.0; 256], hole] {

@@ -102,6 +102,40 @@ fn files_beside_it_give_roles_and_templates() {
 }
 
 #[test]
+fn a_null_says_that_no_token_has_the_role() {
+    let file = byte_level().to_string().into_bytes();
+    let of = |name: &str, config: Value| {
+        let files: [(&str, &[u8]); 2] = [("tokenizer.json", &file), (name, &config.to_string().into_bytes())];
+        read(&files).unwrap()
+    };
+    let guessed = of("added_tokens.json", json!({}));
+    assert_eq!(guessed.role(Role::Bos), Some(1));
+    assert!(guessed.warnings.iter().any(|w| matches!(w, Warning::GuessedRoles(_))));
+    for name in ["tokenizer_config.json", "special_tokens_map.json"] {
+        let none = of(name, json!({"bos_token": null, "eos_token": null, "pad_token": null}));
+        assert_eq!([Role::Bos, Role::Eos, Role::Pad].map(|role| none.role(role)), [None; 3], "{name}");
+        assert!(none.none.contains(&Role::Eos), "{name}");
+        // That no token ends a text is told; that none begins one is what was asked for.
+        assert!(none.warnings.contains(&Warning::NoRole(Role::Eos)), "{:?}", none.warnings);
+        let is_told = |w: &Warning| match w {
+            Warning::NoRole(role) => *role == Role::Bos,
+            // What stands for unknown text is its own.
+            Warning::GuessedRoles(roles) => roles.iter().any(|(role, _)| *role != Role::Unk),
+            _ => false,
+        };
+        assert!(!none.warnings.iter().any(is_told), "{:?}", none.warnings);
+        assert_eq!(keys(&none)["tokenizer.ggml.add_bos_token"], false);
+    }
+    // An id in another file is one.
+    let files: [(&str, &[u8]); 3] = [
+        ("tokenizer.json", &file),
+        ("tokenizer_config.json", br#"{"bos_token": null}"#),
+        ("config.json", br#"{"bos_token_id": 3}"#),
+    ];
+    assert_eq!(read(&files).unwrap().role(Role::Bos), Some(3));
+}
+
+#[test]
 fn character_bpe_has_scores_in_the_order_of_its_merges() {
     let bytes: Vec<String> = (0..256).map(|b| format!("<0x{b:02X}>")).collect();
     let pieces = ["<unk>", "<s>", "</s>"].into_iter().map(str::to_string).chain(bytes);

@@ -81,12 +81,17 @@ impl Writer {
         [self.template.name(), own, &self.begin, &self.end]
     }
 
-    /// The conversation of `messages` as texts, of which each says what of it the assistant says. It is one, unless the template
-    /// writes an answer otherwise once another follows.
+    /// The conversation of `messages` as texts, of which each says what of it the assistant says, from the message at `learnt` on.
+    /// It is one, unless the template writes an answer otherwise once another follows.
     ///
     /// # Errors
     /// Why it cannot be written.
-    pub fn texts(&self, messages: &[Value], tools: Option<&Value>) -> Result<Vec<Written>, String> {
+    pub fn texts(
+        &self,
+        messages: &[Value],
+        learnt: usize,
+        tools: Option<&Value>,
+    ) -> Result<Vec<Written>, String> {
         if messages.len() > MOST_TURNS {
             return Err(format!("has {} messages, and more than {MOST_TURNS} are too many", messages.len()));
         }
@@ -95,13 +100,20 @@ impl Writer {
         let talk = |until: usize| Talk::new(&messages[..until], tools.as_deref());
         let mut texts = Vec::new();
         if self.template.marks_answers() {
-            let written = self.template.marked(talk(messages.len()), self.around(), None)?;
+            let mut written = self.template.marked(talk(messages.len()), self.around(), None)?;
+            if learnt > 0 {
+                let asks = self.template.write(talk(learnt), self.around(), None, true)?;
+                let start = same(&asks, &written.text);
+                written.said.retain(|said| said.start >= start);
+            }
             texts.extend((!written.said.is_empty()).then_some(written));
         } else {
             let is_answer =
                 |message: &Value| message.get("role").and_then(Value::as_str) == Some("assistant");
             // From the last one on: the text of a later one holds those before, if the template writes them as they were.
-            for (at, _) in messages.iter().enumerate().rev().filter(|(_, message)| is_answer(message)) {
+            for (at, _) in
+                messages.iter().enumerate().skip(learnt).rev().filter(|(_, message)| is_answer(message))
+            {
                 let answered = self.template.write(talk(at + 1), self.around(), None, false)?;
                 let start = self.start(&messages[..=at], tools.as_deref(), &answered)?;
                 self.add(&mut texts, answered, start);
@@ -173,6 +185,7 @@ impl Writer {
     fn tools<'v>(&self, tools: Option<&'v Value>) -> Result<Option<Cow<'v, Value>>, String> {
         let tools = match tools {
             None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
             Some(Value::String(text)) => {
                 Cow::Owned(serde_json::from_str(text).map_err(|_| "has `tools` that are not JSON")?)
             }

@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use ckpt_inspect::{Checkpoint, TensorInfo};
+
 use super::Token;
 use super::encoder::{Encoder, NO_TOKENIZER};
 use super::npy::Npy;
@@ -17,7 +19,7 @@ use crate::{Error, Result};
 /// Text is tokenized in pieces of about this many bytes, split at line ends.
 const PIECE: u64 = 1 << 14;
 /// Longer lines are invalid.
-const MAX_LINE: u64 = 1 << 26;
+pub(super) const MAX_LINE: u64 = 1 << 26;
 /// Ids of a one-dimensional array that are read at a time.
 const IDS: u64 = 1 << 12;
 
@@ -34,7 +36,7 @@ const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 const UTF_16: &str = "is UTF-16 text, and only UTF-8 is read; `iconv -f UTF-16 -t UTF-8` converts it";
 
 /// Text, decompressed where it is compressed.
-type Lines = Box<dyn BufRead + Send>;
+pub(super) type Lines = Box<dyn BufRead + Send>;
 
 /// What a file contains.
 enum Kind {
@@ -259,7 +261,7 @@ impl Documents {
     }
 }
 
-fn is_jsonl(extension: &str) -> bool {
+pub(super) fn is_jsonl(extension: &str) -> bool {
     matches!(extension, "jsonl" | "ndjson" | "json")
 }
 
@@ -269,7 +271,7 @@ pub(super) fn is_ready_made(path: &Path) -> bool {
 }
 
 /// The extension that says what is in the file at `path`, in lower case, and how that is compressed, by one behind it.
-fn kind_of(path: &Path) -> (String, Option<Packing>) {
+pub(super) fn kind_of(path: &Path) -> (String, Option<Packing>) {
     let extension =
         |path: &Path| path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     let outer = extension(path);
@@ -280,7 +282,11 @@ fn kind_of(path: &Path) -> (String, Option<Packing>) {
 }
 
 /// The text of the file at `path` from byte `offset` on, and how many bytes it has, if that is known.
-fn lines_of(path: &Path, packing: Option<Packing>, offset: u64) -> io::Result<(Lines, Option<u64>)> {
+pub(super) fn lines_of(
+    path: &Path,
+    packing: Option<Packing>,
+    offset: u64,
+) -> io::Result<(Lines, Option<u64>)> {
     let mut file = File::open(path)?;
     let metadata = file.metadata()?;
     let Some(packing) = packing else {
@@ -365,21 +371,37 @@ fn ready_made(ids: &[u32], flat: bool) -> Document {
     if flat { Document::Tokens(tokens) } else { Document::Window(tokens) }
 }
 
-/// The tensor of token ids in a SafeTensors file: the only integer tensor, or the one with the usual name.
+/// Ready-made sequences of a file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Sequences {
+    /// How many there are.
+    pub count: u64,
+    /// Tokens of each.
+    pub tokens: usize,
+}
+
+/// The ready-made sequences of the file at `path`, as its header says; `None` for text and for one stream of ids.
+pub(crate) fn sequences_of(path: &Path) -> Result<Option<Sequences>> {
+    match kind_of(path) {
+        (extension, None) if extension == "npy" => {
+            let npy = Npy::open(path)?;
+            Ok((!npy.flat).then_some(Sequences { count: npy.rows, tokens: npy.cols }))
+        }
+        (extension, None) if extension == "safetensors" => {
+            let checkpoint = ckpt_inspect::open(path)?;
+            let shape = &ids_tensor(path, &checkpoint)?.shape;
+            let [rows @ .., tokens] = shape.as_slice() else { return Ok(None) };
+            let count = rows.iter().fold(1u64, |n, &d| n.saturating_mul(d as u64));
+            Ok((!rows.is_empty()).then_some(Sequences { count, tokens: *tokens }))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The tensor of token ids in a SafeTensors file.
 fn ids_of(path: &Path) -> Result<Kind> {
-    const NAMES: [&str; 5] = ["ids", "input_ids", "tokens", "token_ids", "batches"];
     let checkpoint = ckpt_inspect::open(path)?;
-    let integer = |t: &&ckpt_inspect::TensorInfo| {
-        use ckpt_inspect::DType::{I16, I32, I64, U8, U16, U32, U64};
-        matches!(t.dtype, I16 | I32 | I64 | U8 | U16 | U32 | U64)
-    };
-    let all: Vec<_> = checkpoint.tensors.iter().filter(integer).collect();
-    let tensor = match all.as_slice() {
-        [one] => *one,
-        several => *several.iter().find(|t| NAMES.contains(&t.name.as_str())).ok_or_else(|| {
-            Error::data(path, format!("has {} integer tensors, and none is named `ids`", several.len()))
-        })?,
-    };
+    let tensor = ids_tensor(path, &checkpoint)?;
     // Ids above 2^24 would not survive f32, and no vocabulary has them.
     let id = |value: f32| (0.0..16_777_216.0).contains(&value).then_some(value as u32);
     let ids: Option<Vec<u32>> = checkpoint.values(tensor)?.into_iter().map(id).collect();
@@ -392,4 +414,20 @@ fn ids_of(path: &Path) -> Result<Kind> {
         return Err(Error::data(path, format!("`{}` is empty", tensor.name.escape_debug())));
     }
     Ok(Kind::Ids { ids, cols, flat })
+}
+
+/// The only integer tensor of a SafeTensors file, or the one with the usual name.
+fn ids_tensor<'c>(path: &Path, checkpoint: &'c Checkpoint) -> Result<&'c TensorInfo> {
+    const NAMES: [&str; 5] = ["ids", "input_ids", "tokens", "token_ids", "batches"];
+    let integer = |t: &&TensorInfo| {
+        use ckpt_inspect::DType::{I16, I32, I64, U8, U16, U32, U64};
+        matches!(t.dtype, I16 | I32 | I64 | U8 | U16 | U32 | U64)
+    };
+    let all: Vec<_> = checkpoint.tensors.iter().filter(integer).collect();
+    match all.as_slice() {
+        [one] => Ok(*one),
+        several => several.iter().copied().find(|t| NAMES.contains(&t.name.as_str())).ok_or_else(|| {
+            Error::data(path, format!("has {} integer tensors, and none is named `ids`", several.len()))
+        }),
+    }
 }

@@ -10,12 +10,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::chat::Writer;
+use super::record::{FIELDS, Record};
 use super::{Settings, Token};
 use crate::{Error, Result};
-
-/// Fields of a record that are read, besides the text column of the settings.
-pub(super) const FIELDS: [&str; 7] =
-    ["text", "content", "prompt", "response", "responses", "messages", "tools"];
 
 /// The error of text without a tokenizer.
 pub(super) const NO_TOKENIZER: &str = "text needs a tokenizer: give a tokenizer.json";
@@ -31,7 +28,7 @@ pub(super) struct Encoder {
 }
 
 /// Incremented whenever the same text gives different tokens.
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 /// Usual names of the token that ends a document, for tokenizers that do not say it.
 const ENDS: [&str; 6] = ["<|endoftext|>", "</s>", "<eos>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"];
 
@@ -51,7 +48,8 @@ impl Encoder {
             let ids = called(&tokenizer, &ENDS);
             ids.into_iter().find_map(|id| id)
         };
-        encoder.end = tokenizer.role(TokenRole::Eos).or_else(named);
+        let is_none = tokenizer.says_none(TokenRole::Eos);
+        encoder.end = tokenizer.role(TokenRole::Eos).or_else(|| named().filter(|_| !is_none));
         let chat = Writer::new(&tokenizer, settings.template)?;
         let mut hash = Sha256::new();
         hash.update([VERSION, settings.mask_prompts.into()]);
@@ -177,41 +175,31 @@ impl Encoder {
         self.record(&value)
     }
 
-    /// The documents of one record: `text` or `content`; `prompt` with `response` or several `responses`; or
-    /// `messages`.
+    /// The documents of one record.
     pub fn record(&self, value: &Value) -> Result<Vec<Token>, String> {
         let mut out = Vec::new();
-        let field = |name: &str| value.get(name).and_then(Value::as_str);
         if let Some(column) = &self.text_column {
-            let text = field(column).ok_or_else(|| format!("has no text in `{column}`"))?;
-            self.whole(text, &mut out)?;
+            let text = value.get(column).and_then(Value::as_str);
+            self.whole(text.ok_or_else(|| format!("has no text in `{column}`"))?, &mut out)?;
             return Ok(out);
         }
-        if let Some(messages) = value.get("messages").and_then(Value::as_array) {
-            let chat = self.chat.as_ref().ok_or(NO_TOKENIZER)?;
-            for written in chat.texts(messages, value.get("tools"))? {
-                self.answers(&written, &mut out)?;
+        match Record::of(value)? {
+            Record::Conversation { messages, learnt } => {
+                let chat = self.chat.as_ref().ok_or(NO_TOKENIZER)?;
+                for written in chat.texts(&messages, learnt, value.get("tools"))? {
+                    self.answers(&written, &mut out)?;
+                }
             }
-            return Ok(out);
-        }
-        let responses: Vec<&str> = match (value.get("responses"), field("response")) {
-            (Some(Value::Array(all)), _) => all.iter().filter_map(response).collect(),
-            (Some(Value::Object(all)), _) => all.values().filter_map(response).collect(),
-            (_, Some(one)) => vec![one],
-            _ => Vec::new(),
-        };
-        if let (Some(prompt), false) = (field("prompt"), responses.is_empty()) {
-            for response in responses {
-                let mut written = Written::default();
-                written.text = [prompt, response].concat();
-                written.said.push(prompt.len()..written.text.len());
-                self.answers(&written, &mut out)?;
+            Record::Answers { prompt, responses } => {
+                for response in responses {
+                    let mut written = Written::default();
+                    written.text = [prompt, response].concat();
+                    written.said.push(prompt.len()..written.text.len());
+                    self.answers(&written, &mut out)?;
+                }
             }
-            return Ok(out);
+            Record::Text(text) => self.whole(text, &mut out)?,
         }
-        let text = field("text").or(field("content"));
-        let text = text.ok_or("has none of text, content, messages, or prompt with response or responses")?;
-        self.whole(text, &mut out)?;
         Ok(out)
     }
 }
@@ -242,9 +230,4 @@ fn identify(path: &Path, hash: &mut Sha256) -> Result<()> {
     hash.update(metadata.len().to_le_bytes());
     hash.update(time.map_or(0, |time| time.as_nanos()).to_le_bytes());
     Ok(())
-}
-
-/// A teacher's answer: text, or an object that holds it.
-fn response(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| value.get("response").or_else(|| value.get("text"))?.as_str())
 }

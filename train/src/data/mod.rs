@@ -2,12 +2,14 @@
 //! shuffle buffer into batches. The position of a stream can be saved, and restored as if it had not stopped.
 
 mod chat;
+mod contents;
 mod documents;
 mod encoder;
 mod fill_in;
 mod npy;
 mod packed;
 mod parquet;
+mod record;
 mod shard;
 mod source;
 mod stream;
@@ -21,6 +23,8 @@ use serde::{Deserialize, Serialize};
 use crate::batch::{Batch, IGNORE};
 use crate::{Error, Result};
 pub use chat::Chat;
+pub use contents::Contents;
+pub(crate) use documents::sequences_of;
 pub use stream::Stream;
 pub use validation::Validation;
 
@@ -32,7 +36,7 @@ const LARGEST_BATCH: usize = 1 << 22;
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Files: text; JSONL or Parquet (`text` or `content`, `prompt` and `response` or `responses`, or `messages`); or
+    /// Files: text; JSONL or Parquet (`text` or `content`; `prompt` and `response`, `responses` or `completion`; `messages` or `conversations`); or
     /// ready-made token ids (`.npy`, `.safetensors`; sequences x length, or one stream). Text and JSONL may be
     /// compressed (`.gz`, `.zst`).
     pub files: Vec<PathBuf>,
@@ -94,6 +98,14 @@ impl Settings {
     /// The files to train on, of all sources.
     pub fn all_files(&self) -> impl Iterator<Item = &PathBuf> {
         self.files.iter().chain(self.sources.iter().flat_map(|source| &source.files))
+    }
+
+    /// What kinds of data the files to train and to validate on are.
+    ///
+    /// # Errors
+    /// `Read` and `Data` for files that cannot be read.
+    pub fn contents(&self) -> Result<Contents> {
+        Contents::of(self.all_files().chain(&self.validation))
     }
 
     /// The files that are both trained on and validated on.

@@ -56,6 +56,8 @@ pub(super) struct Source {
     pub drawn: u64,
     pending: Vec<Token>,
     pub buffer: Vec<Window>,
+    /// Documents that were read for the next sequence, and those that were passed over, since they are held out or are not.
+    passed: (u64, u64),
     /// Whether a pass is over and its last sequences are still to be handed out.
     emptying: bool,
     /// The pass that the stream began with.
@@ -80,6 +82,7 @@ impl Source {
             drawn: 0,
             pending: Vec::new(),
             buffer: Vec::new(),
+            passed: (0, 0),
             emptying: false,
             first_epoch: 0,
             bad: 0,
@@ -136,17 +139,26 @@ impl Source {
         let (shuffle, length) = (settings.shuffle, settings.length);
         let wanted = if shuffle { settings.buffer.max(1) } else { 1 };
         let (mut fruitless, start) = (0, self.epoch);
+        self.passed = (0, 0);
         // At the end of a pass the buffer empties before the next one begins: a pass hands out each sequence once.
         while self.buffer.is_empty() || (self.buffer.len() < wanted && !self.emptying) {
             self.emptying = !self.read()?;
             fruitless = if self.buffer.is_empty() { fruitless + 1 } else { 0 };
             if self.epoch > start + 1 && self.buffer.is_empty() || fruitless > MAX_FRUITLESS {
-                return Err(Error::settings(format!(
-                    "{} contains no sequence of {} tokens to train on{}",
-                    self.called(),
-                    length + 1,
-                    self.shown.first().map(|s| format!("; {s}")).unwrap_or_default()
-                )));
+                let bad = self.shown.first().map(|s| format!("; {s}")).unwrap_or_default();
+                let called = self.called();
+                return Err(Error::settings(match self.passed {
+                    (0, held) if held > 0 => format!(
+                        "all documents of {called} are held out for validation, a share of {}, and none is left to train on; hold out less, or name validation data",
+                        self.shared.settings.holdout
+                    ),
+                    (_, held) if held > 0 => format!(
+                        "{called} contains no sequence of {} tokens to train on beside what is held out for validation, a share of {}{bad}",
+                        length + 1,
+                        self.shared.settings.holdout
+                    ),
+                    _ => format!("{called} contains no sequence of {} tokens to train on{bad}", length + 1),
+                }));
             }
         }
         let at = match shuffle {
@@ -194,8 +206,10 @@ impl Source {
         };
         self.open = Some(documents);
         if !wanted {
+            self.passed.1 += 1;
             return Ok(true);
         }
+        self.passed.0 += 1;
         let path = &shared.files[file];
         match document {
             Document::Bad(why) => self.note_bad(file, offset, &why),

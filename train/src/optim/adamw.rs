@@ -51,7 +51,11 @@ impl Settings {
 
 impl Hyperparameters for Settings {
     fn check(&self) -> Result<()> {
-        in_range(self.lr(), Hyperparameters::weight_decay(self), &[self.betas.0, self.betas.1])?;
+        in_range(
+            self.lr(),
+            Hyperparameters::weight_decay(self),
+            &[("betas", self.betas.0), ("betas", self.betas.1)],
+        )?;
         at_least_zero(&[("eps", self.eps)])
     }
 

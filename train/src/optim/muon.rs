@@ -101,7 +101,7 @@ impl Hyperparameters for Settings {
     fn check(&self) -> Result<()> {
         at_least_zero(&[("lr", self.lr()), ("adamw_lr", self.adamw_lr)])?;
         self.rest().check()?;
-        below_one(&[self.momentum()])
+        below_one(&[("momentum", self.momentum())])
     }
 
     fn build(&self, parameters: &Parameters, _seed: u64) -> Box<dyn Optimizer> {

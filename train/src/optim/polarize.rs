@@ -13,7 +13,7 @@ use ckpt_convert::Object;
 
 /// How the polarizer pushes a weight `w` with a `target` and a `strength`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", try_from = "String")]
 #[non_exhaustive]
 pub enum Well {
     /// Repulsion from zero alone: where `|w| < target`, `w += sign(w) 2 strength (target - |w|)`.
@@ -23,13 +23,31 @@ pub enum Well {
     TwoSided,
     /// A push of constant size: on gate, up and down, where `1e-9 < |w| < target / 2`, `w += sign(w) strength`. The
     /// "polarized step" of the original trainer of bitnet-student.
-    #[serde(alias = "seed-step")]
     Constant,
     /// A push in two pieces: where `|w| < target / 2`, `w += sign(w) 2 strength`; from there to `target`,
     /// `w += sign(w) (target - |w|) strength`. With its defaults a dead weight jumps to twenty times the target. The
     /// `PolarizedOptimizer` of the original trainer of bitnet-student.
-    #[serde(alias = "seed-optimizer")]
     Piecewise,
+}
+
+impl TryFrom<String> for Well {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Ok(match name.as_str() {
+            "one-sided" => Well::OneSided,
+            "two-sided" => Well::TwoSided,
+            // The others are what they were once called.
+            "constant" | "seed-step" => Well::Constant,
+            "piecewise" | "seed-optimizer" => Well::Piecewise,
+            other => {
+                return Err(format!(
+                    "unknown well `{}`; choose one of one-sided, two-sided, constant, piecewise",
+                    other.escape_debug()
+                ));
+            }
+        })
+    }
 }
 
 /// The target size of weights.
@@ -110,6 +128,27 @@ impl Polarizer {
         })
     }
 
+    /// Refuses numbers with which training is impossible.
+    pub(super) fn check(&self) -> Result<()> {
+        let strength = self.strength();
+        let steep = matches!(self.well, Well::OneSided | Well::TwoSided) && 2.0 * strength > 1.0;
+        if !(strength.is_finite() && strength >= 0.0) || steep {
+            return Err(Error::settings(format!(
+                "polarization strength {strength} must be from 0 to 0.5: beyond that, one step overshoots the target"
+            )));
+        }
+        let (_, size) = self.target().named();
+        if !(size.is_finite() && size >= 0.0) {
+            return Err(Error::settings(format!("polarization target {size} must be a number of 0 or more")));
+        }
+        Ok(())
+    }
+
+    /// Whether it pushes weights of BitLinear layers alone.
+    pub fn needs_bitlinear(&self) -> bool {
+        matches!(self.well, Well::OneSided | Well::TwoSided)
+    }
+
     /// Whether `parameter` is polarized.
     fn applies(&self, parameter: &Parameter) -> bool {
         match self.well {
@@ -150,18 +189,8 @@ impl Polarized {
         parameters: &Parameters,
         seed: u64,
     ) -> Result<Self> {
-        let (strength, well) = (polarizer.strength(), polarizer.well);
-        let steep = matches!(well, Well::OneSided | Well::TwoSided) && 2.0 * strength > 1.0;
-        if !(strength.is_finite() && strength >= 0.0) || steep {
-            return Err(Error::settings(format!(
-                "polarization strength {strength} must be from 0 to 0.5: beyond that, one step overshoots the target"
-            )));
-        }
+        polarizer.check()?;
         let wanted = polarizer.target();
-        let (_, size) = wanted.named();
-        if !(size.is_finite() && size >= 0.0) {
-            return Err(Error::settings(format!("polarization target {size} must be a number of 0 or more")));
-        }
         let target = |p: &Parameter| match wanted {
             _ if !polarizer.applies(p) => None,
             Target::Absolute(size) => Some(size as f32),

@@ -240,6 +240,7 @@ impl Settings {
         };
         if let Some(given) = table.remove("polarizer") {
             let polarizer: Polarizer = given.try_into().map_err(wrong)?;
+            polarizer.check()?;
             settings.polarizer = settings.polarizer.map(|_| polarizer);
         }
         let known = Method::defaults();
@@ -250,6 +251,10 @@ impl Settings {
                 key.escape_debug(),
                 known.join(", ")
             )));
+        }
+        // Those of another optimizer's settings that this one does not use have no effect; wrong ones are told all the same.
+        for other in NAMES.iter().filter_map(|name| Method::named(name)) {
+            other.set(table.clone()).map_err(wrong)?.hyperparameters().check()?;
         }
         settings.method = settings.method.set(table).map_err(wrong)?;
         Ok(settings)
@@ -312,16 +317,16 @@ pub(super) fn at_least_zero(numbers: &[(&str, f64)]) -> Result<()> {
 }
 
 /// Refuses a learning rate, weight decays (of others and of ternary weights) or decay factors out of their ranges.
-pub(super) fn in_range(lr: f64, decays: (f64, f64), momenta: &[f64]) -> Result<()> {
+pub(super) fn in_range(lr: f64, decays: (f64, f64), momenta: &[(&str, f64)]) -> Result<()> {
     let numbers = [("lr", lr), ("weight_decay", decays.0), ("ternary_weight_decay", decays.1)];
     at_least_zero(&numbers)?;
     below_one(momenta)
 }
 
 /// Refuses a decay factor (beta or momentum) that is not at least 0 and below 1.
-pub(super) fn below_one(momenta: &[f64]) -> Result<()> {
-    match momenta.iter().all(|m| (0.0..1.0).contains(m)) {
-        true => Ok(()),
-        false => Err(Error::settings("betas and momentum must be at least 0 and below 1")),
+pub(super) fn below_one(momenta: &[(&str, f64)]) -> Result<()> {
+    match momenta.iter().find(|(_, m)| !(0.0..1.0).contains(m)) {
+        Some((name, value)) => Err(Error::settings(format!("{name} {value} must be at least 0 and below 1"))),
+        None => Ok(()),
     }
 }

@@ -39,7 +39,7 @@ impl Settings {
 
 impl Hyperparameters for Settings {
     fn check(&self) -> Result<()> {
-        in_range(self.lr(), Hyperparameters::weight_decay(self), &[self.momentum()])
+        in_range(self.lr(), Hyperparameters::weight_decay(self), &[("momentum", self.momentum())])
     }
 
     fn build(&self, parameters: &Parameters, _seed: u64) -> Box<dyn Optimizer> {

@@ -5,7 +5,7 @@ use ckpt_inspect::Checkpoint;
 use ckpt_inspect::metadata::Value;
 use serde::{Deserialize, Serialize};
 
-use super::{Groups, Hyperparameters, Optimizer, PART, Rate, buffers, each_part, in_range};
+use super::{Groups, Hyperparameters, Optimizer, PART, Rate, at_least_zero, buffers, each_part, in_range};
 use crate::{Gradients, Parameters, Random, Result};
 
 /// The settings of the spin solver.
@@ -57,7 +57,11 @@ impl Settings {
 
 impl Hyperparameters for Settings {
     fn check(&self) -> Result<()> {
-        in_range(self.lr(), Hyperparameters::weight_decay(self), &[self.momentum()])
+        in_range(self.lr(), Hyperparameters::weight_decay(self), &[("momentum", self.momentum())])?;
+        at_least_zero(&[
+            ("hysteresis_threshold", self.hysteresis_threshold),
+            ("tunnel_strength", self.tunnel_strength),
+        ])
     }
 
     fn build(&self, parameters: &Parameters, seed: u64) -> Box<dyn Optimizer> {

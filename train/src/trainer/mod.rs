@@ -153,7 +153,7 @@ impl Trainer {
         let teachers = Teachers::load(
             &settings.distill,
             config.vocab_size,
-            settings.data.all_files().count(),
+            &settings.data.all_files().collect::<Vec<_>>(),
             settings.loss.temperature,
         )?;
         let mut warnings: Vec<String> = settings.optimizer.warning().into_iter().collect();

@@ -111,6 +111,20 @@ def document(tokenizer, ids, mask):
     return {"ids": ids, "mask": mask}
 
 
+def sharegpt(messages):
+    names = {"user": "human", "assistant": "gpt"}
+    return {"conversations": [{"from": names.get(m["role"], m["role"]), "value": m["content"]} for m in messages]}
+
+
+def trl(tokenizer, messages, out):
+    """The same as a prompt and its completion: what TRL learns of it is what the assistant says after the prompt."""
+    prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
+    # The end of what asks for an answer may be one token with its beginning.
+    first = len(prompt) - (messages[-2]["role"] != "assistant")
+    mask = [learnt * (at >= first) for at, learnt in enumerate(out["assistant_masks"])]
+    return {"prompt": messages[:-1], "completion": messages[-1:]}, mask
+
+
 def main(folder):
     cases = []
     for kind in ["always", "first", "never", "llama-2", "bytes", "bytes-prefix"]:
@@ -135,12 +149,23 @@ def main(folder):
                 cases.append({"tokenizer": path, "line": line, "name": f"{kind} {name} {talk_name}", **wanted})
                 if bare:
                     cases.append({"tokenizer": bare, "line": line, "name": f"{kind} {name} {talk_name} without marks", **wanted})
+                if name == "fields":
+                    continue
+                same = [(sharegpt(line["messages"]), "ShareGPT", wanted)]
+                if line["messages"][-1]["role"] == "assistant" and len(line["messages"]) > 1:
+                    other, mask = trl(tokenizer, line["messages"], out)
+                    same.append((other, "TRL", document(tokenizer, out["input_ids"], mask)))
+                for other, form, wanted in same:
+                    for path_of, marks in [(path, "marks"), (bare, "no marks")]:
+                        if path_of:
+                            cases.append({"tokenizer": path_of, "line": other, "name": f"{kind} {name} {talk_name} {form} {marks}", **wanted})
         tokenizer, path = saved("none", None, "<s>", "</s>")
         for prompt, response in [("def add(a, b):", "\n    return a + b"), ("x =", " 1 + y"), ("foo", "bar baz"), ("Hi", "日本語")]:
             out = tokenizer(prompt + response, add_special_tokens=False, return_offsets_mapping=True)
             mask = [int(end > len(prompt)) for _, end in out["offset_mapping"]]
             wanted = document(tokenizer, out["input_ids"], mask)
-            cases.append({"tokenizer": path, "line": {"prompt": prompt, "response": response}, "name": f"{kind} {prompt!r} {response!r}", **wanted})
+            for key in ["response", "completion"]:
+                cases.append({"tokenizer": path, "line": {"prompt": prompt, key: response}, "name": f"{kind} {prompt!r} {key} {response!r}", **wanted})
     print(json.dumps(cases))
 
 

@@ -1,6 +1,7 @@
 //! Teachers: models loaded along with the student and stored logits give the same results, and a student approaches
 //! them.
 
+use crate::trainer::write_ids;
 use crate::truth;
 
 use std::path::{Path, PathBuf};
@@ -44,7 +45,9 @@ fn batch() -> Batch {
 /// The teachers' loss on a student of `parameters`, and the norm of its gradient.
 fn taught(settings: &distill::Settings, loss: &Loss, parameters: &Parameters) -> (f64, f64) {
     let (config, _) = student();
-    let teachers = Teachers::load(settings, config.vocab_size, 1, loss.temperature).unwrap().unwrap();
+    let data = settings.logits.first().map(|path| write_ids(path.parent().unwrap(), 2, 64));
+    let files: Vec<&PathBuf> = data.iter().collect();
+    let teachers = Teachers::load(settings, config.vocab_size, &files, loss.temperature).unwrap().unwrap();
     let batch = batch();
     let targets = teachers.targets(&batch).unwrap();
     let mut network = Network::new(&config, parameters, Estimator::default()).unwrap();
@@ -183,8 +186,9 @@ fn a_new_student_draws_near_to_its_teacher() {
 fn teachers_that_do_not_fit_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let vocab = student().0.vocab_size;
+    let data = write_ids(folder.path(), 2, 64);
     let refused = |settings: &distill::Settings, vocab: usize, files: usize, word: &str| {
-        let error = Teachers::load(settings, vocab, files, 2.0).err().expect(word).to_string();
+        let error = Teachers::load(settings, vocab, &vec![&data; files], 2.0).err().expect(word).to_string();
         assert!(error.contains(word), "{word}: {error}");
     };
     refused(&beside(&[(HEALTHY, 1.0)]), 1000, 1, "a student with 1000");
@@ -198,11 +202,22 @@ fn teachers_that_do_not_fit_are_refused() {
 
     let ids: Vec<u8> = (0..2 * 63 * 4).flat_map(|i| (i * 9i32).to_le_bytes()).collect();
     let path = write(folder.path(), &bytes, Some(&ids), vec![2, 63, 4]);
-    let teachers = Teachers::load(&stored(&path), vocab, 1, 2.0).unwrap().unwrap();
+    let teachers = Teachers::load(&stored(&path), vocab, &[&data], 2.0).unwrap().unwrap();
     let error = |batch: &Batch| teachers.targets(batch).err().unwrap().to_string();
     assert!(error(&batch()).contains("the vocabulary has"), "{}", error(&batch()));
     let (mut far, mut packed) = (batch(), batch());
     (far.sources, packed.sources) = (vec![Some((0, 2)), Some((0, 0))], vec![None, None]);
     assert!(error(&far).contains("sequence 2 of the data has 63"), "{}", error(&far));
     assert!(error(&packed).contains("ready-made"), "{}", error(&packed));
+    // What the headers say is found before the first step.
+    let refused = |data: &PathBuf, words: &[&str]| {
+        let error = Teachers::load(&stored(&path), vocab, &[data], 2.0).err().unwrap().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{words:?}: {error}");
+    };
+    let other = tempfile::tempdir().unwrap();
+    refused(&write_ids(other.path(), 3, 64), &["2 sequences of 63 positions", "has 3 of 63"]);
+    refused(&write_ids(other.path(), 2, 65), &["2 sequences of 63 positions", "has 2 of 64"]);
+    let text = other.path().join("a.txt");
+    std::fs::write(&text, "text").unwrap();
+    refused(&text, &["a.txt", "ready-made"]);
 }

@@ -207,6 +207,18 @@ pub enum QuantFault {
         /// What the others have, in words.
         others: String,
     },
+    /// Blocks of several sizes fit its scales and those of the others, and nothing says which.
+    Ambiguous {
+        /// The tensor.
+        part: String,
+        /// Its shape.
+        found: Vec<u64>,
+    },
+    /// Every code of its scales is the same, which no quantizer makes of scales that differ.
+    Uniform {
+        /// The tensor.
+        part: String,
+    },
     /// What says how it was quantized is not understood.
     State {
         /// The tensor or the key that says it.
@@ -246,6 +258,7 @@ impl QuantFault {
                 | QuantFault::Unexplained
                 | QuantFault::Beside { .. }
                 | QuantFault::Unused { .. }
+                | QuantFault::Ambiguous { .. }
         )
     }
 
@@ -311,6 +324,16 @@ impl fmt::Display for QuantFault {
                     "{} has shape {found:?}, where the other weights have {others}",
                     part.escape_debug()
                 )
+            }
+            QuantFault::Ambiguous { part, found } => {
+                write!(
+                    f,
+                    "{} has shape {found:?}, which several sizes of blocks have, and no configuration says which it is",
+                    part.escape_debug()
+                )
+            }
+            QuantFault::Uniform { part } => {
+                write!(f, "{} has the same code for every block", part.escape_debug())
             }
             QuantFault::Type { part, found } => {
                 write!(f, "{} has elements of {found}, which are not used so", part.escape_debug())

@@ -178,6 +178,19 @@ fn check_book(
     }
 }
 
+/// That the codes of nested scales at `at` are not all the same. They are of what scales differ by from their mean, the largest
+/// of which has the code at an end.
+fn check_differ(stored: &Stored<'_>, at: usize) -> Result<(), QuantFault> {
+    let tensor = stored.tensor(at);
+    let Ok(codes) = tensor.bytes() else { return Ok(()) };
+    match codes.as_ref() {
+        [first, others @ ..] if !others.is_empty() && others.iter().all(|code| code == first) => {
+            Err(QuantFault::Uniform { part: tensor.name.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn four_bits(stored: &Stored<'_>, at: usize, state_at: usize, code: Code) -> Found {
     let codes = stored.tensor(at);
     let own = |field: &str| format!("{}.{field}", codes.name);
@@ -229,6 +242,7 @@ fn four_bits(stored: &Stored<'_>, at: usize, state_at: usize, code: Code) -> Fou
                 return Err(QuantFault::Type { part, found });
             }
             check_book(stored, book, is_dynamic, "nested scales")?;
+            check_differ(stored, scale)?;
             parts.extend([(PartRole::Scale, nested), (PartRole::Codebook, book)]);
             Numbers::Nested { book: 5, scale: 4, block, offset }
         }

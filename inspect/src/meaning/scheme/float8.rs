@@ -1,7 +1,7 @@
 //! 8-bit floats with a scale for each block of rows and columns (DeepSeek, Qwen), each row, or the whole matrix. The
 //! scale multiplies, whatever it is called: <https://github.com/deepseek-ai/DeepSeek-V3/blob/main/inference/kernel.py>.
 
-use super::geometry::{Asked, GUESSED, Sizes, shared};
+use super::geometry::{self, Asked, GUESSED, Sizes, shared};
 use super::{Found, Stored, Weight};
 use crate::DType;
 use crate::quantized::form::{Form, Numbers, Packed, Value};
@@ -58,6 +58,29 @@ pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     Some(weight(stored, at, scale, name, code))
 }
 
+/// The rows and columns of the blocks of which the scale at `scale` has so many: those that the shapes of all such weights leave.
+fn blocks(stored: &Stored<'_>, scale: usize, counts: (usize, usize)) -> Result<(usize, usize), QuantFault> {
+    let found = *stored.float8_blocks.get_or_init(|| {
+        let tensors = stored.checkpoint.tensors.iter();
+        let own = tensors.filter(|tensor| code(tensor.dtype).is_some()).filter_map(|codes| {
+            let scale = stored.tensor(self::scale(stored, &codes.name)?);
+            let sizes = Sizes::flat(&codes.shape)?;
+            Some((sizes, geometry::counts(sizes, &scale.shape)?))
+        });
+        geometry::common_blocks(own, USUAL)
+    });
+    // Where there is one block along a side, any size will do.
+    let side = |found: Option<usize>, count: usize| found.or((count == 1).then_some(0));
+    match (side(found.0, counts.0), side(found.1, counts.1)) {
+        (Some(rows), Some(cols)) => Ok((rows, cols)),
+        _ => {
+            let tensor = stored.tensor(scale);
+            let found = tensor.shape.iter().map(|&d| d as u64).collect();
+            Err(QuantFault::Ambiguous { part: tensor.name.clone(), found })
+        }
+    }
+}
+
 fn weight(stored: &Stored<'_>, at: usize, scale: usize, name: String, code: Code) -> Found {
     let codes = stored.tensor(at);
     let sizes = Sizes::flat(&codes.shape).ok_or_else(|| QuantFault::shape(stored.tensor(scale), codes))?;
@@ -75,7 +98,13 @@ fn weight(stored: &Stored<'_>, at: usize, scale: usize, name: String, code: Code
         }
         said.push(Blocking::Group(32));
     }
-    let shared = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, Asked::of(&said, USUAL), codes)?;
+    let counts = geometry::counts(sizes, &stored.tensor(scale).shape).filter(|_| said.is_empty());
+    let usual = match counts {
+        Some(counts) => blocks(stored, scale, counts)?,
+        None => USUAL,
+    };
+    let shared = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, Asked::of(&said, usual), codes)?;
+    let is_implied = counts.is_some() && usual != USUAL;
     let code = match shared.blocking {
         Blocking::Group(32) if exponents && code == Code::E4m3 => Code::Mxfp8,
         _ => code,
@@ -100,6 +129,9 @@ fn weight(stored: &Stored<'_>, at: usize, scale: usize, name: String, code: Code
         kind: QuantType::new(maker(stored), code, shared.blocking),
         parts,
         form,
-        assumed: shared.guessed.then_some(GUESSED),
+        assumed: match shared.guessed {
+            true => Some(GUESSED),
+            false => is_implied.then_some(geometry::IMPLIED),
+        },
     })
 }

@@ -122,6 +122,62 @@ pub(super) fn in_words(said: &[Blocking]) -> String {
     said.iter().map(word).collect::<Vec<_>>().join(" or ")
 }
 
+/// What was assumed where blocks have a size that follows from shapes.
+pub(super) const IMPLIED: &str =
+    "no configuration says how large their blocks are; the size that fits all of them was assumed";
+
+/// The sizes of blocks, from and to, of which `size` elements have `count`; `None` if there are none.
+fn sizes_of(size: usize, count: usize) -> Option<(usize, usize)> {
+    let range = match count {
+        0 => return None,
+        // Of one block nothing is beyond the end.
+        1 => (size, usize::MAX),
+        count => (size.div_ceil(count), size.div_ceil(count - 1) - 1),
+    };
+    (range.0 <= range.1 && range.0 > 0).then_some(range)
+}
+
+/// The rows and columns of blocks of numbers that lie as `shape` says, of which a weight of `sizes` has some.
+pub(super) fn counts(sizes: Sizes, shape: &[usize]) -> Option<(usize, usize)> {
+    let counts = match *shape {
+        [slices, rows, cols] if slices == sizes.slices && slices > 1 => (rows, cols),
+        [rows, cols] | [rows, 1, cols, 1] if sizes.slices == 1 => (rows, cols),
+        _ => return None,
+    };
+    // A number for each row, or a part of one, is none of a block.
+    (counts.0 != sizes.rows && counts != (1, 1)).then_some(counts)
+}
+
+/// The rows and columns of blocks that all weights of `all` may have, with how many blocks each has: `usual`, or the only one of the
+/// roundest that fit. `None` where several are as good. Where none fits all, one weight has the numbers of another, and the rest
+/// are mostly of the `usual` ones.
+pub(super) fn common_blocks(
+    all: impl Iterator<Item = (Sizes, (usize, usize))>,
+    usual: (usize, usize),
+) -> (Option<usize>, Option<usize>) {
+    let mut ranges = [(1, usize::MAX); 2];
+    for (sizes, counts) in all {
+        let [rows, cols] =
+            [(sizes.rows, counts.0), (sizes.cols, counts.1)].map(|(size, n)| sizes_of(size, n));
+        let (Some(rows), Some(cols)) = (rows, cols) else { continue };
+        for (range, own) in ranges.iter_mut().zip([rows, cols]) {
+            *range = (range.0.max(own.0), range.1.min(own.1));
+        }
+    }
+    let only = |(from, to): (usize, usize), usual: usize| {
+        if (from..=to).contains(&usual) || to == usize::MAX || from > to {
+            return Some(usual);
+        }
+        let multiples = |step: usize| to / step - (from - 1) / step;
+        match [32, 16].into_iter().find(|&step| multiples(step) > 0) {
+            Some(step) => (multiples(step) == 1).then(|| to / step * step),
+            // Nobody has such blocks, unless they divide their matrices.
+            None => Some(0),
+        }
+    };
+    (only(ranges[0], usual.0), only(ranges[1], usual.1))
+}
+
 /// The size of blocks of which `size` elements have `count`, and whether others are as likely: `usual` if it is one, else
 /// one that divides them, else a power of two.
 fn block(size: usize, count: usize, usual: usize) -> Option<(usize, bool)> {

@@ -77,6 +77,8 @@ struct Stored<'c> {
     sorted: OnceCell<Vec<usize>>,
     /// Whether some 8-bit floats have scales beside them.
     float8_is_scaled: bool,
+    /// The rows and columns of their blocks, where the shapes of all of them leave one choice.
+    float8_blocks: OnceCell<(Option<usize>, Option<usize>)>,
 }
 
 impl<'c> Stored<'c> {
@@ -85,8 +87,8 @@ impl<'c> Stored<'c> {
         for (i, tensor) in checkpoint.tensors.iter().enumerate() {
             index.entry(tensor.name.as_str()).or_insert(i);
         }
-        let mut stored =
-            Stored { checkpoint, config, index, sorted: OnceCell::new(), float8_is_scaled: false };
+        let (sorted, float8_blocks) = Default::default();
+        let mut stored = Stored { checkpoint, config, index, sorted, float8_is_scaled: false, float8_blocks };
         let is_scaled = |tensor: &TensorInfo| {
             float8::code(tensor.dtype).is_some() && float8::scale(&stored, &tensor.name).is_some()
         };

@@ -115,6 +115,14 @@ impl Beside {
         })
     }
 
+    /// Whether these files say that no token has a role: by a null, and nothing else.
+    fn says_none(&self, role: &str) -> bool {
+        let key = format!("{role}_token");
+        let is_null = |file: &Json| file.get(&key).is_some_and(Json::is_null);
+        let nulls = [&self.tokenizer_config, &self.special_tokens].into_iter().any(is_null);
+        nulls && self.text(role).is_none() && self.ids(role).next().is_none()
+    }
+
     /// The ids of the tokens with a role, those of config.json first.
     fn ids(&self, role: &str) -> impl Iterator<Item = u64> {
         let key = format!("{role}_token_id");
@@ -176,7 +184,15 @@ impl Beside {
                 vocabulary.add(name, add);
             }
         }
-        own.iter().for_each(|(role, id)| vocabulary.give(*role, *id));
+        let none = ROLE_KEYS.iter().filter(|(_, name, _)| self.says_none(name)).map(|(role, ..)| *role);
+        vocabulary.none = none.filter(|role| vocabulary.role(*role).is_none()).collect();
+        if vocabulary.none.contains(&Role::Bos) {
+            vocabulary.add("bos", false);
+        }
+        // What a tokenizer does with text that it does not know is its own.
+        let is_own = |role: Role| role == Role::Unk || !vocabulary.none.contains(&role);
+        let own: Vec<(Role, Option<u64>)> = own.iter().copied().filter(|(role, _)| is_own(*role)).collect();
+        own.into_iter().for_each(|(role, id)| vocabulary.give(role, id));
         vocabulary.ends = self.ends();
         let mut guessed = Vec::new();
         // What no token stands for yet ends a text all the same, so none is guessed.
@@ -187,6 +203,7 @@ impl Beside {
                 matches!(kind, TokenType::Control | TokenType::Unknown | TokenType::UserDefined)
             };
             let found = texts.iter().find_map(|text| find(vocabulary, text).filter(special));
+            let found = found.filter(|_| !vocabulary.none.contains(&role));
             if let (Some(id), None) = (found, vocabulary.role(role)) {
                 let Token { text, .. } = &vocabulary.tokens[id as usize];
                 guessed.push((role, String::from_utf8_lossy(text).into_owned()));
@@ -198,7 +215,8 @@ impl Beside {
             vocabulary.warnings.push(Warning::GuessedRoles(guessed));
         }
         for role in [Role::Bos, Role::Eos] {
-            if vocabulary.role(role).is_none() {
+            let is_told = role == Role::Bos && vocabulary.none.contains(&role);
+            if vocabulary.role(role).is_none() && !is_told {
                 vocabulary.warnings.push(Warning::NoRole(role));
             }
         }

@@ -142,6 +142,8 @@ pub struct Vocabulary {
     pub merges: Option<Vec<String>>,
     /// Tokens with a role.
     pub roles: Vec<(Role, u32)>,
+    /// Roles that no token has, as files say.
+    pub none: Vec<Role>,
     /// Tokens that end a text, besides the one with that role.
     pub ends: Vec<u32>,
     /// SentencePiece's `precompiled_charsmap`, which says how text is normalized; empty if it is not.
@@ -271,6 +273,7 @@ impl Vocabulary {
             scored: scores.is_some(),
             merges,
             roles: Vec::new(),
+            none: Vec::new(),
             ends: ends::of_header(header),
             charsmap: charsmap.unwrap_or_default(),
             trims: keys.get(TRIMS_KEY).and_then(|v| v.as_bool()).unwrap_or(false),
@@ -310,6 +313,7 @@ impl Vocabulary {
             scored: false,
             merges: None,
             roles: Vec::new(),
+            none: Vec::new(),
             ends: Vec::new(),
             charsmap: Vec::new(),
             trims: false,
@@ -392,7 +396,8 @@ impl Vocabulary {
         }
         for (role, id) in [(Role::Unk, 0), (Role::Bos, 1), (Role::Eos, 2)] {
             let token = self.tokens.get(id as usize);
-            if token.is_some_and(|t| matches!(t.kind, TokenType::Unknown | TokenType::Control)) {
+            let is_special = token.is_some_and(|t| matches!(t.kind, TokenType::Unknown | TokenType::Control));
+            if is_special && !self.none.contains(&role) {
                 self.give(role, Some(id));
             }
         }

@@ -186,6 +186,7 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary> {
         scored: true,
         merges: None,
         roles: Vec::new(),
+        none: Vec::new(),
         ends: Vec::new(),
         charsmap: charsmap.to_vec(),
         trims: remove,

@@ -8,7 +8,7 @@ use super::{ROLE_KEYS, Role};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
-    /// No file says which tokens these roles have, so tokens with the usual texts were taken.
+    /// No file says which tokens have these roles, so tokens with the usual texts were taken.
     GuessedRoles(Vec<(Role, String)>),
     /// No token is known to begin a text ([`Role::Bos`]) or to end one ([`Role::Eos`]).
     NoRole(Role),
@@ -64,7 +64,7 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Warning::GuessedRoles(guessed) => {
-                f.write_str("no file next to the tokenizer says which tokens have special roles; assumed from their usual texts: ")?;
+                f.write_str("no file next to the tokenizer says which tokens these are; assumed from their usual texts: ")?;
                 for (i, (role, text)) in guessed.iter().enumerate() {
                     let comma = if i > 0 { ", " } else { "" };
                     write!(f, "{comma}{} {text}", ROLE_KEYS[*role as usize].1)?;
