@@ -45,9 +45,11 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
         keys.iter().find_map(|key| Some((*key, config.get(*key)?.as_u64().filter(|n| *n > 0)?)))
     };
     let weights = || network.record.tensors.iter().filter(|t| t.group == Group::Weights);
-    // An adapter holds none of what its base's configuration promises.
-    let is_adapter = weights().any(|t| matches!(t.role, Role::LoraA | Role::LoraB));
-    if is_adapter || weights().filter(|t| t.role.is_matrix()).count() < 4 {
+    // An adapter holds none of what its base's configuration promises. Some networks have factors of their own in a few
+    // layers.
+    let factors = weights().filter(|t| matches!(t.role, Role::LoraA | Role::LoraB)).count();
+    let matrices = weights().filter(|t| t.role == Role::Matrix).count();
+    if factors > 0 && factors >= matrices || weights().filter(|t| t.role.is_matrix()).count() < 4 {
         return Vec::new();
     }
     let mut found = Vec::new();
@@ -234,11 +236,16 @@ fn has_width<'r, W: Iterator<Item = &'r TensorRecord>>(
     }
     // A table of tokens is as wide as the network whose layers have norms of that width, unless the configuration says that
     // it is a factor.
-    let of_tokens = || tables().filter(|t| is_of_tokens(&t.name)).map(|t| t.shape[1]);
+    let tokens = TOKENS.iter().find_map(|key| config.get(*key)?.as_u64()).filter(|n| *n > 1);
+    let has_tokens = |t: &TensorRecord| is_of_tokens(&t.name) || tokens == Some(t.shape[0]);
+    let of_tokens = || tables().filter(|t| has_tokens(t)).map(|t| t.shape[1]);
     let of_layers = |width: u64| gains().filter(|t| is_numbered(&t.name)).any(|t| t.shape[0] == width);
     let factor = |width: u64| {
         config.iter().any(|(key, value)| {
-            key.contains("emb") && !WIDTH.contains(&key.as_str()) && value.as_u64() == Some(width)
+            key.contains("emb")
+                && !key.contains("position")
+                && !WIDTH.contains(&key.as_str())
+                && value.as_u64() == Some(width)
         })
     };
     if of_tokens().next().is_some()
