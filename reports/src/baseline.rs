@@ -112,7 +112,15 @@ impl<'b> Comparison<'b> {
 
     /// Tensors that the candidate no longer has.
     pub fn vanished(&self, policy: &Policy, findings: &mut Vec<Finding>) {
-        if policy.baseline.allow_missing || self.weights.is_empty() {
+        if policy.baseline.allow_missing {
+            return;
+        }
+        // Nothing was compared, which is no agreement.
+        if self.weights.is_empty() {
+            if !self.shared_names.is_empty() {
+                let message = "the baseline has no weights: is it the right file?";
+                findings.push(Finding::new(Rule::TensorVanished, message));
+            }
             return;
         }
         let gone: Vec<&Judged<'_>> =

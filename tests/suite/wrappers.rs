@@ -94,6 +94,11 @@ fn a_network_is_itself_under_every_wrapper() {
     program.run(&["verify", "plain.pt", "twice.pt"]).exits(1).says(&["of 0 compared"]);
     // Nothing agrees with nothing.
     program.run(&["verify", "nothing.pt", "nothing-else.pt"]).exits(1).says(&["nothing to compare"]);
+    program.run(&["diff", "nothing.pt", "nothing-else.pt", "--values-only"]).exits(1).says(&["no tensors"]);
+    program
+        .run(&["gate", "plain.pt", "--baseline", "nothing.pt"])
+        .exits(1)
+        .says(&["baseline has no weights"]);
     let found = program.run(&["gate", "moved.pt", "--baseline", "model.pt", "--max-shrink", "1"]).exits(0);
     assert!(!found.out().contains("vanished"));
     program
