@@ -98,7 +98,10 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         found.settings.clear();
         found.metadata.clear();
     }
-    let differs = if args.values_only { !found.has_same_values() } else { found.is_different() };
+    // Where only tensors are asked about and there are none, nothing agrees.
+    let is_nothing = found.tensors.is_empty() && (args.values_only || args.group.is_some());
+    let differs =
+        is_nothing || if args.values_only { !found.has_same_values() } else { found.is_different() };
     let text = match args.format {
         Format::Json => json(&found, args.all, differs)?,
         Format::Human => human(&found, args),

@@ -98,6 +98,9 @@ pub fn sentence(report: &Report) -> String {
     if report.agrees() {
         return format!("verified: {}, {agreeing}{skipped}", tensors(total));
     }
+    if report.tensors.is_empty() && report.missing.is_empty() && report.extra.is_empty() {
+        return format!("differs: there was nothing to compare{skipped}");
+    }
     let bad = [
         (report.failures().count(), "differ"),
         (report.missing.len(), "missing"),

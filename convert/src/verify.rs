@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use ckpt_inspect::meaning::architecture::{Role, STUDENT};
-use ckpt_inspect::meaning::{role, wrappers};
+use ckpt_inspect::meaning::{beginnings, role, wrappers};
 use ckpt_inspect::{Checkpoint, Format, Group, OpenOptions, TensorInfo, is_training_state};
 use serde::Serialize;
 
@@ -33,9 +33,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether every tensor is present and agrees.
+    /// Whether every tensor is present and agrees. Where nothing was compared, nothing does.
     pub fn agrees(&self) -> bool {
-        self.missing.is_empty() && self.extra.is_empty() && self.tensors.iter().all(|t| t.agrees)
+        !self.tensors.is_empty()
+            && self.missing.is_empty()
+            && self.extra.is_empty()
+            && self.tensors.iter().all(|t| t.agrees)
     }
 
     /// The pairs that do not agree.
@@ -49,7 +52,8 @@ impl Report {
 /// # Errors
 /// When a tensor cannot be read.
 pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
-    let (ours, theirs) = (weights(a), weights(b));
+    let (ours, mut theirs) = (weights(a), weights(b));
+    call_alike((a, &ours), (b, &mut theirs));
     let mut report = Report::default();
     let find = |map: &HashMap<&str, usize>, key: &str| {
         let tied =
@@ -123,6 +127,38 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
     let mut seen = HashSet::new();
     report.skipped.retain(|name| seen.insert(name.clone()));
     Ok(report)
+}
+
+/// Calls those weights of `theirs` as `ours` that nothing in `ours` is called like, where names match once they lose what
+/// either side's begin with.
+fn call_alike(
+    (a, ours): (&Checkpoint, &[(String, TensorInfo)]),
+    (b, theirs): (&Checkpoint, &mut [(String, TensorInfo)]),
+) {
+    let open = |own: &[(String, TensorInfo)], other: &[(String, TensorInfo)]| -> Vec<usize> {
+        let called: HashSet<&str> = other.iter().map(|(key, _)| key.as_str()).collect();
+        (0..own.len()).filter(|&i| !called.contains(own[i].0.as_str())).collect()
+    };
+    let (at_a, at_b) = (open(ours, theirs), open(theirs, ours));
+    let names = |at: &[usize], list: &[(String, TensorInfo)]| -> Vec<String> {
+        at.iter().map(|&i| list[i].0.clone()).collect()
+    };
+    let (names_a, names_b) = (names(&at_a, ours), names(&at_b, theirs));
+    let [names_a, names_b] =
+        [&names_a, &names_b].map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
+    let called = |c: &Checkpoint| {
+        let family = c.model.family();
+        move |name: &str| names::canonical_in(family, name).into_owned()
+    };
+    let (called_a, called_b) = (called(a), called(b));
+    let pairs = beginnings::matched(
+        &beginnings::Side { names: &names_a, canonical: &called_a },
+        &beginnings::Side { names: &names_b, canonical: &called_b },
+        &|i, j| ours[at_a[i]].1.shape == theirs[at_b[j]].1.shape,
+    );
+    for (i, j) in pairs {
+        theirs[at_b[j]].0.clone_from(&ours[at_a[i]].0);
+    }
 }
 
 fn has_data(tensor: &TensorInfo) -> bool {

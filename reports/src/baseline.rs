@@ -1,10 +1,10 @@
 //! Compares a checkpoint with a baseline that it must not be worse than.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ckpt_inspect::meaning::names::canonical;
 use ckpt_inspect::meaning::role::is_of_trainer;
-use ckpt_inspect::meaning::wrappers;
+use ckpt_inspect::meaning::{beginnings, wrappers};
 use ckpt_inspect::{CheckpointRecord, Group, TensorRecord, Verdict, without_state_dict};
 
 use crate::gate::{Finding, Judged, Rule, is_matrix, judge_all};
@@ -21,6 +21,8 @@ pub(crate) struct Comparison<'b> {
     by_shared_name: HashMap<String, Option<usize>>,
     /// The candidate's weights' names, and each without what wraps it.
     shared_names: HashMap<&'b str, String>,
+    /// By the candidate's name, where the two begin differently.
+    begun: HashMap<&'b str, usize>,
 }
 
 impl<'b> Comparison<'b> {
@@ -44,15 +46,46 @@ impl<'b> Comparison<'b> {
         }
         let names = candidate.tensors.iter().filter(|t| t.group == Group::Weights).map(|t| t.name.as_str());
         let shared_names = names.clone().zip(shared(names)).collect();
-        Comparison { weights, by_name, by_short_name, by_shared_name, shared_names }
+        let mut comparison = Comparison {
+            weights,
+            by_name,
+            by_short_name,
+            by_shared_name,
+            shared_names,
+            begun: HashMap::new(),
+        };
+        comparison.begun = comparison.beginnings(candidate);
+        comparison
+    }
+
+    /// The weights that have a counterpart only where the names of one side lose what they begin with.
+    fn beginnings(&self, candidate: &'b CheckpointRecord) -> HashMap<&'b str, usize> {
+        let of_candidate = || candidate.tensors.iter().filter(|t| t.group == Group::Weights);
+        let found: HashSet<usize> = of_candidate().filter_map(|t| self.called(&t.name)).collect();
+        let now: Vec<&TensorRecord> = of_candidate().filter(|t| self.called(&t.name).is_none()).collect();
+        let then: Vec<usize> = (0..self.weights.len()).filter(|i| !found.contains(i)).collect();
+        let names: Vec<&str> = now.iter().map(|t| t.name.as_str()).collect();
+        let before: Vec<&str> = then.iter().map(|&i| self.weights[i].0.tensor.name.as_str()).collect();
+        let canonical = |name: &str| canonical(name).into_owned();
+        let pairs = beginnings::matched(
+            &beginnings::Side { names: &names, canonical: &canonical },
+            &beginnings::Side { names: &before, canonical: &canonical },
+            &|i, j| now[i].shape == self.weights[then[j]].0.tensor.shape,
+        );
+        pairs.into_iter().map(|(i, j)| (now[i].name.as_str(), then[j])).collect()
+    }
+
+    /// Where the weight is that the candidate calls `name`.
+    fn called(&self, name: &str) -> Option<usize> {
+        let short = || self.by_short_name.get(without_state_dict(name)).copied().flatten();
+        let bare = || self.by_shared_name.get(self.shared_names.get(name)?).copied().flatten();
+        self.by_name.get(name).copied().or_else(bare).or_else(short)
     }
 
     /// Compares one tensor with its counterpart, if it has one.
     pub fn compare(&mut self, now: &Judged<'_>, policy: &Policy, findings: &mut Vec<Finding>) {
         let name = now.tensor.name.as_str();
-        let short = || self.by_short_name.get(without_state_dict(name)).copied().flatten();
-        let bare = || self.by_shared_name.get(self.shared_names.get(name)?).copied().flatten();
-        let Some(at) = self.by_name.get(name).copied().or_else(bare).or_else(short) else { return };
+        let Some(at) = self.called(name).or_else(|| self.begun.get(name).copied()) else { return };
         if now.tensor.group != Group::Weights {
             return;
         }
@@ -79,7 +112,15 @@ impl<'b> Comparison<'b> {
 
     /// Tensors that the candidate no longer has.
     pub fn vanished(&self, policy: &Policy, findings: &mut Vec<Finding>) {
-        if policy.baseline.allow_missing || self.weights.is_empty() {
+        if policy.baseline.allow_missing {
+            return;
+        }
+        // Nothing was compared, which is no agreement.
+        if self.weights.is_empty() {
+            if !self.shared_names.is_empty() {
+                let message = "the baseline has no weights: is it the right file?";
+                findings.push(Finding::new(Rule::TensorVanished, message));
+            }
             return;
         }
         let gone: Vec<&Judged<'_>> =

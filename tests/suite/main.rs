@@ -22,6 +22,7 @@ mod gate;
 mod infer;
 mod inspect;
 mod judged;
+mod judged_promises;
 mod layouts;
 mod library;
 mod names;

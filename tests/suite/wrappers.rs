@@ -33,9 +33,30 @@ save({"model": plain, "ema": moved}, "averaged")
 save(net, "whole")
 save({key.replace("encoder.", "encoder.module."): value for key, value in plain.items()}, "inside")
 save({"state_dict": {"model." + key: value for key, value in moved.items()}}, "moved")
+save({"netG": plain}, "dict")
+save([plain, {"epoch": 1}], "list")
+save({"student": under("module.backbone.")}, "student")
+save({"state_dict": under("net.backbone."), "epoch": 1}, "backbone")
+save({"netG": plain, "netD": {"0.weight": torch.randn(8, 8), "0.bias": torch.randn(8)}, "netG_ema": moved}, "several")
+save({"a": plain, "b": moved}, "twice")
+save({"step": 3}, "nothing")
+save({"lr": 0.1}, "nothing-else")
 "#;
 
-const SAME: [&str; 8] = ["model", "parallel", "lightning", "compiled", "both", "averaged", "whole", "inside"];
+const SAME: [&str; 12] = [
+    "model",
+    "parallel",
+    "lightning",
+    "compiled",
+    "both",
+    "averaged",
+    "whole",
+    "inside",
+    "dict",
+    "list",
+    "student",
+    "backbone",
+];
 
 #[test]
 fn a_network_is_itself_under_every_wrapper() {
@@ -64,6 +85,20 @@ fn a_network_is_itself_under_every_wrapper() {
         }
     }
     program.run(&["verify", "plain.pt", "moved.pt"]).exits(1).says(&["6 differ"]);
+    // Each of two files may begin in its own way.
+    program.run(&["verify", "list.pt", "dict.pt"]).exits(0).says(&["verified: 6 tensors"]);
+    // Of several networks, the one that it is.
+    let found = program.run(&["gate", "several.pt", "--baseline", "plain.pt"]);
+    assert!(!found.out().contains("vanished"), "{}", found.out());
+    // Of two that it may be, none is taken.
+    program.run(&["verify", "plain.pt", "twice.pt"]).exits(1).says(&["of 0 compared"]);
+    // Nothing agrees with nothing.
+    program.run(&["verify", "nothing.pt", "nothing-else.pt"]).exits(1).says(&["nothing to compare"]);
+    program.run(&["diff", "nothing.pt", "nothing-else.pt", "--values-only"]).exits(1).says(&["no tensors"]);
+    program
+        .run(&["gate", "plain.pt", "--baseline", "nothing.pt"])
+        .exits(1)
+        .says(&["baseline has no weights"]);
     let found = program.run(&["gate", "moved.pt", "--baseline", "model.pt", "--max-shrink", "1"]).exits(0);
     assert!(!found.out().contains("vanished"));
     program

@@ -252,11 +252,11 @@ pub enum Finding {
         /// The median of it in all layers.
         median: f64,
     },
-    /// A tensor has another shape than the same one in the other layers.
+    /// A tensor has another shape than the same one in the other layers, or than its bias.
     UnlikeShape {
         /// The tensor.
         name: String,
-        /// Theirs.
+        /// That one.
         usual: Vec<u64>,
         /// Its own.
         found: Vec<u64>,
@@ -495,7 +495,10 @@ impl fmt::Display for Finding {
                 write!(f, "gains of about {mean:.1e}, where other layers have {median:.1e}")
             }
             Finding::UnlikeShape { name, usual, found } => {
-                write!(f, "{name} has shape {found:?}, and other layers have {usual:?}")
+                write!(
+                    f,
+                    "{name} has shape {found:?}, and what stands beside it or in other layers asks for {usual:?}"
+                )
             }
             Finding::ImpossibleVariance { value } => write!(f, "a variance of {value:.1e}"),
             Finding::LargeRelativeStd { std, relative } => {

@@ -1,6 +1,7 @@
 //! From stored tensors to what they mean: which network they make up, and each one's part in it.
 
 pub mod architecture;
+pub mod beginnings;
 pub(crate) mod checkpoint;
 mod compose;
 mod config;

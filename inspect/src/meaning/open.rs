@@ -259,8 +259,12 @@ fn equal_names(tensors: &[TensorInfo]) -> Option<Notice> {
 
 fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
     ternary::settle_i2s(checkpoint, options.i2s_layout);
+    // What a trainer keeps is so too where its file is opened alone, unless a network is in it.
+    let is_state = companion::is_companion(&checkpoint.path)
+        && !companion::is_optimizer(&checkpoint.path)
+        && checkpoint.tensors.iter().all(|tensor| tensor.shape.len() < 2);
     for tensor in &mut checkpoint.tensors {
-        tensor.group = group::group(tensor);
+        tensor.group = if is_state { Group::Other } else { group::group(tensor) };
         check(tensor);
     }
     checkpoint.warnings.extend(equal_names(&checkpoint.tensors));

@@ -53,7 +53,7 @@ fn without(name: &str, is_before: impl Fn(&str) -> bool) -> Cow<'_, str> {
 }
 
 /// Whether `name` is wrapped as a copy that follows the network itself.
-fn is_average(name: &str) -> bool {
+pub(super) fn is_average(name: &str) -> bool {
     let wrapped = name.len() - unwrapped(name).len();
     name.split('.')
         .scan(0, |at, part| {

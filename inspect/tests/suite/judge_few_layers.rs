@@ -138,6 +138,36 @@ fn a_layer_left_out_in_the_middle_is_missed_at_any_depth() {
     }
 }
 
+/// Blocks of mobile networks are sequences in a sequence, whose parts have numbers alone.
+#[test]
+fn a_block_left_out_of_a_sequence_of_sequences_is_missed() {
+    let of = |numbers: &[u64]| {
+        let mut network = Network(Vec::new());
+        for &n in numbers {
+            for (part, shape) in
+                [("conv.0.0", &[96, 16, 1, 1][..]), ("conv.1.0", &[96, 1, 3, 3]), ("conv.2", &[16, 96, 1, 1])]
+            {
+                let at = format!("features.{n}.{part}");
+                let size: usize = shape.iter().product();
+                network.add(&format!("{at}.weight"), shape, random(size, 0.1, 31 * n + size as u64));
+                let (inner, last) = at.rsplit_once('.').unwrap();
+                let norm = format!("{inner}.{}", last.parse::<u64>().unwrap() + 1);
+                let gains = random(shape[0], 0.05, 37 * n).iter().map(|x| 1.0 + x).collect();
+                network.add(&format!("{norm}.weight"), &[shape[0]], gains);
+                network.add(&format!("{norm}.bias"), &[shape[0]], random(shape[0], 0.05, 41 * n + 1));
+            }
+        }
+        missing(&network)
+    };
+    let all: Vec<u64> = (1..14).collect();
+    assert_eq!(of(&all), [""; 0]);
+    let without = |gone: &[u64]| all.iter().copied().filter(|n| !gone.contains(n)).collect::<Vec<_>>();
+    assert_eq!(of(&without(&[7])), ["features.7"]);
+    // Pools stand between blocks, too.
+    assert_eq!(of(&without(&[4, 9])), [""; 0]);
+    assert_eq!(of(&[1, 2, 4, 5]), [""; 0]);
+}
+
 #[test]
 fn how_deep_a_stage_is_is_its_own() {
     for depths in [&[2, 1, 2][..], &[3, 2, 3], &[2, 2, 1, 2]] {
@@ -165,6 +195,75 @@ fn a_transposed_matrix_shows_between_two_layers() {
     tensor.1 = vec![64, 128];
     let record = network.judged();
     assert!(matches!(&record.findings[..], [Finding::UnlikeShape { .. }]), "{:?}", record.findings);
+}
+
+/// The matrix of a first, last or only layer that has rows for columns is told by the other layers, or by the biases of what
+/// stands beside it.
+#[test]
+fn a_transposed_matrix_shows_at_the_ends() {
+    let turn = |network: &mut Network, name: &str| {
+        let tensor = network.0.iter_mut().find(|(n, ..)| n == name).unwrap();
+        tensor.1.reverse();
+    };
+    let told = |network: &Network| -> Vec<String> {
+        let name = |f: &Finding| match f {
+            Finding::UnlikeShape { name, .. } => Some(name.clone()),
+            _ => None,
+        };
+        network.judged().findings.iter().filter_map(name).collect()
+    };
+    for (layers, at) in [(2, 1), (3, 0), (3, 2), (6, 5)] {
+        let name = format!("model.layers.{at}.mlp.up_proj.weight");
+        let mut network = of_layers(layers);
+        turn(&mut network, &name);
+        assert_eq!(told(&network), [name]);
+    }
+    for layers in 1..3 {
+        let mut network = of_layers(layers);
+        for layer in 0..layers {
+            for (part, rows) in [
+                ("self_attn.q_proj", 64),
+                ("mlp.up_proj", 128),
+                ("mlp.down_proj", 64),
+                ("mlp.gate_proj", 128),
+            ] {
+                let at = format!("model.layers.{layer}.{part}");
+                if part == "mlp.gate_proj" {
+                    network.add(&format!("{at}.weight"), &[128, 64], random(128 * 64, 0.02, 900 + layer));
+                }
+                network.add(&format!("{at}.bias"), &[rows], random(rows, 0.02, 800 + layer));
+            }
+        }
+        assert_eq!(told(&network), [""; 0]);
+        let name = "model.layers.0.mlp.up_proj.weight";
+        turn(&mut network, name);
+        assert_eq!(told(&network), [name]);
+    }
+}
+
+/// A recurrent layer's matrix of 32 columns of which one direction is left, and one that is empty.
+#[test]
+fn small_matrices_of_recurrent_layers_are_judged_too() {
+    let of = || {
+        let mut network = Network(Vec::new());
+        for layer in 0..3 {
+            for (i, field) in ["weight_ih", "weight_hh"].iter().enumerate() {
+                let values = random(96 * 32, 0.06, 7 * layer + i as u64);
+                network.add(&format!("convs.{layer}.rnn.{field}"), &[96, 32], values);
+            }
+        }
+        network
+    };
+    assert_healthy(&of());
+    let name = "convs.1.rnn.weight_hh";
+    let mut network = of();
+    *network.get(name) = with_common(96, 32, 0.1, 1e-5);
+    let is = |f: &Finding| matches!(f, Finding::OneDirection { .. });
+    assert_found(&network.judged(), name, Verdict::Dead, is);
+    let mut network = of();
+    let tensor = network.0.iter_mut().find(|(n, ..)| n == name).unwrap();
+    (tensor.1, tensor.2) = (vec![0], Vec::new());
+    assert_found(&network.judged(), name, Verdict::Corrupt, |f| matches!(f, Finding::Empty));
 }
 
 /// Rows that have one direction in common, of this size, beside what each has of its own.

@@ -26,12 +26,23 @@ torch.save(scheduler.state_dict(), folder / "scheduler.pt")
 torch.save(torch.amp.GradScaler("cpu", enabled=False).state_dict(), folder / "scaler.pt")
 torch.save({"python": (3, (1, 2), None), "cpu": torch.get_rng_state(), "cuda": torch.get_rng_state()}, folder / "rng_state.pth")
 torch.save(argparse.Namespace(learning_rate=1e-3, output_dir="out"), folder / "training_args.bin")
+# On a device the scale is a tensor, and infinite once nothing was finite.
+torch.save({"scale": torch.tensor(float("inf")), "growth_factor": 2.0, "_growth_tracker": torch.tensor(0)}, folder / "scaler_1.pt")
+torch.save({"best": torch.full((3,), float("inf"))}, folder / "custom_checkpoint_0.pkl")
 bad = optimizer.state_dict()
 bad["state"][0]["exp_avg_sq"][1, 2] = float("nan")
 torch.save(bad, folder / "nan.bin")
 "#;
 
-const FILES: [&str; 5] = ["optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "training_args.bin"];
+const FILES: [&str; 7] = [
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+    "scaler_1.pt",
+    "custom_checkpoint_0.pkl",
+    "rng_state.pth",
+    "training_args.bin",
+];
 
 /// The folder, and beside it the same optimizer's state with a NaN.
 fn trained() -> Option<(tempfile::TempDir, PathBuf, PathBuf)> {
@@ -78,15 +89,18 @@ fn companions_that_are_named_one_by_one_pass_and_are_told() {
     for file in FILES {
         gate_in(&folder, &[file]).exits(0).says(&["passed", "only a trainer's files"]);
     }
-    gate_in(&folder, &[&FILES[..], &["model.safetensors"]].concat()).exits(0).says(&["6 checkpoints passed"]);
+    gate_in(&folder, &[&FILES[..], &["model.safetensors"]].concat()).exits(0).says(&["8 checkpoints passed"]);
     std::fs::copy(&nan, folder.join("optimizer.pt")).unwrap();
     gate_in(&folder, &["optimizer.pt"]).exits(1).says(&["state.0.exp_avg_sq", "NaN"]);
     let bytes = std::fs::read(&nan).unwrap();
     std::fs::write(folder.join("optimizer.pt"), &bytes[..bytes.len() * 2 / 3]).unwrap();
     gate_in(&folder, &["optimizer.pt"]).exits(3);
-    // Not by its name, and nothing to judge.
+    // Not by its name, and nothing to judge; what a pickle is that is skipped beside a model too.
     std::fs::copy(folder.join("scheduler.pt"), folder.join("net.pt")).unwrap();
-    gate_in(&folder, &["net.pt"]).exits(1).says(&["nothing-judged"]);
+    std::fs::write(folder.join("vocab.pkl"), pickle(2, &dict(&[("word", int(7))]))).unwrap();
+    for file in ["net.pt", "vocab.pkl"] {
+        gate_in(&folder, &[file]).exits(1).says(&["nothing-judged"]);
+    }
 }
 
 /// Archives and pickles hold anything; those without a tensor are told and cost nothing.

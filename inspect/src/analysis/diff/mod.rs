@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
 pub use crate::meaning::elements::RowOrder;
-use crate::meaning::{StateDicts, wrappers};
+use crate::meaning::{StateDicts, beginnings, wrappers};
 use crate::optimizer::PARAM_GROUPS;
 use crate::tensor::TensorInfo;
 use crate::{DType, Format, Group, path_text, without_state_dict};
@@ -325,6 +325,23 @@ fn pairs<'t>(a: &'t Checkpoint, b: &'t Checkpoint, options: Options<'_>) -> Vec<
             partner[i] = Some(*at);
         }
     }
+    // What nobody knows as a wrapper is one where names match without it.
+    let rest = |list: &[&'t TensorInfo], free: &dyn Fn(usize) -> bool| -> (Vec<usize>, Vec<&'t str>) {
+        let open = list.iter().enumerate().filter(|(i, t)| t.group == Group::Weights && free(*i));
+        open.map(|(i, t)| (i, t.name.as_str())).unzip()
+    };
+    let (at_left, names_left) = rest(&left, &|i| partner[i].is_none());
+    let (at_right, names_right) = rest(&right, &|i| !taken[i]);
+    let begun = beginnings::matched(
+        &beginnings::Side { names: &names_left, canonical: options.canonical },
+        &beginnings::Side { names: &names_right, canonical: options.canonical },
+        &|i, j| left[at_left[i]].shape == right[at_right[j]].shape,
+    );
+    let begun: HashMap<usize, usize> = begun.into_iter().map(|(i, j)| (at_left[i], at_right[j])).collect();
+    for (&i, &at) in &begun {
+        taken[at] = true;
+        partner[i] = Some(at);
+    }
     // Moments are kept under the number of their weight, or under its name.
     let (states_a, states_b) = (moments::States::of(a), moments::States::of(b));
     let of_weights = |list: &[&TensorInfo], states: &moments::States, free: &dyn Fn(usize) -> bool| {
@@ -352,7 +369,13 @@ fn pairs<'t>(a: &'t Checkpoint, b: &'t Checkpoint, options: Options<'_>) -> Vec<
             bare(a)
         }
     };
-    let matched = left.iter().zip(partner).map(|(t, at)| match at.map(|at| right[at]) {
+    let matched = left.iter().zip(partner).enumerate().map(|(i, (t, at))| match at.map(|at| right[at]) {
+        // The shorter name is the one that begins with less.
+        Some(other) if begun.contains_key(&i) => {
+            let names = [dicts_a.own(&t.name), dicts_b.own(&other.name)];
+            let shorter = names.into_iter().min_by_key(|name| name.len()).unwrap_or(&t.name);
+            (shorter.to_string(), Some(*t), Some(other))
+        }
         Some(other) => (both(t, other), Some(*t), Some(other)),
         None => (dicts_a.own(&t.name).to_string(), Some(*t), None),
     });

@@ -20,7 +20,7 @@ fn check(network: &Network<'_>, found: Tell<'_>) {
     let tensors = &network.record.tensors;
     let empty = |&i: &usize| {
         let t = &tensors[i];
-        t.group == Group::Weights && t.shape.contains(&0) && is_field(&t.name)
+        t.group == Group::Weights && t.shape.contains(&0) && (is_field(&t.name) || is_called_weight(&t.name))
     };
     let mut masked: Option<HashSet<&str>> = None;
     for i in (0..tensors.len()).filter(empty) {
@@ -32,4 +32,10 @@ fn check(network: &Network<'_>, found: Tell<'_>) {
             found(i, Ruling::new(Verdict::Corrupt, Finding::Empty));
         }
     }
+}
+
+/// Whether the last part of `name` has the word for a weight or a bias in it, as `weight_ih_l0` and `in_proj_weight` do.
+fn is_called_weight(name: &str) -> bool {
+    let own = name.rsplit('.').next().unwrap_or(name);
+    own.split('_').any(|word| matches!(word, "weight" | "bias"))
 }

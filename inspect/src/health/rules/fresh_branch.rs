@@ -36,6 +36,10 @@ fn check(network: &Network<'_>, found: Tell<'_>) {
 
 fn begins_at_zero(network: &Network<'_>, i: usize) -> bool {
     let trained = network.trained();
+    // Who lets a last layer begin at zero does not leave its bias as it was drawn.
+    if network.tensor(i).role == Role::Head && network.has_drawn_bias(network.tensor(i)) {
+        return false;
+    }
     let everywhere = network.siblings(i).is_none_or(|siblings| siblings.alive == 0);
     if trained == Some(true) || !everywhere {
         return false;

@@ -14,6 +14,9 @@ const MANY: usize = 4;
 /// Weights of blocks of which two are enough.
 const WEIGHTS_OF_TWO: usize = 8;
 
+/// Children of a sequence that show that none is without weights.
+const LONG: usize = 8;
+
 /// Blocks called alike but for a number.
 struct List<'n> {
     /// Their names before the number.
@@ -61,14 +64,18 @@ impl List<'_> {
         let (one, other) = (&self.blocks[&(gap - 1)], self.blocks.get(&(gap + 1))?);
         let like = self.blocks.values().filter(|block| alike(block, one)).count();
         let all_alike = like == self.blocks.len();
-        let is_layer = is_layer(one) && alike(one, other) && 4 * like >= 3 * self.blocks.len();
+        let is_layer = (is_layer(one) || is_block_of_sequences(one))
+            && alike(one, other)
+            && 4 * like >= 3 * self.blocks.len();
         let known = match self.blocks.len() {
             MANY.. => all_alike || one == other,
             _ if self.in_word => false,
             3 => one == other,
             _ => one == other && one.len() >= WEIGHTS_OF_TWO && self.is_of_layers() && normalizes(one),
         };
-        (is_layer && known && !SEQUENCES.contains(&self.own())).then_some(gap)
+        // A long sequence of which all else has weights, between blocks of the same shapes.
+        let of_blocks = self.blocks.len() >= LONG && one == other && one.len() >= WEIGHTS_OF_TWO;
+        (is_layer && known && (of_blocks || !SEQUENCES.contains(&self.own()))).then_some(gap)
     }
 
     /// What it is called.
@@ -91,6 +98,13 @@ fn is_layer(block: &Shapes<'_>) -> bool {
         !own.is_empty() && !own.bytes().all(|b| b.is_ascii_digit())
     });
     block.len() >= WEIGHTS && named.count() > 1
+}
+
+/// Whether a block is made of sequences, whose modules have numbers alone: `conv.0.0`, `conv.0.1`, `conv.1`.
+fn is_block_of_sequences(block: &Shapes<'_>) -> bool {
+    let modules: BTreeSet<&str> = block.keys().map(|after| module(after)).collect();
+    let nested = modules.iter().any(|module| module.matches('.').count() >= 2);
+    block.len() >= WEIGHTS_OF_TWO && modules.len() > 2 && nested
 }
 
 /// Whether a block has a normalization: what maps a signal to itself and back, with something of no weights between, has none.

@@ -252,7 +252,7 @@ fn component(name: &str) -> &str {
 }
 
 /// A name before its first number, that number, and what follows.
-fn numbered(name: &str) -> Option<(&str, u64, &str)> {
+pub(super) fn numbered(name: &str) -> Option<(&str, u64, &str)> {
     let mut at = 0;
     for part in name.split('.') {
         if part.bytes().all(|b| b.is_ascii_digit())

@@ -11,6 +11,8 @@ const FEW: u64 = 4;
 /// Fewer rows, or columns, are no evidence.
 const ROWS: u64 = 24;
 const COLUMNS: u64 = 48;
+/// The same where the rows of a matrix have nothing at all beside one direction.
+const COLUMNS_OF_ONE: u64 = 24;
 /// The same of a table of which hardly anything is left beside that direction.
 const COLUMNS_OF_TABLE: u64 = 16;
 /// What is left of a table's rows where they have no more than drawn them together: std, and its share of the root mean
@@ -36,7 +38,8 @@ pub(super) const RULE: Rule = Rule {
         let one = effective < ONE
             && cols >= least
             && (matrix.role() == Role::Matrix || !keeps_rows_apart(matrix, effective));
-        (one || (rank <= FEW && cols >= COLUMNS)).then(|| {
+        let nothing_else = rank == 1 && matrix.role() == Role::Matrix && cols >= COLUMNS_OF_ONE;
+        (one || nothing_else || (rank <= FEW && cols >= COLUMNS)).then(|| {
             Ruling::new(
                 Verdict::Dead,
                 Finding::OneDirection { effective, rank, rows: structure.compared_rows },

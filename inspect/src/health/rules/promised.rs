@@ -45,9 +45,11 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
         keys.iter().find_map(|key| Some((*key, config.get(*key)?.as_u64().filter(|n| *n > 0)?)))
     };
     let weights = || network.record.tensors.iter().filter(|t| t.group == Group::Weights);
-    // An adapter holds none of what its base's configuration promises.
-    let is_adapter = weights().any(|t| matches!(t.role, Role::LoraA | Role::LoraB));
-    if is_adapter || weights().filter(|t| t.role.is_matrix()).count() < 4 {
+    // An adapter holds none of what its base's configuration promises. Some networks have factors of their own in a few
+    // layers.
+    let factors = weights().filter(|t| matches!(t.role, Role::LoraA | Role::LoraB)).count();
+    let matrices = weights().filter(|t| t.role == Role::Matrix).count();
+    if factors > 0 && factors >= matrices || weights().filter(|t| t.role.is_matrix()).count() < 4 {
         return Vec::new();
     }
     let mut found = Vec::new();
@@ -112,10 +114,14 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
         && network.record.tensors.iter().all(|t| t.role != Role::Codes)
         && !has_width(weights, &layered, &config, promised)
     {
-        let of_tokens = weights().find(|t| t.role == Role::Embedding && is_of_tokens(&t.name));
-        let there = match of_tokens.and_then(|t| t.shape.get(1)) {
-            Some(width) if *width != promised => *width,
-            _ => usual_width(weights().map(|t| &t.shape[..])),
+        let of_tokens = weights().find(|t| has_tokens(t, &config));
+        let gains = || weights().filter(|t| t.role == Role::NormGain).map(|t| &t.shape[..]);
+        let there = match of_tokens.map(|t| t.shape[1]) {
+            Some(width) if width != promised => width,
+            _ => match usual_width(gains()) {
+                0 => usual_width(weights().map(|t| &t.shape[..])),
+                width => width,
+            },
         };
         if there != promised {
             missed(key, promised, there);
@@ -218,6 +224,14 @@ fn description(network: &Network<'_>) -> Map<String, Value> {
     }
 }
 
+/// Whether a table has a row for each token: by its name, or by the number of its rows.
+fn has_tokens(table: &TensorRecord, config: &Map<String, Value>) -> bool {
+    let promised = || TOKENS.iter().find_map(|key| config.get(*key)?.as_u64()).filter(|n| *n > 1);
+    table.role == Role::Embedding
+        && table.shape.len() == 2
+        && (is_of_tokens(&table.name) || promised() == Some(table.shape[0]))
+}
+
 /// Whether the width that is promised shows: in tables of tokens, or in vectors of the layers where there are layers with
 /// norms, and anywhere, also as a part, where there are none.
 fn has_width<'r, W: Iterator<Item = &'r TensorRecord>>(
@@ -234,11 +248,14 @@ fn has_width<'r, W: Iterator<Item = &'r TensorRecord>>(
     }
     // A table of tokens is as wide as the network whose layers have norms of that width, unless the configuration says that
     // it is a factor.
-    let of_tokens = || tables().filter(|t| is_of_tokens(&t.name)).map(|t| t.shape[1]);
+    let of_tokens = || tables().filter(|t| has_tokens(t, config)).map(|t| t.shape[1]);
     let of_layers = |width: u64| gains().filter(|t| is_numbered(&t.name)).any(|t| t.shape[0] == width);
     let factor = |width: u64| {
         config.iter().any(|(key, value)| {
-            key.contains("emb") && !WIDTH.contains(&key.as_str()) && value.as_u64() == Some(width)
+            key.contains("emb")
+                && !key.contains("position")
+                && !WIDTH.contains(&key.as_str())
+                && value.as_u64() == Some(width)
         })
     };
     if of_tokens().next().is_some()

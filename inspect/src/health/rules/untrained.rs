@@ -37,8 +37,14 @@ fn begins_at_zero(matrix: &Matrix<'_>) -> bool {
         Role::LoraB => true,
         Role::Positional => !is_table_of_places(name) || !trained(),
         Role::Codebook => !matrix.among.is_some_and(alone) || is_not_filled_yet(matrix),
+        Role::Head if is_beside_drawn(matrix) => false,
         _ => named && !matrix.among.is_some_and(alone) && !(is_last_of_all(name) && trained()),
     }
+}
+
+/// Whether a last layer has a bias that was drawn, and was not zero itself then.
+fn is_beside_drawn(matrix: &Matrix<'_>) -> bool {
+    matrix.among.is_some_and(|(network, _)| network.has_drawn_bias(matrix.tensor))
 }
 
 /// Whether a codebook waits for the vectors that it begins with.
