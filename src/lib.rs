@@ -159,6 +159,12 @@ pub fn run<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exit
     cli.color.apply();
     #[cfg(feature = "remote")]
     read_remote_files();
+    // What the browser shows is looked at again after a while.
+    #[cfg(feature = "browse")]
+    let goes_on = matches!(cli.command, Command::Browse(_));
+    #[cfg(not(feature = "browse"))]
+    let goes_on = false;
+    let _command = (!goes_on).then(ckpt_inspect::stored::Command::begin);
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
         #[cfg(feature = "browse")]

@@ -119,6 +119,15 @@ pub fn spare<'p>(
     }
 }
 
+/// Notes which keys of a bucket are not looked at, since they can be no paths.
+fn tell_left_out(keys: &[String]) {
+    if let [first, more @ ..] = keys {
+        let first = terminal::path(Path::new(first));
+        let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+        terminal::note(&format!("left out, since such keys can be no paths: {first}{more}"));
+    }
+}
+
 /// A path that was found, or an argument that matched none and why.
 pub type Found = Result<PathBuf, (PathBuf, Error)>;
 
@@ -145,8 +154,9 @@ pub fn expand<I: Eq + Hash>(
             match list(&path) {
                 Ok(listed) if listed.is_empty() => found.push(Err((path.clone(), nothing(&path)))),
                 Ok(listed) => found.extend(listed.into_iter().map(Ok)),
-                Err(error) => found.push(Err((path, error))),
+                Err(error) => found.push(Err((path.clone(), error))),
             }
+            tell_left_out(&stored::left_out(&path));
         }
     }
     let mut seen = HashSet::new();

@@ -29,7 +29,7 @@ impl Drop for Server {
 }
 
 /// A port that was free just now.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.local_addr().unwrap().port()
 }
@@ -230,6 +230,16 @@ impl S3 {
                 self.send(&format!("/{bucket}/{at}"), &std::fs::read(&path).unwrap());
             }
         }
+    }
+
+    /// Puts `body` at `key` of a bucket, as it is written in a URL. Where buckets are folders, there are no keys but paths.
+    pub fn put(&self, bucket: &str, key: &str, body: &[u8]) {
+        self.send(&format!("/{bucket}/{key}"), body);
+    }
+
+    /// Whether any key can be put, and not only paths.
+    pub fn takes_any_key(&self) -> bool {
+        self.folder.is_none()
     }
 
     fn send(&self, path: &str, body: &[u8]) {

@@ -19,10 +19,31 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync {
     /// What lies directly in the folder `key`; `None` where such a place cannot tell.
     fn list<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<(String, Stat)>>>;
 
+    /// What lies in the folder `key` and all folders below it, at most `most` files, by paths from there; `None` where such a
+    /// place cannot tell.
+    fn list_below<'a>(&'a self, key: &'a str, most: usize) -> Answer<'a, Option<Below>> {
+        let _ = (key, most);
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// What was found at or below the folder `key` and can be no path.
+    fn left_out(&self, key: &str) -> Vec<String> {
+        let _ = key;
+        Vec::new()
+    }
+
     /// Whether one request lists all that there is, so that asking for single files is never cheaper.
     fn lists_whole(&self) -> bool {
         false
     }
+}
+
+/// The files below a folder.
+#[derive(Debug)]
+pub(crate) struct Below {
+    pub files: Vec<(String, Stat)>,
+    /// Whether these are all.
+    pub whole: bool,
 }
 
 /// A part of a file.

@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ckpt_inspect::stored::Stat;
+use futures_util::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ClientOptions, Error, GetOptions, GetRange, ObjectStore, ObjectStoreScheme, RetryConfig};
+use object_store::{ClientOptions, Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
 use crate::Scheme;
-use crate::backend::{Answer, Backend, Piece, entity_tag, nothing_there, root_cause, site, unreachable};
+use crate::backend::{Answer, Backend, Below, Piece, entity_tag, nothing_there, root_cause, site, unreachable};
+use crate::names::{Connector, LeftOut};
 use crate::profile::{self, Owner, is_machine_of};
 use crate::store::Remote;
+use crate::trust;
 
 pub(crate) const SCHEME: Scheme = Scheme {
     names: &["s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss"],
@@ -24,6 +27,9 @@ pub(crate) const SCHEME: Scheme = Scheme {
     split: site,
     connect,
 };
+
+/// How long nothing may come.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// One of the clouds.
 #[derive(Debug)]
@@ -95,6 +101,7 @@ static MICROSOFT: Cloud = Cloud {
 struct Bucket {
     cloud: &'static Cloud,
     store: Box<dyn ObjectStore>,
+    left_out: LeftOut,
 }
 
 impl fmt::Debug for Bucket {
@@ -121,9 +128,15 @@ fn connect(remote: &Remote, bucket: &str) -> io::Result<Arc<dyn Backend>> {
     let options = options(remote, cloud, &url)?;
     let retry =
         RetryConfig { max_retries: 4, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() };
-    let built = build(cloud, &url, &options, retry);
+    let left_out = LeftOut::default();
+    let client = remote.http().http1_only().read_timeout(SILENCE).https_only(true).build();
+    let connector = || Connector {
+        client: client.as_ref().map_or_else(|_| remote.client.clone(), Clone::clone),
+        left_out: left_out.clone(),
+    };
+    let built = build(cloud, &url, &options, retry, connector);
     let store = built.map_err(|error| cloud.explained(error))?;
-    Ok(Arc::new(Bucket { cloud, store }))
+    Ok(Arc::new(Bucket { cloud, store, left_out }))
 }
 
 /// The store of `bucket`, with `options` by the names of environment variables.
@@ -132,6 +145,7 @@ fn build(
     bucket: &Url,
     options: &HashMap<String, String>,
     retry: RetryConfig,
+    connector: impl Fn() -> Connector,
 ) -> object_store::Result<Box<dyn ObjectStore>> {
     let client = || {
         let plain = options.get("aws_endpoint_url").or(options.get("azure_storage_endpoint"));
@@ -140,13 +154,16 @@ fn build(
         ClientOptions::new()
             .with_timeout_disabled()
             .with_connect_timeout(Duration::from_secs(10))
-            .with_read_timeout(Duration::from_secs(60))
+            .with_read_timeout(SILENCE)
             .with_allow_http(plain)
     };
     macro_rules! built {
         ($builder:ty) => {{
-            let new =
-                <$builder>::new().with_url(bucket.as_str()).with_client_options(client()).with_retry(retry);
+            let new = <$builder>::new()
+                .with_url(bucket.as_str())
+                .with_client_options(client())
+                .with_retry(retry)
+                .with_http_connector(connector());
             let builder = options.iter().fold(new, |builder, (name, value)| match name.parse() {
                 Ok(key) => builder.with_config(key, value),
                 Err(_) => builder,
@@ -238,6 +255,9 @@ impl Cloud {
     /// `error` in words for who has to do something about it.
     fn explained(&self, error: Error) -> io::Error {
         let Cloud { name, hint, .. } = self;
+        if let Some(why) = trust::refusal(&error) {
+            return unreachable(format!("{name} cannot be asked: {why}"));
+        }
         match &error {
             Error::NotFound { .. } => nothing_there(),
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
@@ -249,13 +269,21 @@ impl Cloud {
                 let cause = root_cause(&error);
                 let (status, body) = cause.split_once(": <").unwrap_or((&cause, ""));
                 let code = body.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
-                let code = code.map_or_else(String::new, |(code, _)| format!(" ({code})"));
+                let code = code.map(|(code, _)| code);
+                if code.is_some_and(|code| NO_BUCKET.contains(&code)) {
+                    let what = "the bucket or container does not exist; is its name right, and the server or account?";
+                    return io::Error::new(io::ErrorKind::NotFound, what);
+                }
+                let code = code.map_or_else(String::new, |code| format!(" ({code})"));
                 let text = format!("{name} gives no answer: {status}{code}; {hint}");
                 if is_of_the_network(&error) { unreachable(text) } else { io::Error::other(text) }
             }
         }
     }
 }
+
+/// What a server calls it when there is no such bucket or container.
+const NO_BUCKET: [&str; 2] = ["NoSuchBucket", "ContainerNotFound"];
 
 /// Whether no answer came at all.
 fn is_of_the_network(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -295,17 +323,33 @@ impl Bucket {
             .common_prefixes
             .iter()
             .filter_map(|path| Some((path.filename()?.to_string(), Stat::folder())));
-        let files = found.objects.iter().filter_map(|object| {
-            let version = object.e_tag.as_deref().map(entity_tag);
-            Some((object.location.filename()?.to_string(), Stat::file(object.size, version)))
-        });
-        // Some programs mark a folder by an empty file of its name.
-        let files: Vec<(String, Stat)> = files.collect();
-        let folders =
-            folders.filter(|(name, _)| !files.iter().any(|(file, stat)| file == name && stat.bytes > 0));
-        let folders: Vec<(String, Stat)> = folders.collect();
-        Ok(files.into_iter().chain(folders).collect())
+        let files = found
+            .objects
+            .iter()
+            .filter_map(|object| Some((object.location.filename()?.to_string(), stat(object))));
+        Ok(files.chain(folders).collect())
     }
+
+    async fn below(&self, key: &str, most: usize) -> object_store::Result<Below> {
+        let folder = Path::parse(key)?;
+        let prefix = (!key.is_empty()).then_some(&folder);
+        let start = if key.is_empty() { 0 } else { key.len() + 1 };
+        let mut found = self.store.list(prefix);
+        let mut files = Vec::new();
+        while let Some(object) = found.try_next().await? {
+            if files.len() == most {
+                return Ok(Below { files, whole: false });
+            }
+            if let Some(path) = object.location.as_ref().get(start..) {
+                files.push((path.to_string(), stat(&object)));
+            }
+        }
+        Ok(Below { files, whole: true })
+    }
+}
+
+fn stat(object: &ObjectMeta) -> Stat {
+    Stat::file(object.size, object.e_tag.as_deref().map(entity_tag))
 }
 
 impl Backend for Bucket {
@@ -317,5 +361,15 @@ impl Backend for Bucket {
         Box::pin(
             async move { self.entries(key).await.map(Some).map_err(|error| self.cloud.explained(error)) },
         )
+    }
+
+    fn list_below<'a>(&'a self, key: &'a str, most: usize) -> Answer<'a, Option<Below>> {
+        Box::pin(async move {
+            self.below(key, most).await.map(Some).map_err(|error| self.cloud.explained(error))
+        })
+    }
+
+    fn left_out(&self, key: &str) -> Vec<String> {
+        self.left_out.below(key)
     }
 }

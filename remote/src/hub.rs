@@ -86,6 +86,13 @@ fn connect(remote: &Remote, repository: &str) -> io::Result<Arc<dyn Backend>> {
                 format!("the Hub has no such repository or revision, or does not show it to you; {HINT}");
             io::Error::new(io::ErrorKind::NotFound, what)
         }
+        Failed::Status(status) if status.as_u16() == 403 => {
+            let what = format!(
+                "the Hub denies access (403): the repository may be one that access has to be asked for on its page, by the \
+                 account whose token this is; {HINT}"
+            );
+            io::Error::new(io::ErrorKind::PermissionDenied, what)
+        }
         failed => failed.explained(HINT),
     })?;
     Ok(Arc::new(hub))

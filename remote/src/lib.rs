@@ -12,12 +12,16 @@
 
 #![warn(clippy::disallowed_macros, clippy::disallowed_methods)]
 
+mod answers;
 mod backend;
 mod cloud;
+mod folders;
 mod hub;
+mod names;
 mod profile;
 mod spans;
 mod store;
+mod trust;
 mod web;
 
 use std::collections::HashMap;
@@ -34,8 +38,8 @@ use store::{Proofs, Remote, locked};
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Environment variables: those of the clouds' own programs (`AWS_…`, `GOOGLE_…`, `AZURE_…`), `HF_…`, and
-    /// `XDG_CACHE_HOME`.
+    /// Environment variables: those of the clouds' own programs (`AWS_…`, `GOOGLE_…`, `AZURE_…`), `HF_…`, `SSL_CERT_FILE`,
+    /// `SSL_CERT_DIR`, and `XDG_CACHE_HOME`.
     pub variables: HashMap<String, String>,
     /// The user's home, for the files of those programs: `.aws/credentials`, `.cache/huggingface/token`.
     pub home: Option<PathBuf>,
@@ -139,6 +143,11 @@ impl Store for Stores {
 
     fn list(&self, location: &str) -> io::Result<Vec<(String, Stat)>> {
         self.remote()?.list(&self.admit(location))
+    }
+
+    fn left_out(&self, location: &str) -> Vec<String> {
+        let location = self.admit(location);
+        self.remote().map(|remote| remote.left_out(&location)).unwrap_or_default()
     }
 
     fn open(&self, location: &str) -> io::Result<Arc<dyn StoredFile>> {

@@ -14,13 +14,16 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
+use crate::answers::Answers;
 use crate::backend::{Backend, Piece, nothing_there};
+use crate::folders::Folders;
 use crate::spans::{Spans, holes};
 use crate::{SCHEMES, Scheme, Settings};
 
 /// Bytes that are fetched of what is read in small parts: the headers of most files.
 const AHEAD: u64 = 128 << 10;
-/// Reads of at most this many bytes are kept: headers, but not weights.
+/// Reads of at most this many bytes are kept: headers, but not weights. Files of no more are fetched whole when their
+/// beginning is not enough.
 const KEPT: u64 = 4 << 20;
 /// Bytes of one request.
 const PART: u64 = 8 << 20;
@@ -28,11 +31,12 @@ const PART: u64 = 8 << 20;
 const BESIDE: usize = 8;
 const BESIDE_IN_ALL: usize = 32;
 /// Ranges that are expected together and closer to each other than this are fetched as one.
-const NEAR: u64 = 32 << 10;
+const NEAR: u64 = 128 << 10;
 /// And no more than this becomes one.
-const JOINED: u64 = 1 << 20;
-/// How long an answer about files and folders holds, and how long a connection to a place.
-const FRESH: Duration = Duration::from_secs(10);
+const JOINED: u64 = 4 << 20;
+/// Files that are known at one time.
+const FILES: usize = 100_000;
+/// How long a connection to a place holds.
 const CONNECTED: Duration = Duration::from_secs(300);
 /// How long a place that did not answer, though it was asked several times, is not asked again.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -49,11 +53,13 @@ pub(crate) struct Remote {
     connecting: Mutex<()>,
     /// The places that did not answer: since when, and why.
     silent: Dated<(io::ErrorKind, String)>,
-    folders: Dated<Option<Arc<Listing>>>,
+    pub folders: Folders,
     /// Folders of which a file was asked for.
     asked: Mutex<HashSet<String>>,
-    /// `None` where nothing is.
-    files: Dated<Option<Arc<File>>>,
+    /// Or why there is none.
+    files: Answers<Result<Arc<File>, (io::ErrorKind, String)>>,
+    /// How servers are connected to.
+    tls: rustls::ClientConfig,
     pub proofs: Proofs,
 }
 
@@ -73,9 +79,6 @@ struct Inner {
 /// What is known, by locations or places, each since when.
 type Dated<T> = Mutex<HashMap<String, (Instant, T)>>;
 
-/// What lies in a folder, by name.
-type Listing = HashMap<String, Stat>;
-
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the stores of URLs")
@@ -93,7 +96,7 @@ fn fresh<T: Clone>(kept: &Dated<T>, name: &str, age: Duration) -> Option<T> {
 }
 
 /// The folder of a location, and its name there.
-fn parent(location: &str) -> Option<(&str, &str)> {
+pub(crate) fn parent(location: &str) -> Option<(&str, &str)> {
     location.rsplit_once('/').filter(|(folder, _)| !folder.ends_with('/'))
 }
 
@@ -105,8 +108,15 @@ fn scheme(location: &str) -> io::Result<&'static Scheme> {
 }
 
 /// The place that `location` is at, and its key there.
-fn split(location: &str) -> io::Result<(&str, &str)> {
+pub(crate) fn split(location: &str) -> io::Result<(&str, &str)> {
     Ok((scheme(location)?.split)(location))
+}
+
+fn http(tls: &rustls::ClientConfig) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("ckpt/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_secs(10))
+        .tls_backend_preconfigured(tls.clone())
 }
 
 impl Remote {
@@ -118,12 +128,8 @@ impl Remote {
             .thread_name("remote")
             .enable_all()
             .build()?;
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("ckpt/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(10))
-            .read_timeout(crate::web::SILENCE)
-            .build()
-            .map_err(io::Error::other)?;
+        let tls = crate::trust::config(&settings)?;
+        let client = http(&tls).read_timeout(crate::web::SILENCE).build().map_err(io::Error::other)?;
         let inner = Inner {
             process: std::process::id(),
             handle: runtime.handle().clone(),
@@ -139,11 +145,17 @@ impl Remote {
             places: Mutex::default(),
             connecting: Mutex::default(),
             silent: Mutex::default(),
-            folders: Mutex::default(),
+            folders: Folders::default(),
             asked: Mutex::default(),
-            files: Mutex::default(),
+            files: Answers::new(FILES, |_| 1),
+            tls,
             proofs,
         })
+    }
+
+    /// A client of HTTP.
+    pub fn http(&self) -> reqwest::ClientBuilder {
+        http(&self.tls)
     }
 
     /// Waits for `answer`.
@@ -152,7 +164,7 @@ impl Remote {
     }
 
     /// What `ask` makes of the place that `location` is at and of its key there.
-    fn ask<T>(
+    pub fn ask<T>(
         &self,
         location: &str,
         ask: impl FnOnce(&Arc<dyn Backend>, &str) -> io::Result<T>,
@@ -190,17 +202,6 @@ impl Remote {
         Ok((connected, key))
     }
 
-    /// What lies in the folder at `location`, as a listing says that was made once; `None` where there is none.
-    fn listing(&self, location: &str) -> io::Result<Option<Arc<Listing>>> {
-        if let Some(known) = fresh(&self.folders, location, FRESH) {
-            return Ok(known);
-        }
-        let listed = self.ask(location, |place, key| self.wait(place.list(key)))?;
-        let listing = listed.map(|entries| Arc::new(entries.into_iter().collect::<Listing>()));
-        locked(&self.folders).insert(location.to_string(), (Instant::now(), listing.clone()));
-        Ok(listing)
-    }
-
     /// The folder at `location`, if something lies in it.
     fn folder(&self, location: &str) -> io::Result<Stat> {
         match self.listing(location)? {
@@ -222,19 +223,22 @@ impl Remote {
     /// What the listing of its folder says of `location`; `None` where none has been made or can be.
     fn listed(&self, location: &str) -> io::Result<Option<io::Result<Stat>>> {
         let Some((folder, name)) = parent(location) else { return Ok(None) };
-        let whole = self.ask(location, |place, _| Ok(place.lists_whole()));
+        if self.is_ruled_out(location) {
+            return Ok(Some(Err(nothing_there())));
+        }
         let again = !locked(&self.asked).insert(folder.to_string());
         // What is listed already needs no answer.
-        let known = fresh(&self.folders, folder, FRESH).is_some();
-        if !known && !whole.as_ref().is_ok_and(|whole| *whole) && !again {
-            return whole.map(|_| None);
+        if self.folders.known(folder).is_none() {
+            let whole = self.ask(location, |place, _| Ok(place.lists_whole()))?;
+            if !whole && !again {
+                return Ok(None);
+            }
         }
-        let whole = whole.unwrap_or_default();
         let listing = match self.listing(folder) {
             Ok(listing) => listing,
             // Who may read files may not always list them.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !whole => {
-                locked(&self.folders).insert(folder.to_string(), (Instant::now(), None));
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                self.folders.keep(folder, None);
                 None
             }
             Err(error) => return Err(error),
@@ -249,8 +253,8 @@ impl Remote {
 
     /// The file at `location`, of which nothing is known yet but perhaps its `stat`.
     fn found(&self, location: &str, stat: Option<Stat>) -> io::Result<Arc<File>> {
-        if let Some(known) = fresh(&self.files, location, FRESH) {
-            return known.ok_or_else(nothing_there);
+        if let Some(known) = self.files.get(location) {
+            return known.map_err(|(kind, why)| io::Error::new(kind, why));
         }
         let (place, key) = self.place(location)?;
         let number = self.inner.numbers.fetch_add(1, Ordering::Relaxed);
@@ -262,8 +266,8 @@ impl Remote {
                     (total, version)
                 }
                 Err(error) => {
-                    if error.kind() == io::ErrorKind::NotFound {
-                        locked(&self.files).insert(location.to_string(), (Instant::now(), None));
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) {
+                        self.files.put(location, Err((error.kind(), error.to_string())));
                     }
                     return Err(error);
                 }
@@ -271,7 +275,7 @@ impl Remote {
         };
         let file =
             Arc::new(File { inner: self.inner.clone(), place, key: key.to_string(), number, len, version });
-        locked(&self.files).insert(location.to_string(), (Instant::now(), Some(file.clone())));
+        self.files.put(location, Ok(file.clone()));
         Ok(file)
     }
 }
@@ -279,7 +283,7 @@ impl Remote {
 impl Remote {
     /// What lies at `location`, which is an admitted one here and below.
     pub fn stat(&self, location: &str) -> io::Result<Stat> {
-        if let Some(Some(file)) = fresh(&self.files, location, FRESH) {
+        if let Some(Ok(file)) = self.files.get(location) {
             return Ok(Stat::file(file.len, file.version.clone()));
         }
         // A file is no folder, as a listing may have told already.
@@ -308,11 +312,11 @@ impl Remote {
 
     /// Whether a file is known to be at `location`, without asking.
     fn is_file(&self, location: &str) -> bool {
-        if let Some(Some(_)) = fresh(&self.files, location, FRESH) {
+        if let Some(Ok(_)) = self.files.get(location) {
             return true;
         }
         let Some((folder, name)) = parent(location) else { return false };
-        let listing = fresh(&self.folders, folder, FRESH).flatten();
+        let listing = self.folders.known(folder).flatten();
         listing.is_some_and(|listing| listing.get(name).is_some_and(|stat| stat.kind == Kind::File))
     }
 
@@ -324,8 +328,16 @@ impl Remote {
         Ok(listing.iter().flat_map(|l| l.iter()).map(|(name, stat)| (name.clone(), stat.clone())).collect())
     }
 
+    /// What was found at or below the folder `location` and can be no path.
+    pub fn left_out(&self, location: &str) -> Vec<String> {
+        let Ok((place, key)) = split(location) else { return Vec::new() };
+        let known = fresh(&self.places, place, Duration::MAX);
+        let keys = known.map(|known| known.left_out(key)).unwrap_or_default();
+        keys.iter().map(|key| format!("{place}/{key}")).collect()
+    }
+
     pub fn open(&self, location: &str) -> io::Result<Arc<dyn StoredFile>> {
-        let listed = match fresh(&self.files, location, FRESH).is_some() {
+        let listed = match self.files.get(location).is_some() {
             true => None,
             false => self.listed(location)?.transpose()?,
         };
@@ -414,6 +426,15 @@ impl File {
     }
 }
 
+impl File {
+    /// Fetches what is not yet there of a small file.
+    fn fetch_whole(&self) -> io::Result<()> {
+        let (spans, whole) = (&self.inner.spans, 0..self.len);
+        let open = holes(&whole, &spans.within(self.number, &whole));
+        self.fetch(&open, |start, bytes| spans.keep(self.number, start, bytes))
+    }
+}
+
 impl StoredFile for File {
     fn len(&self) -> u64 {
         self.len
@@ -431,8 +452,13 @@ impl StoredFile for File {
             .ok()
             .and_then(|len| out.try_reserve_exact(len).ok())
             .ok_or_else(|| io::Error::other(format!("{len} bytes are more than there is memory for")))?;
-        let found = self.inner.spans.within(self.number, &range);
+        let mut found = self.inner.spans.within(self.number, &range);
         let mut open = holes(&range, &found);
+        if !open.is_empty() && self.len <= KEPT {
+            self.fetch_whole()?;
+            found = self.inner.spans.within(self.number, &range);
+            open = holes(&range, &found);
+        }
         let keep = len <= KEPT;
         if keep
             && let Some(last) = open.last_mut()
@@ -462,6 +488,9 @@ impl StoredFile for File {
             .filter(|range| !range.is_empty() && !holes(range, &spans.within(self.number, range)).is_empty())
             .cloned()
             .collect();
+        if !wanted.is_empty() && self.len <= KEPT {
+            return self.fetch_whole();
+        }
         wanted.sort_by_key(|range| range.start);
         let mut near: Vec<Range<u64>> = Vec::new();
         for range in &wanted {

@@ -14,8 +14,12 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use crate::Scheme;
 use crate::backend::{Answer, Backend, Piece, entity_tag, nothing_there, root_cause, unreachable};
 use crate::store::{Proofs, Remote, locked};
+use crate::trust;
 
 pub(crate) const SCHEME: Scheme = Scheme { names: &["https", "http"], admit, split, connect };
+
+/// What to try when access is denied.
+const HINT: &str = "sign in by USER:PASSWORD@ before the host, or use a URL with a signature that still holds";
 
 /// How often a request is made before it counts as failed.
 const TRIES: u32 = 5;
@@ -80,7 +84,11 @@ fn admit(location: &str) -> Option<String> {
     (admitted != location).then_some(admitted)
 }
 
-fn connect(remote: &Remote, _: &str) -> io::Result<Arc<dyn Backend>> {
+fn connect(remote: &Remote, server: &str) -> io::Result<Arc<dyn Backend>> {
+    if server.ends_with('/') {
+        let what = "is no URL of a server and a file: it names no host";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
     Ok(Arc::new(Server { client: remote.client.clone(), proofs: remote.proofs.clone() }))
 }
 
@@ -101,7 +109,7 @@ impl Backend for Server {
         Box::pin(async move {
             let url = locked(&self.proofs).get(key).cloned().unwrap_or_else(|| key.to_string());
             let ask = || self.client.get(&url);
-            let (piece, _) = piece(&ask, range).await.map_err(|failed| failed.explained(""))?;
+            let (piece, _) = piece(&ask, range).await.map_err(|failed| failed.explained(HINT))?;
             Ok(piece)
         })
     }
@@ -128,6 +136,11 @@ pub(crate) enum Failed {
 impl Failed {
     /// The same in words, with what to do when access is denied.
     pub fn explained(self, hint: &str) -> io::Error {
+        if let Failed::Broken(error) = &self
+            && let Some(why) = trust::refusal(error)
+        {
+            return unreachable(why);
+        }
         let hinted = |text: String| if hint.is_empty() { text } else { format!("{text}; {hint}") };
         match self {
             Failed::Status(StatusCode::NOT_FOUND | StatusCode::GONE) => nothing_there(),
@@ -136,10 +149,10 @@ impl Failed {
                 io::Error::new(io::ErrorKind::PermissionDenied, hinted(text))
             }
             Failed::Status(status) => io::Error::other(format!("the server answers {status}")),
-            Failed::Broken(error) if distrusts(&error) => io::Error::other(format!(
-                "its certificate is not trusted: {}; SSL_CERT_FILE names a file of authorities that are",
-                root_cause(&error)
-            )),
+            Failed::Broken(error) if error.is_builder() => {
+                let what = format!("is no URL of a server and a file: {}", root_cause(&error));
+                io::Error::new(io::ErrorKind::InvalidInput, what)
+            }
             // It answered, to this request.
             Failed::Broken(error) if error.is_redirect() => {
                 io::Error::other(format!("the server leads nowhere: {}", root_cause(&error)))
@@ -169,26 +182,11 @@ impl Failed {
                     || matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
             }
             // A certificate that is not trusted stays so.
-            Failed::Broken(error) => !error.is_builder() && !error.is_redirect() && !distrusts(error),
+            Failed::Broken(error) => !error.is_builder() && !error.is_redirect() && trust::refusal(error).is_none(),
             Failed::Slow | Failed::Overloaded(_) => false,
             Failed::Other(_) => false,
         }
     }
-}
-
-/// Whether the connection was refused here, by what the server showed of itself.
-fn distrusts(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        // Errors of input and output are not the causes of themselves.
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let own = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()).or(error.downcast_ref());
-        if matches!(own, Some(rustls::Error::InvalidCertificate(_))) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 /// The bytes of `range` of what `ask` asks for, or as many as there are, and where they came from in the end.

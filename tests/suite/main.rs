@@ -36,6 +36,8 @@ mod recover;
 mod release;
 #[cfg(all(unix, feature = "remote"))]
 mod remote;
+#[cfg(all(unix, feature = "remote"))]
+mod remote_requests;
 mod report;
 #[cfg(feature = "train")]
 mod runs;

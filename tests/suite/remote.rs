@@ -20,7 +20,7 @@ const RUN: &str = "tests/fixtures/healthy-run";
 const DEAD: &str = "tests/fixtures/collapse-run/step-04000.pt";
 
 /// A run of `ckpt` without credentials of the user, and with `variables`.
-fn run<A: AsRef<OsStr>>(program: &Program, variables: &[(&str, &str)], arguments: &[A]) -> Ran {
+pub(super) fn run<A: AsRef<OsStr>>(program: &Program, variables: &[(&str, &str)], arguments: &[A]) -> Ran {
     let mut command = program.command(arguments);
     let theirs = ["AWS_", "AZURE_", "GOOGLE_", "HF_"];
     for (name, _) in std::env::vars() {
@@ -55,12 +55,12 @@ fn seen(program: &Program, variables: &[(&str, &str)], path: &str) -> Value {
 }
 
 /// Variables for the S3 server at `url`.
-fn keys(url: &str) -> [(&str, &str); 3] {
+pub(super) fn keys(url: &str) -> [(&str, &str); 3] {
     [("AWS_ENDPOINT_URL", url), ("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")]
 }
 
 /// A SafeTensors file of 5 GB, of which the disk holds the header only.
-fn large(path: &Path) {
+pub(super) fn large(path: &Path) {
     let (layers, rows, cols) = (80u64, 4096, 7629);
     let size = rows * cols * 2;
     let mut header = serde_json::Map::new();
@@ -416,7 +416,7 @@ fn what_is_not_there_or_cannot_be_reached_is_said_with_what_to_set() {
     says(&nowhere, "s3://models/run", &["S3 gives no answer", "AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL"]);
     says(&[("HF_ENDPOINT", "http://127.0.0.1:1")], "hf://lab/student", &["does not answer", "HTTPS_PROXY"]);
     says(&[], "hf://student", &["organisation"]);
-    says(&[], "ftp://host/model.pt", &["ftp:// is not read", "s3://", "hf://", "https://"]);
+    says(&[], "ftp://host/model.pt", &["ftp:// is not read, but these are", "s3://", "hf://", "https://"]);
     says(&[], "az://models/run", &["Azure", "AZURE_STORAGE_ACCOUNT_NAME"]);
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("whole")).unwrap();
@@ -428,7 +428,7 @@ fn what_is_not_there_or_cannot_be_reached_is_said_with_what_to_set() {
     if let Some(server) = s3() {
         let url = server.url();
         let keys = keys(&url);
-        says(&keys, "s3://none/model.pt", &["NoSuchBucket"]);
+        says(&keys, "s3://none/model.pt", &["bucket or container does not exist"]);
         server.create("models");
         says(&keys, "s3://models/model.pt", &["does not exist"]);
     }

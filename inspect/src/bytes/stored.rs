@@ -37,6 +37,13 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Why it could not be found out.
     fn list(&self, location: &str) -> io::Result<Vec<(String, Stat)>>;
 
+    /// What was found at or below the folder `location`, as far as it was listed, and can be no path, so that no listing has
+    /// it: keys such as `run//model.pt`, which buckets allow.
+    fn left_out(&self, location: &str) -> Vec<String> {
+        let _ = location;
+        Vec::new()
+    }
+
     /// The file at `location`.
     ///
     /// # Errors
@@ -174,6 +181,35 @@ pub(crate) fn all_answered(path: &Path, begun: Instant) -> Result<()> {
     }
 }
 
+/// When the commands that go on began, by their numbers.
+static COMMANDS: Mutex<BTreeMap<u64, Instant>> = Mutex::new(BTreeMap::new());
+
+/// A command that goes on for as long as this is there: what stores answer during it holds until its end.
+#[derive(Debug)]
+pub struct Command(u64);
+
+impl Command {
+    /// A command that begins now.
+    pub fn begin() -> Self {
+        let mut commands = COMMANDS.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = commands.last_key_value().map_or(0, |(last, _)| last + 1);
+        commands.insert(number, Instant::now());
+        Command(number)
+    }
+}
+
+impl Drop for Command {
+    fn drop(&mut self) {
+        COMMANDS.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}
+
+/// When the first of the commands that go on began, if there is any.
+pub fn command_began() -> Option<Instant> {
+    let commands = COMMANDS.lock().unwrap_or_else(PoisonError::into_inner);
+    commands.values().min().copied()
+}
+
 static STORES: OnceLock<Vec<Arc<dyn Store>>> = OnceLock::new();
 
 /// Makes `stores` known to the whole process, once: the first call counts, as with a logger. Until then paths that are URLs
@@ -200,18 +236,24 @@ fn scheme(path: &Path) -> Option<&str> {
 fn store(path: &Path) -> Option<io::Result<(&'static dyn Store, Cow<'_, str>)>> {
     let scheme = scheme(path)?;
     let stores = STORES.get().map_or(&[][..], Vec::as_slice);
-    let Some(store) = stores.iter().find(|store| store.schemes().contains(&scheme)) else {
+    // They mean the same in capitals.
+    let known = |store: &&Arc<dyn Store>| store.schemes().iter().any(|own| own.eq_ignore_ascii_case(scheme));
+    let Some(store) = stores.iter().find(known) else {
         let known: Vec<String> =
             stores.iter().flat_map(|store| store.schemes()).map(|known| format!("{known}://")).collect();
         let why = match known.is_empty() {
             true => {
                 "this program was built without access to remote files; copy it to this machine first".into()
             }
-            false => format!("{scheme}:// is not read; {} are", known.join(", ")),
+            false => format!("{scheme}:// is not read, but these are: {}", known.join(", ")),
         };
         return Some(Err(io::Error::new(io::ErrorKind::Unsupported, why)));
     };
     let location = path.to_string_lossy();
+    let location = match scheme.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Cow::Owned(format!("{}{}", scheme.to_ascii_lowercase(), &location[scheme.len()..])),
+        false => location,
+    };
     // What joins paths on Windows.
     let location = if cfg!(windows) { Cow::Owned(location.replace('\\', "/")) } else { location };
     Some(Ok((&**store, location)))
@@ -222,6 +264,14 @@ pub fn admitted(path: &Path) -> Cow<'_, Path> {
     match store(path) {
         Some(Ok((store, location))) => Cow::Owned(PathBuf::from(store.admit(&location))),
         _ => Cow::Borrowed(path),
+    }
+}
+
+/// What was found at or below the folder `path`, as far as it was listed, and can be no path: see [`Store::left_out`].
+pub fn left_out(path: &Path) -> Vec<String> {
+    match store(path) {
+        Some(Ok((store, location))) => store.left_out(&location),
+        _ => Vec::new(),
     }
 }
 

@@ -28,7 +28,7 @@ use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 
-use crate::bytes::stored::{Entry, Kind, Stored, all_answered};
+use crate::bytes::stored::{Entry, Kind, Stored, all_answered, is_remote};
 use crate::bytes::{Source, Stamp};
 use crate::format::{self, Format, is_array, may_hold_anything, recognises};
 use crate::metadata::Value;
@@ -326,6 +326,11 @@ pub fn find(path: &Path) -> Result<Vec<PathBuf>> {
 /// `Io` when `path` is a folder that cannot be listed.
 pub fn list(path: &Path) -> Result<Listing> {
     let begun = Instant::now();
+    // What cannot be asked for is told when it is opened; what lies beside it need not be asked for.
+    if is_remote(path) && path.stored().is_err() {
+        all_answered(path, begun)?;
+        return Ok(Listing { checkpoints: vec![path.to_path_buf()], skipped: Vec::new() });
+    }
     let (mut listing, mut arrays) = (Listing::default(), Vec::new());
     // As deep as folders lie in each other: the paths themselves end it.
     let mut rest = vec![(path.to_path_buf(), false)];
