@@ -98,15 +98,18 @@ fn who_is_denied_is_told_what_to_try_and_does_not_ask_on() {
     let Some(nginx) = Nginx::serving(&root().join(RUN), "location / { return 403; }") else { return };
     let url = format!("{}/step-02000.pt", nginx.url());
     for command in ["inspect", "gate", "scan"] {
-        run(&program, &[], &[command, &url])
-            .exits(3)
-            .complains(&["denies access (403)", "USER:PASSWORD@", "signature"]);
+        run(&program, &[], &[command, &url]).exits(3).complains(&[
+            "denies access (403)",
+            "USER:PASSWORD@",
+            "signature",
+        ]);
         let requests = nginx.requests();
         assert_eq!(requests.len(), 1, "{command}: {requests:#?}");
     }
     // As the Hub answers for a repository that has to be asked for.
     let hub = nginx.url();
-    let gated = run(&program, &[("HF_ENDPOINT", &*hub), ("HF_TOKEN", "hf_key")], &["inspect", "hf://lab/gated"]);
+    let gated =
+        run(&program, &[("HF_ENDPOINT", &*hub), ("HF_TOKEN", "hf_key")], &["inspect", "hf://lab/gated"]);
     gated.exits(3).complains(&["access has to be asked for", "HF_TOKEN"]);
     let requests = nginx.requests();
     assert_eq!(requests.len(), 1, "{requests:#?}");
@@ -127,7 +130,9 @@ fn urls_that_cannot_be_right_are_told_so() {
     says("http://", &["no URL of a server"], "proxy");
     let authority = nginx.authority();
     let trusted = [("SSL_CERT_FILE", authority.to_str().unwrap())];
-    for url in [plain.replace("http", "HTTP"), secure.replace("https", "HTTPS").replace("localhost", "LOCALHOST")] {
+    for url in
+        [plain.replace("http", "HTTP"), secure.replace("https", "HTTPS").replace("localhost", "LOCALHOST")]
+    {
         run(&program, &trusted, &["inspect", "--no-cache", &format!("{url}/step-02000.pt")]).exits(0);
     }
 }
@@ -140,7 +145,14 @@ fn a_certificate_that_openssl_signs_by_itself_is_trusted_when_it_is_named() {
     let make = |name: &str, names: &str| {
         let made = Command::new("openssl")
             .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=localhost"])
-            .args(["-addext", names, "-keyout", &at(&format!("{name}.key")), "-out", &at(&format!("{name}.pem"))])
+            .args([
+                "-addext",
+                names,
+                "-keyout",
+                &at(&format!("{name}.key")),
+                "-out",
+                &at(&format!("{name}.pem")),
+            ])
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
