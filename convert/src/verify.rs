@@ -152,8 +152,8 @@ fn call_alike(
     };
     let (called_a, called_b) = (called(a), called(b));
     let pairs = beginnings::matched(
-        &beginnings::Side { names: &names_a, canonical: &called_a },
-        &beginnings::Side { names: &names_b, canonical: &called_b },
+        &beginnings::Side::new(&names_a, &called_a),
+        &beginnings::Side::new(&names_b, &called_b),
         &|i, j| ours[at_a[i]].1.shape == theirs[at_b[j]].1.shape,
     );
     for (i, j) in pairs {

@@ -68,8 +68,8 @@ impl<'b> Comparison<'b> {
         let before: Vec<&str> = then.iter().map(|&i| self.weights[i].0.tensor.name.as_str()).collect();
         let canonical = |name: &str| canonical(name).into_owned();
         let pairs = beginnings::matched(
-            &beginnings::Side { names: &names, canonical: &canonical },
-            &beginnings::Side { names: &before, canonical: &canonical },
+            &beginnings::Side::new(&names, &canonical),
+            &beginnings::Side::new(&before, &canonical),
             &|i, j| now[i].shape == self.weights[then[j]].0.tensor.shape,
         );
         pairs.into_iter().map(|(i, j)| (now[i].name.as_str(), then[j])).collect()

@@ -14,6 +14,7 @@ const MATCHING: usize = 2;
 const MATCHING_BOTH: usize = 4;
 
 /// Names that nothing has in common with those of another checkpoint, and what any name is called in both.
+#[non_exhaustive]
 pub struct Side<'n> {
     /// They, as the checkpoint has them.
     pub names: &'n [&'n str],
@@ -22,6 +23,11 @@ pub struct Side<'n> {
 }
 
 impl<'n> Side<'n> {
+    /// The names, and what any name is called in both.
+    pub fn new(names: &'n [&'n str], canonical: &'n dyn Fn(&str) -> String) -> Self {
+        Side { names, canonical }
+    }
+
     /// What at least `least` of the names begin with, nothing among it, up to dots.
     fn beginnings(&self, least: usize) -> Vec<&'n str> {
         let mut uses: BTreeMap<&str, usize> = BTreeMap::from([("", self.names.len())]);

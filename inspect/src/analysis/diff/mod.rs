@@ -333,8 +333,8 @@ fn pairs<'t>(a: &'t Checkpoint, b: &'t Checkpoint, options: Options<'_>) -> Vec<
     let (at_left, names_left) = rest(&left, &|i| partner[i].is_none());
     let (at_right, names_right) = rest(&right, &|i| !taken[i]);
     let begun = beginnings::matched(
-        &beginnings::Side { names: &names_left, canonical: options.canonical },
-        &beginnings::Side { names: &names_right, canonical: options.canonical },
+        &beginnings::Side::new(&names_left, options.canonical),
+        &beginnings::Side::new(&names_right, options.canonical),
         &|i, j| left[at_left[i]].shape == right[at_right[j]].shape,
     );
     let begun: HashMap<usize, usize> = begun.into_iter().map(|(i, j)| (at_left[i], at_right[j])).collect();
