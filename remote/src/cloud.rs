@@ -11,11 +11,15 @@ use bytes::Bytes;
 use ckpt_inspect::stored::Stat;
 use futures_util::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ClientOptions, Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreScheme, RetryConfig};
+use object_store::{
+    ClientOptions, Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreScheme, RetryConfig,
+};
 use url::Url;
 
 use crate::Scheme;
-use crate::backend::{Answer, Backend, Below, Piece, entity_tag, nothing_there, root_cause, site, unreachable};
+use crate::backend::{
+    Answer, Backend, Below, Piece, entity_tag, nothing_there, root_cause, site, unreachable,
+};
 use crate::names::{Connector, LeftOut};
 use crate::profile::{self, Owner, is_machine_of};
 use crate::store::Remote;
@@ -364,9 +368,9 @@ impl Backend for Bucket {
     }
 
     fn list_below<'a>(&'a self, key: &'a str, most: usize) -> Answer<'a, Option<Below>> {
-        Box::pin(async move {
-            self.below(key, most).await.map(Some).map_err(|error| self.cloud.explained(error))
-        })
+        Box::pin(
+            async move { self.below(key, most).await.map(Some).map_err(|error| self.cloud.explained(error)) },
+        )
     }
 
     fn left_out(&self, key: &str) -> Vec<String> {

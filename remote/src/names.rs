@@ -102,7 +102,8 @@ pub(crate) struct Connector {
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> Result<HttpClient> {
         // Without encryption: emulators, and the services of machines that give credentials, which have times of their own.
-        let plain = options.get_config_value(&ClientConfigKey::AllowHttp).is_some_and(|value| value == "true");
+        let plain =
+            options.get_config_value(&ClientConfigKey::AllowHttp).is_some_and(|value| value == "true");
         let client = match plain {
             true => ReqwestConnector::default().connect(options)?,
             false => HttpClient::new(self.client.clone()),

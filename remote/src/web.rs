@@ -19,7 +19,8 @@ use crate::trust;
 pub(crate) const SCHEME: Scheme = Scheme { names: &["https", "http"], admit, split, connect };
 
 /// What to try when access is denied.
-const HINT: &str = "sign in by USER:PASSWORD@ before the host, or use a URL with a signature that still holds";
+const HINT: &str =
+    "sign in by USER:PASSWORD@ before the host, or use a URL with a signature that still holds";
 
 /// How often a request is made before it counts as failed.
 const TRIES: u32 = 5;
@@ -182,7 +183,9 @@ impl Failed {
                     || matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
             }
             // A certificate that is not trusted stays so.
-            Failed::Broken(error) => !error.is_builder() && !error.is_redirect() && trust::refusal(error).is_none(),
+            Failed::Broken(error) => {
+                !error.is_builder() && !error.is_redirect() && trust::refusal(error).is_none()
+            }
             Failed::Slow | Failed::Overloaded(_) => false,
             Failed::Other(_) => false,
         }
