@@ -29,7 +29,7 @@ impl Drop for Server {
 }
 
 /// A port that was free just now.
-pub fn free_port() -> u16 {
+fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.local_addr().unwrap().port()
 }
@@ -94,6 +94,17 @@ pub struct Request {
 impl Nginx {
     /// nginx that serves `root`, with `more` in the configuration of its server, if it is installed.
     pub fn serving(root: &Path, more: &str) -> Option<Self> {
+        Self::start(root, more, certificate)
+    }
+
+    /// The same with a certificate for `localhost` that no authority has signed, as `openssl req -x509` makes it.
+    pub fn signing_itself(root: &Path) -> Option<Self> {
+        Self::start(root, "", |folder| {
+            signed(folder, "own", &["-subj", "/CN=localhost", "-addext", NAMES[0]])
+        })
+    }
+
+    fn start(root: &Path, more: &str, certify: impl FnOnce(&Path)) -> Option<Self> {
         let found = ["/usr/sbin/nginx", "/usr/bin/nginx", "/opt/homebrew/bin/nginx"];
         let Some(program) = found.into_iter().map(Path::new).find(|path| path.is_file()) else {
             skip("CKPT_REQUIRE_PEERS", "nginx is not installed");
@@ -101,7 +112,7 @@ impl Nginx {
         };
         let secure = free_port();
         let server = Server::start(|port, folder| {
-            certificate(folder);
+            certify(folder);
             let at = folder.display();
             let root = root.display();
             let config = format!(
@@ -138,6 +149,11 @@ impl Nginx {
         self.server.folder.path().join("authority.pem")
     }
 
+    /// Its own certificate.
+    pub fn certificate(&self) -> PathBuf {
+        self.server.folder.path().join("own.pem")
+    }
+
     /// What it was asked for since it was asked this last.
     pub fn requests(&self) -> Vec<Request> {
         let path = self.server.folder.path().join("access.log");
@@ -154,21 +170,26 @@ impl Nginx {
     }
 }
 
+/// The names in certificates: with and without the address.
+const NAMES: [&str; 2] = ["subjectAltName=DNS:localhost", "subjectAltName=DNS:localhost,IP:127.0.0.1"];
+
+/// A certificate called `name` in `folder`, and its key.
+fn signed(folder: &Path, name: &str, more: &[&str]) {
+    let mut command = Command::new("openssl");
+    command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]).args(more);
+    command.arg("-keyout").arg(folder.join(format!("{name}.key")));
+    let made = command.arg("-out").arg(folder.join(format!("{name}.pem"))).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
 /// A certificate for `localhost`, and that of the authority that has signed it, in `folder`.
 fn certificate(folder: &Path) {
-    let make = |name: &str, more: &[&str]| {
-        let mut command = Command::new("openssl");
-        command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]).args(more);
-        command.arg("-keyout").arg(folder.join(format!("{name}.key")));
-        let made = command.arg("-out").arg(folder.join(format!("{name}.pem"))).output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    };
-    make("authority", &["-subj", "/CN=authority"]);
+    signed(folder, "authority", &["-subj", "/CN=authority"]);
     let [authority, key] =
         ["authority.pem", "authority.key"].map(|name| folder.join(name).display().to_string());
-    let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
-    let own = ["-subj", "/CN=localhost", "-addext", names, "-addext", "basicConstraints=critical,CA:FALSE"];
-    make("own", &[&own[..], &["-CA", &authority, "-CAkey", &key]].concat());
+    let own =
+        ["-subj", "/CN=localhost", "-addext", NAMES[1], "-addext", "basicConstraints=critical,CA:FALSE"];
+    signed(folder, "own", &[&own[..], &["-CA", &authority, "-CAkey", &key]].concat());
 }
 
 /// An S3 server.

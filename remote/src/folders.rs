@@ -66,13 +66,17 @@ impl Folders {
 }
 
 impl Remote {
-    /// Whether a listing of a folder above shows that nothing is at `location`.
+    /// Whether what is known of the folders above shows that nothing is at `location`.
     pub fn is_ruled_out(&self, location: &str) -> bool {
         let (place, _) = site(location);
         let mut at = location;
         while at.len() > place.len()
             && let Some((folder, name)) = parent(at)
         {
+            // A file is no folder.
+            if self.is_file(folder) {
+                return true;
+            }
             if let Some(Some(listing)) = self.folders.known(folder) {
                 let leads_on = |stat: &Stat| stat.kind == Kind::Folder || at.len() == location.len();
                 return !listing.get(name).is_some_and(leads_on);

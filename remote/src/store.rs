@@ -216,6 +216,8 @@ impl Remote {
                 folder.version = Some(format!("{:016x}", digest.finish()));
                 Ok(folder)
             }
+            // All that is in it was left out, or it was made to be empty.
+            _ if self.is_known(location, Kind::Folder) => Ok(Stat::folder()),
             _ => Err(nothing_there()),
         }
     }
@@ -286,10 +288,6 @@ impl Remote {
         if let Some(Ok(file)) = self.files.get(location) {
             return Ok(Stat::file(file.len, file.version.clone()));
         }
-        // A file is no folder, as a listing may have told already.
-        if parent(location).is_some_and(|(folder, _)| self.is_file(folder)) {
-            return Err(nothing_there());
-        }
         if split(location)?.1.is_empty() {
             return self.folder(location);
         }
@@ -311,13 +309,18 @@ impl Remote {
     }
 
     /// Whether a file is known to be at `location`, without asking.
-    fn is_file(&self, location: &str) -> bool {
+    pub fn is_file(&self, location: &str) -> bool {
         if let Some(Ok(_)) = self.files.get(location) {
             return true;
         }
+        self.is_known(location, Kind::File)
+    }
+
+    /// Whether a listing is known that has a `kind` at `location`.
+    fn is_known(&self, location: &str, kind: Kind) -> bool {
         let Some((folder, name)) = parent(location) else { return false };
         let listing = self.folders.known(folder).flatten();
-        listing.is_some_and(|listing| listing.get(name).is_some_and(|stat| stat.kind == Kind::File))
+        listing.is_some_and(|listing| listing.get(name).is_some_and(|stat| stat.kind == kind))
     }
 
     pub fn list(&self, location: &str) -> io::Result<Vec<(String, Stat)>> {

@@ -1,11 +1,10 @@
 //! What is asked of servers, how often, and what is said when they refuse.
 
 use std::path::Path;
-use std::process::Command;
 
 use ckpt_kit::fixtures::root;
 use ckpt_kit::safetensors::SafeTensors;
-use ckpt_kit::servers::{Nginx, free_port, s3};
+use ckpt_kit::servers::{Nginx, s3};
 
 use crate::program;
 use crate::remote::{keys, run};
@@ -67,7 +66,8 @@ fn a_folder_of_many_folders_takes_a_request_for_each_file_and_few_more() {
             requests.iter().partition(|request| request.what.contains("list-type"));
         println!("{path}: {} listings, {} others", listings.len(), files.len());
         assert!(listings.len() <= 12, "{} listings, such as {:#?}", listings.len(), &listings[..12]);
-        assert!(files.len() <= FOLDERS, "{} others", files.len());
+        // A pattern may be a name, which is asked for first.
+        assert!(files.len() <= FOLDERS + 1, "{} others", files.len());
     };
     list("s3://models/many");
     list("s3://models/many/step-*/model.safetensors");
@@ -88,6 +88,7 @@ fn a_small_file_takes_few_requests() {
         run(&program, &[], &[command, &url]).exits(0);
         let requests = nginx.requests();
         let of_it = requests.iter().filter(|r| r.what == "GET /model.pt").count();
+        println!("{command}: {of_it} requests for {} bytes", std::fs::metadata(&file).unwrap().len());
         assert!(of_it <= 2, "{command}: {requests:#?}");
     }
 }
@@ -98,11 +99,18 @@ fn who_is_denied_is_told_what_to_try_and_does_not_ask_on() {
     let Some(nginx) = Nginx::serving(&root().join(RUN), "location / { return 403; }") else { return };
     let url = format!("{}/step-02000.pt", nginx.url());
     for command in ["inspect", "gate", "scan"] {
+<<<<<<< HEAD
         run(&program, &[], &[command, &url]).exits(3).complains(&[
             "denies access (403)",
             "USER:PASSWORD@",
             "signature",
         ]);
+=======
+        let ran = run(&program, &[], &[command, &url]).exits(3);
+        for words in ["denies access (403)", "USER:PASSWORD@", "signature"] {
+            assert!(ran.out().contains(words) || ran.err().contains(words), "{words}: {ran}");
+        }
+>>>>>>> rem20
         let requests = nginx.requests();
         assert_eq!(requests.len(), 1, "{command}: {requests:#?}");
     }
@@ -140,6 +148,7 @@ fn urls_that_cannot_be_right_are_told_so() {
 #[test]
 fn a_certificate_that_openssl_signs_by_itself_is_trusted_when_it_is_named() {
     let program = program();
+<<<<<<< HEAD
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
     let make = |name: &str, names: &str| {
@@ -168,17 +177,23 @@ fn a_certificate_that_openssl_signs_by_itself_is_trusted_when_it_is_named() {
     );
     let Some(_nginx) = Nginx::serving(&root().join(RUN), &more) else { return };
     let url = format!("https://localhost:{port}/step-02000.pt");
+=======
+    let served = || Nginx::signing_itself(&root().join(RUN));
+    let (Some(nginx), Some(other)) = (served(), served()) else { return };
+    let [own, other] = [&nginx, &other].map(|nginx| nginx.certificate().to_str().unwrap().to_string());
+    let url = format!("{}/step-02000.pt", nginx.secure_url());
+>>>>>>> rem20
     let ran = |certificates: &str, url: &str| {
         run(&program, &[("SSL_CERT_FILE", certificates)], &["inspect", "--no-cache", url])
     };
-    ran(&at("own.pem"), &url).exits(0);
+    ran(&own, &url).exits(0);
     // It is the one named, and no other; for the names that it has.
-    ran(&at("other.pem"), &url).exits(3).complains(&["not trusted", "SSL_CERT_FILE"]);
+    ran(&other, &url).exits(3).complains(&["not trusted", "SSL_CERT_FILE"]);
     let elsewhere = url.replace("localhost", "127.0.0.1");
-    ran(&at("own.pem"), &elsewhere).exits(3).complains(&["not trusted"]);
-    let missing = at("none.pem");
+    ran(&own, &elsewhere).exits(3).complains(&["not trusted"]);
+    let missing = own.replace("own.pem", "none.pem");
     ran(&missing, &url).exits(3).complains(&["SSL_CERT_FILE", &missing]);
-    ran(&at("own.key"), &url).exits(3).complains(&["holds no certificate"]);
+    ran(&own.replace("own.pem", "own.key"), &url).exits(3).complains(&["holds no certificate"]);
     let folders = run(&program, &[("SSL_CERT_DIR", &*missing)], &["inspect", &url]);
     folders.exits(3).complains(&["SSL_CERT_DIR", &missing]);
 }

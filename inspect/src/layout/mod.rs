@@ -181,7 +181,12 @@ pub(crate) fn lacks(set: &Set, joined: &Joined<'_>) -> Vec<Lacks> {
 
 /// The identity of the checkpoint at a path: equal for all names of a file and for all shards of a set.
 pub fn identity(path: &Path) -> PathBuf {
-    let path = path.stored_identity().unwrap_or_else(|_| path.to_path_buf());
+    let path = match path.stored_identity() {
+        Ok(path) => path,
+        // Where it is denied, so is what lies beside it.
+        Err(_) if is_remote(path) => return path.to_path_buf(),
+        Err(_) => path.to_path_buf(),
+    };
     (layout_of(&path).identity)(&path)
 }
 
