@@ -99,18 +99,10 @@ fn who_is_denied_is_told_what_to_try_and_does_not_ask_on() {
     let Some(nginx) = Nginx::serving(&root().join(RUN), "location / { return 403; }") else { return };
     let url = format!("{}/step-02000.pt", nginx.url());
     for command in ["inspect", "gate", "scan"] {
-<<<<<<< HEAD
-        run(&program, &[], &[command, &url]).exits(3).complains(&[
-            "denies access (403)",
-            "USER:PASSWORD@",
-            "signature",
-        ]);
-=======
         let ran = run(&program, &[], &[command, &url]).exits(3);
         for words in ["denies access (403)", "USER:PASSWORD@", "signature"] {
             assert!(ran.out().contains(words) || ran.err().contains(words), "{words}: {ran}");
         }
->>>>>>> rem20
         let requests = nginx.requests();
         assert_eq!(requests.len(), 1, "{command}: {requests:#?}");
     }
@@ -148,41 +140,10 @@ fn urls_that_cannot_be_right_are_told_so() {
 #[test]
 fn a_certificate_that_openssl_signs_by_itself_is_trusted_when_it_is_named() {
     let program = program();
-<<<<<<< HEAD
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
-    let make = |name: &str, names: &str| {
-        let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=localhost"])
-            .args([
-                "-addext",
-                names,
-                "-keyout",
-                &at(&format!("{name}.key")),
-                "-out",
-                &at(&format!("{name}.pem")),
-            ])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    };
-    make("own", "subjectAltName=DNS:localhost");
-    make("other", "subjectAltName=DNS:localhost");
-    let port = free_port();
-    let more = format!(
-        "}}\nserver {{ listen 127.0.0.1:{port} ssl; root {}; ssl_certificate {}; ssl_certificate_key {};",
-        root().join(RUN).display(),
-        at("own.pem"),
-        at("own.key")
-    );
-    let Some(_nginx) = Nginx::serving(&root().join(RUN), &more) else { return };
-    let url = format!("https://localhost:{port}/step-02000.pt");
-=======
     let served = || Nginx::signing_itself(&root().join(RUN));
     let (Some(nginx), Some(other)) = (served(), served()) else { return };
     let [own, other] = [&nginx, &other].map(|nginx| nginx.certificate().to_str().unwrap().to_string());
     let url = format!("{}/step-02000.pt", nginx.secure_url());
->>>>>>> rem20
     let ran = |certificates: &str, url: &str| {
         run(&program, &[("SSL_CERT_FILE", certificates)], &["inspect", "--no-cache", url])
     };
