@@ -23,10 +23,7 @@ class CkptError(Exception):
         super().__init__(text)
         self.path = path
         self.tensor = tensor
-        if isinstance(self, OSError):
-            self.filename = path
-        if isinstance(self, FileNotFoundError):
-            self.errno = errno.ENOENT
+        _tell(self, path)
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -103,3 +100,11 @@ def of_exit_code(code: int, text: str, *, path: str | None = None) -> CkptError:
 
 def _again(made: type[CkptError], text: str, path: str | None, tensor: str | None) -> CkptError:
     return made(text, path=path, tensor=tensor)
+
+
+def _tell(error: Exception, path: str | None) -> None:
+    """Gives an error of the system's kinds what the system's own have."""
+    if isinstance(error, OSError):
+        error.filename = path
+    if isinstance(error, FileNotFoundError):
+        error.errno = errno.ENOENT

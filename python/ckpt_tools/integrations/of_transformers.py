@@ -59,6 +59,7 @@ def _board(args: TrainingArguments) -> str:
     told = os.environ.get("TENSORBOARD_LOGGING_DIR") or getattr(args, "logging_dir", None)
     if told:
         return os.path.expanduser(told)
-    runs = os.path.join(args.output_dir, "runs")
+    output: str = args.output_dir or "."
+    runs = os.path.join(output, "runs")
     begun = [entry for entry in os.scandir(runs) if entry.is_dir()] if os.path.isdir(runs) else []
-    return max(begun, key=lambda entry: entry.stat().st_mtime_ns).path if begun else args.output_dir
+    return max(begun, key=lambda entry: entry.stat().st_mtime_ns).path if begun else output
