@@ -45,7 +45,7 @@ def measure(
         histogram: Count the magnitudes of elements too.
         sha256: Add the SHA-256 of each tensor's elements.
 
-    Other threads run meanwhile, also one that trains: what is measured of a tensor that changes is of no one moment.
+    Other threads run meanwhile, also one that trains: numbers of a tensor that changes mix several moments.
     """
     if hasattr(state, "state_dict") and not isinstance(state, Mapping):
         state = state.state_dict()

@@ -1,5 +1,6 @@
 """The health of a model that is being trained, whatever trains it."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ from .shards import gathered, is_first, is_sharded, own_part, slowest
 VERDICTS = ["healthy", "untrained", "weak", "dying", "dead", "corrupt"]
 #: Without ``every``, measuring takes this share of the time at most.
 SHARE = 0.01
+#: States of up to so many bytes are copied before they are measured in the background: small models change while they are.
+COPIED = 64 << 20
 #: Measurements that a cause is looked for in; of more, every second one of the older is forgotten.
 KEPT = 64
 
@@ -51,8 +54,9 @@ class HealthMonitor:
         optimizer: The optimizer, for the cause of a collapse: its learning rate and its weight decay.
         every: Measure at every so many steps; ``None`` measures as often as 1 % of the time allows.
         stop_on: The verdict, or a worse one, at which :meth:`step` says to stop; ``None`` only tells.
-        background: Measure on another thread while training goes on; a verdict is then known some steps later. What is
-            measured of a tensor is of no one moment. Without it, training waits.
+        background: Measure on another thread while training goes on; a verdict is then known some steps later. A
+            small model (64 MB) is copied first; tensors of a larger one may change while they are measured, so that their
+            numbers mix several steps. Without it, training waits.
         log: Where metrics go: ``"auto"`` for TensorBoard (with ``log_dir``), W&B and MLflow where these are installed and a
             run is active; a function of metrics and step, or ``None``.
         log_dir: The folder of TensorBoard's events.
@@ -129,7 +133,7 @@ class HealthMonitor:
             self._pending_step = step
             if self._background:
                 self._thread = self._thread or ThreadPoolExecutor(1, "ckpt-health")
-                self._pending = self._thread.submit(self._measured, step)
+                self._pending = self._thread.submit(self._measured, step, copied(self._state()))
             else:
                 self._pending = Future()
                 try:
@@ -182,15 +186,19 @@ class HealthMonitor:
         # As long as measuring took is its share of the time since.
         return time.monotonic() - self._last >= self._cost * (1 / SHARE - 1)
 
-    def _measured(self, step: int) -> tuple[Inspection, float]:
+    def _state(self) -> Any:
+        """What is measured."""
+        return self._model() if not hasattr(self._model, "state_dict") and callable(self._model) else self._model
+
+    def _measured(self, step: int, state: Any = None) -> tuple[Inspection, float]:
         begun = time.monotonic()
-        state = self._model() if not hasattr(self._model, "state_dict") and callable(self._model) else self._model
+        is_copy, state = state is not None, self._state() if state is None else state
         if self._shared:
             state = own_part(state)
         first = self._told or step
         inspection = measure(state, step=step, config=self._config, policy=self._policy, histogram=False)
         # While it was measured in the background, training went on: a cause is looked for at the middle of that time.
-        middle = (first + (self._told or step)) // 2
+        middle = step if is_copy else (first + (self._told or step)) // 2
         # A run's records are files of one folder, by step.
         record = {**inspection.to_dict(), "path": f"run/step-{middle:09}", "step": middle}
         record["training"] = _training(self._groups, record["tensors"])
@@ -258,6 +266,22 @@ class HealthMonitor:
     def explain(self) -> list[Record]:
         """Why weights are dying, by what was measured so far, gravest cause first."""
         return explain(self._records, accum=1)
+
+
+def copied(state: Any) -> dict[str, Any] | None:
+    """A copy of a state dict's tensors, or of those of a module; ``None`` for what is large or is no such thing. Tensors that share
+    their memory do so in the copy."""
+    state = state.state_dict() if hasattr(state, "state_dict") else state
+    if not isinstance(state, Mapping):
+        return None
+    tensors = {name: item for name, item in state.items() if hasattr(item, "untyped_storage")}
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > COPIED:
+        return None
+    try:
+        return copy.deepcopy(dict(state))
+    except Exception:
+        # Something in it cannot be copied, and is seen where it is.
+        return None
 
 
 #: What `ckpt` calls the optimizers of PyTorch; of others, their weight decay is taken for decoupled if the weights shrink so.
