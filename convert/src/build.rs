@@ -7,15 +7,15 @@ mod outputs;
 mod types;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 
 use ckpt_inspect::meaning::architecture::Kind;
 use ckpt_inspect::meaning::names::Names;
 use ckpt_inspect::meaning::{Averaged, Quantization, RopeScaling, StateDicts, role};
 use ckpt_inspect::metadata::{HashableValue, Value};
+use ckpt_inspect::stored::Stored;
 use ckpt_inspect::{
     Checkpoint, DType, Error as ReadError, Format, Group, MODEL_STATE, ModelConfig, NoticeKind, Role,
-    TensorInfo, is_companion, is_of_optimizer, is_training_state,
+    TensorInfo, holds_objects, is_of_optimizer, is_training_state,
 };
 
 use crate::names::Style;
@@ -196,13 +196,7 @@ const MODEL: &str = "model";
 /// Whether an optimizer in a file of its own belongs to the model of the folder `source`.
 fn has_optimizer_beside(source: &Checkpoint) -> bool {
     let joins = matches!(source.format, Format::TorchDistributed | Format::DeepSpeed);
-    !joins && source.path.is_dir() && source.tensors.iter().any(|t| t.group == Group::Optimizer)
-}
-
-/// Whether `key` is of a file beside a model that holds neither its optimizer's state nor a schedule's.
-fn is_left_beside(key: &str) -> bool {
-    let is_beside = ["pt", "bin"].iter().any(|ending| is_companion(Path::new(&format!("{key}.{ending}"))));
-    is_beside && !["optimizer", "scheduler", "scaler"].iter().any(|kept| key.starts_with(kept))
+    !joins && source.path.is_stored_folder() && source.tensors.iter().any(|t| t.group == Group::Optimizer)
 }
 
 struct Builder<'c, 'o> {
@@ -263,7 +257,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             }
             if joined {
                 let left: Vec<HashableValue> =
-                    entries.keys().filter(|key| is_left_beside(&key_text(key))).cloned().collect();
+                    entries.keys().filter(|key| holds_objects(&key_text(key))).cloned().collect();
                 left.iter().for_each(|key| drop(entries.remove(key)));
                 left_beside = left.iter().map(key_text).collect();
             }

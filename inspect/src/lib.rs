@@ -54,7 +54,7 @@ pub use health::off::Off;
 pub use health::rules::{Judgement, RULES, Rule, judge_tensor, judgements};
 pub use health::{measure, record, survey};
 pub use instance::Instance;
-pub use layout::companion::is_companion;
+pub use layout::companion::{holds_objects, is_companion};
 pub use layout::{Listing, files_of, find, identity, list, model_folder};
 pub use meaning::elements::{Elements, Factors, NotHeld, Repacked, RowOrder};
 pub use meaning::memory::Memory;

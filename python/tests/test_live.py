@@ -77,21 +77,24 @@ def test_nothing_is_copied_that_is_in_order():
     assert backwards.stats.mean == 1.0
 
 
+class Lent:
+    """What is seen by DLPack alone."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __dlpack__(self, **given):
+        return self.tensor.__dlpack__(**given)
+
+    def __dlpack_device__(self):
+        return self.tensor.__dlpack_device__()
+
+
 def test_what_numpy_can_see_is_measured():
-    class Exchanged:
-        def __init__(self, array):
-            self.array = array
-
-        def __dlpack__(self, **options):
-            return self.array.__dlpack__(**options)
-
-        def __dlpack_device__(self):
-            return self.array.__dlpack_device__()
-
     big = np.arange(6, dtype=">f4").reshape(2, 3)
     own = array.array("f", [1, 2, 6])
     record = ckpt_tools.measure(
-        {"dlpack": Exchanged(np.full((2, 3), 2.0)), "big": big, "view": memoryview(np.arange(4.0)), "array": own, "n": 3, "b": b"1"}
+        {"dlpack": Lent(np.full((2, 3), 2.0)), "big": big, "view": memoryview(np.arange(4.0)), "array": own, "n": 3, "b": b"1"}
     )
     assert {t.name: t.stats.mean for t in record.tensors} == {"dlpack": 2.0, "big": 2.5, "view": 1.5, "array": 3.0}
     assert record.metadata["n"] == 3
@@ -195,19 +198,6 @@ def test_a_configuration_may_have_infinities():
     monitor = HealthMonitor(transformers.Mamba2ForCausalLM(config), every=1, background=False)
     monitor.step(1)
     assert monitor.health.verdict in ("healthy", "untrained")
-
-
-class Lent:
-    """What is seen by DLPack alone."""
-
-    def __init__(self, tensor):
-        self.tensor = tensor
-
-    def __dlpack__(self, **given):
-        return self.tensor.__dlpack__(**given)
-
-    def __dlpack_device__(self):
-        return self.tensor.__dlpack_device__()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use ckpt_inspect::{
-    DType, Error as ReadError, Format, Group, TensorInfo, is_average_key, is_training_state,
+    DType, Error as ReadError, Format, Group, TensorInfo, holds_objects, is_average_key, is_training_state,
     without_state_dict,
 };
 
@@ -11,7 +11,7 @@ use globset::GlobMatcher;
 
 use super::experts::separate;
 use super::kept::input_scale;
-use super::{Builder, Chosen, is_left_beside};
+use super::{Builder, Chosen};
 use crate::gguf;
 use crate::names::{self, Style};
 use crate::note::{Note, Omission, Remedy};
@@ -60,7 +60,7 @@ impl Builder<'_, '_> {
             let training = tensor.group == Group::Optimizer
                 || (tensor.group == Group::Other && is_training_state(first));
             let in_config = self.config_has_rope && names::is_rope_factors(inner);
-            if self.joined && is_left_beside(first) {
+            if self.joined && holds_objects(first) {
                 continue;
             }
             if helpers.contains(&index) || in_config || (training && !options.keep_optimizer) {

@@ -165,9 +165,8 @@ impl Storage {
         Self::new(Place::Missing { why: why.into(), at }, len, None, 1)
     }
 
-    /// The file of this machine that has its bytes as they are, little-endian and one after another, and where they begin in it (the
-    /// file itself, where it was opened by a link); `None`
-    /// for one that is compressed, pieced together, of another byte order, or in no file.
+    /// The file of this machine that has its bytes as they are, little-endian and one after another, and where they begin in
+    /// it (the file itself, where it was opened by a link); `None` for one that is compressed, pieced together, of another byte order, or in no file.
     pub fn place(&self) -> Option<(&Path, u64)> {
         let Place::Segments(segments) = &self.0.place else { return None };
         let [Segment { source, offset, .. }] = &segments[..] else { return None };

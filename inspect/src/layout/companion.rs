@@ -18,8 +18,18 @@ const STEMS: [&str; 8] = [
     "dl_state_dict",
     "custom_checkpoint",
 ];
+/// Those of them that are kept with the optimizer where a checkpoint is written anew: plain values and tensors, and no objects of
+/// Python.
+const PLAIN: [&str; 3] = ["optimizer", "scheduler", "scaler"];
 const ENDINGS: [&str; 4] = ["pt", "pth", "bin", "pkl"];
 const ARGUMENTS: &str = "training_args.bin";
+
+/// Whether `stem`, the name of a file without its ending, is that of a companion that holds objects of Python, such as random
+/// states and arguments.
+pub fn holds_objects(stem: &str) -> bool {
+    let is_beside = ENDINGS.iter().any(|ending| is_companion(Path::new(&format!("{stem}.{ending}"))));
+    is_beside && !PLAIN.iter().any(|plain| stem.starts_with(plain))
+}
 
 /// Whether the file at `path` is, by its name, what a trainer keeps beside a model.
 pub fn is_companion(path: &Path) -> bool {

@@ -48,8 +48,7 @@ pub(super) const RULE: Rule = Rule {
             };
             // Norms without gains let matrices grow, and biases never grow so.
             let exploded = || {
-                let module = matrix.tensor.name.strip_suffix("weight").unwrap_or("");
-                let bias = network.named(&format!("{module}bias")).and_then(|bias| bias.stats.as_ref()?.std);
+                let bias = network.bias_of(matrix.tensor).and_then(|bias| bias.stats.as_ref()?.std);
                 !network.normalizes_otherwise()
                     && network.usual().is_some_and(|(_, usual)| usual > EXPLODED)
                     && bias.is_some_and(|std| std > EXPLODED)

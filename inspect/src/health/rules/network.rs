@@ -330,10 +330,15 @@ impl<'r> Network<'r> {
         drawn && all >= 256
     }
 
+    /// The bias of the module that `matrix` is of.
+    pub fn bias_of(&self, matrix: &TensorRecord) -> Option<&'r TensorRecord> {
+        let module = matrix.name.strip_suffix("weight").unwrap_or("");
+        self.named(&format!("{module}bias"))
+    }
+
     /// Whether beside `matrix` stands a bias as PyTorch's layers draw theirs, which they do together with the matrix.
     pub fn has_drawn_bias(&self, matrix: &TensorRecord) -> bool {
-        let module = matrix.name.strip_suffix("weight").unwrap_or("");
-        let bias = self.named(&format!("{module}bias")).filter(|t| !t.is_pattern() && t.shape.len() == 1);
+        let bias = self.bias_of(matrix).filter(|t| !t.is_pattern() && t.shape.len() == 1);
         let stats = bias.and_then(|t| t.stats.as_ref()).filter(|s| s.count > 1 && s.min < s.max);
         let rounding = bias.and_then(|t| rounding(t.dtype));
         stats.zip(rounding).is_some_and(|(stats, rounding)| reaches_bound(stats, matrix, rounding))
